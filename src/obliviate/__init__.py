@@ -1,0 +1,27 @@
+"""Obliviate makes trained PyTorch models forget people."""
+
+from obliviate.errors import ObliviateError
+from obliviate.plan import Plan
+from obliviate.recipe import Project, Recipe
+from obliviate.residual import DeepObliviate, Exact
+from obliviate.results import Erasure, Status
+from obliviate.run import Run, fit, fitting, load
+from obliviate.verification import Verification
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "DeepObliviate",
+    "Erasure",
+    "Exact",
+    "ObliviateError",
+    "Plan",
+    "Project",
+    "Recipe",
+    "Run",
+    "Status",
+    "Verification",
+    "fit",
+    "fitting",
+    "load",
+]

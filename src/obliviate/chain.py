@@ -1,0 +1,211 @@
+"""The chain: the checkpoints P_0 .. P_B of a run, kept as the updates that blocks made.
+
+Every block has its update V_k = P_k - P_{k-1}; keyframes, full states, stand at the start, at the
+end and about every √B blocks. A state is the last keyframe before it and the updates since. A
+stitch leaves later updates as they are, so an erasure replaces as many updates as it replayed
+blocks, and the keyframes behind them; once the old updates are destroyed no old state can be put
+together again.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from obliviate.errors import Mismatch, RunDamaged
+from obliviate.ledger import Entry
+from obliviate.state import applied, digest, update_between
+from obliviate.training import Checkpoint
+from obliviate.vault.codec import decode, decode_update, encode, encode_update
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from obliviate.ledger import Ledger
+    from obliviate.ledger.facts import Guarantee, Origin
+    from obliviate.state import State, Update
+    from obliviate.training import Trained
+    from obliviate.vault import Stored, Vault
+
+
+def keyframe_spacing(blocks: int) -> int:
+    """How many blocks lie between two keyframes: about √B."""
+    return max(1, math.isqrt(blocks))
+
+
+def subtracted(state: State, difference: State) -> dict[str, Tensor]:
+    """A state minus a difference, where it has one; in single precision or better."""
+    changed: dict[int, Tensor] = {}
+    for name, tensor in state.items():
+        if id(tensor) not in changed:
+            step = difference.get(name)
+            changed[id(tensor)] = tensor if step is None else (tensor - step).to(tensor.dtype)
+    return {name: changed[id(tensor)] for name, tensor in state.items()}
+
+
+def clamped(state: State, variances: frozenset[str]) -> dict[str, Tensor]:
+    """A state whose running variances are not negative: sums of updates know nothing of that."""
+    return {
+        name: tensor.clamp(min=0) if name in variances else tensor for name, tensor in state.items()
+    }
+
+
+class Chain:
+    """The checkpoints of one run.
+
+    The ledger row is the commit: an object that no row names does not exist.
+    """
+
+    def __init__(
+        self, ledger: Ledger, vault: Vault, blocks: int, variances: frozenset[str] = frozenset()
+    ) -> None:
+        self._ledger, self._vault = ledger, vault
+        self._variances = variances
+        self.blocks = blocks
+        self.spacing = keyframe_spacing(blocks)
+        self.entries = ledger.entries()
+
+    @property
+    def length(self) -> int:
+        """The number of the last block there is."""
+        return len(self.entries) - 1
+
+    @property
+    def first_approximate(self) -> int | None:
+        """The first block whose state is not exact."""
+        inexact = (entry.block for entry in self.entries if entry.guarantee != "exact")
+        return next(inexact, None)
+
+    def has_keyframe(self, block: int) -> bool:
+        """Whether the plan of the chain sets a keyframe at this block."""
+        return block % self.spacing == 0 or block == self.blocks
+
+    # Reading
+
+    def state(self, block: int) -> dict[str, Tensor]:
+        """P_k: put together from the last keyframe and the updates since, and checked.
+
+        Raises:
+            RunDamaged: An object is missing or changed.
+            Mismatch: The result is not what the ledger says.
+        """
+        at = block
+        while self.entries[at].keyframe is None:
+            at -= 1
+        state = self._keyframe(self.entries[at])
+        for later in self.entries[at + 1 : block + 1]:
+            state = applied(state, self._update(later))
+            if later.origin == "stitched":
+                state = clamped(state, self._variances)
+        entry = self.entries[block]
+        if entry.digest is not None and digest(state) != entry.digest:
+            raise Mismatch(
+                f"the state of block {block} is not the one that the ledger names",
+                hint="the run folder was changed from outside; restore it from a copy",
+            )
+        return state
+
+    def checkpoint(self, block: int) -> Checkpoint:
+        """P_k with its optimizer state, where that was kept."""
+        stored = self.entries[block].optimizer
+        optimizer = decode(self._vault.read(stored)) if stored else None
+        return Checkpoint(model=self.state(block), optimizer=optimizer)
+
+    def update(self, block: int) -> Update:
+        """V_k: what the block did."""
+        return self._update(self.entries[block])
+
+    def after(self, previous: State, entry: Entry) -> tuple[Checkpoint, Update]:
+        """The checkpoint of an entry, given the state before it; for entries outside the chain."""
+        update = self._update(entry)
+        state = self._keyframe(entry) if entry.keyframe else applied(previous, update)
+        optimizer = decode(self._vault.read(entry.optimizer)) if entry.optimizer else None
+        return Checkpoint(model=state, optimizer=optimizer), update
+
+    def _keyframe(self, entry: Entry) -> dict[str, Tensor]:
+        return decode(self._vault.read(_present(entry.keyframe, entry.block)))
+
+    def _update(self, entry: Entry) -> Update:
+        return decode_update(self._vault.read(_present(entry.update, entry.block)))
+
+    # Writing
+
+    def written(
+        self,
+        trained: Trained,
+        previous: State,
+        *,
+        origin: Origin,
+        guarantee: Guarantee,
+        erasure: int | None = None,
+    ) -> tuple[Entry, Update]:
+        """Store what a block did, durably; it is part of nothing until an entry is committed."""
+        state, optimizer = trained.checkpoint.model, trained.checkpoint.optimizer
+        update = update_between(previous, state)
+        needs_keyframe = self.has_keyframe(trained.block) or not update.is_exact
+        entry = Entry(
+            block=trained.block,
+            origin=origin,
+            guarantee=guarantee,
+            digest=digest(state),
+            loss=trained.loss,
+            seconds=trained.seconds,
+            update=self._vault.write(encode_update(update)),
+            keyframe=self._vault.write(encode(state)) if needs_keyframe else None,
+            optimizer=self._vault.write(encode(optimizer)) if optimizer else None,
+            erasure=erasure,
+        )
+        return entry, update
+
+    def append(self, trained: Trained, previous: State) -> None:
+        """Add the next block that was trained on."""
+        entry, _ = self.written(trained, previous, origin="trained", guarantee="exact")
+        self._ledger.append(entry)
+        self.entries.append(entry)
+
+    def restitched(self, span: range, difference: State, erasure: int) -> list[Entry]:
+        """Store new keyframes for a span of blocks that is stitched on: P_k - u instead of P_k.
+
+        Args:
+            span: The blocks.
+            difference: u = P_e - Q_e at the block before the span, by name.
+            erasure: The erasure that does it.
+        """
+        held = [at for at in span if self.entries[at].keyframe]
+        return [self.restored(at, self.shifted(at, difference), erasure) for at in held]
+
+    def shifted(self, block: int, difference: State) -> dict[str, Tensor]:
+        """P_k - u: a state with the rest of training stitched onto a replay."""
+        return clamped(subtracted(self.state(block), difference), self._variances)
+
+    def restored(self, block: int, state: State, erasure: int) -> Entry:
+        """The entry of a stitched block, which keeps its update and has this state as keyframe."""
+        return replace(
+            self.entries[block],
+            origin="stitched",
+            guarantee="approximate",
+            digest=digest(state),
+            keyframe=self._vault.write(encode(state)),
+            optimizer=None,
+            erasure=erasure,
+        )
+
+    def sweep(self) -> int:
+        """Destroy condemned objects and the orphans of a crash; return how many there were."""
+        known = self._ledger.keys("live")
+        condemned = self._ledger.keys("condemned")
+        doomed = condemned | {key for key in self._vault if key not in known}
+        for key in doomed:
+            self._vault.destroy(key)
+        self._ledger.mark_destroyed(condemned)
+        return len(doomed)
+
+
+def _present(stored: Stored | None, block: int) -> Stored:
+    if stored is None:
+        raise RunDamaged(
+            f"block {block} has no object in the vault that its state could be read from",
+            hint="restore the run folder from a copy, or make the run again",
+        )
+    return stored

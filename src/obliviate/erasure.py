@@ -1,0 +1,232 @@
+"""Erasing: plan -> replay <-> stop -> stitch -> rewrite. The one loop that ties the rooms together.
+
+Let d be the first block that holds an erased record and P the chain. Replaying starts from P_{d-1},
+the checkpoint BEFORE that block, and gives Q_d, Q_{d+1}, .... The method looks at the residual
+memory after each block and decides when the trace has faded. Where it stops before the next
+affected block n, the blocks between are stitched and replaying resumes from the stitched P_{n-1};
+behind the last segment the rest of the chain is stitched on. Every replayed block is staged in the
+ledger as it comes, so a killed erasure goes on where it was; nothing is part of the chain until all
+of it is.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
+
+from obliviate.progress import Event
+from obliviate.residual import Decision, Exact
+from obliviate.stitch import reestimated
+from obliviate.training import Checkpoint
+
+if TYPE_CHECKING:
+    from collections.abc import Generator, Iterator
+
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from obliviate.chain import Chain
+    from obliviate.ledger import Entry, Ledger
+    from obliviate.ledger.facts import Guarantee
+    from obliviate.plan import Plan
+    from obliviate.residual import Method
+    from obliviate.state import State, Update
+    from obliviate.stitch import Difference
+    from obliviate.training import Trained, Trainer
+
+REESTIMATION_BLOCKS = 4  # BatchNorm statistics are measured on the last so many replayed blocks
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outcome:
+    """What came of an erasure.
+
+    Attributes:
+        guarantee: Of the model it left.
+        digest: Of that model's state.
+        segments: The replayed blocks, as (first, last).
+        residual_memory: Δ_k relative to ‖V_d‖₁ of its segment's first block, one for each replayed
+            block.
+        stop_reason: Why replaying stopped, in words.
+        predicted_tail: What the fitted curve adds up to over the blocks that were not replayed: an
+            estimate of the L1 distance to the exact replay, relative as above, and no bound. None
+            without a fit.
+        seconds: Until the new model was in place.
+    """
+
+    guarantee: Guarantee
+    digest: str
+    segments: tuple[tuple[int, int], ...] = ()
+    residual_memory: tuple[float, ...] = ()
+    stop_reason: str
+    predicted_tail: float | None = None
+    seconds: float = 0.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Replayed:
+    """Q_k: a block that was trained again without the erased records."""
+
+    entry: Entry
+    update: Update
+    checkpoint: Checkpoint
+
+
+@dataclass
+class Erasing:
+    """One erasure on its way.
+
+    Attributes:
+        number: Its number in the ledger.
+        erased: All erased records, those of this erasure among them; sorted.
+        is_exact: Whether the replay so far rests on exact states alone.
+    """
+
+    chain: Chain
+    trainer: Trainer
+    ledger: Ledger
+    number: int
+    plan: Plan
+    method: Method
+    erased: NDArray[np.int64]
+    difference: Difference
+    is_exact: bool
+    staged: dict[int, Entry]
+    entries: list[Entry] = field(default_factory=list)
+    stitched: list[range] = field(default_factory=list)
+    segments: list[tuple[int, int]] = field(default_factory=list)
+    residual_memory: list[float] = field(default_factory=list)
+
+    def run(self) -> Generator[Event, None, Outcome]:
+        """Carry the erasure out and commit it."""
+        started = time.perf_counter()
+        assert self.plan.start is not None  # noqa: S101 - the caller saw to it
+        checkpoint, first = self.chain.checkpoint(self.plan.start - 1), self.plan.start
+        while True:
+            checkpoint, last, decision = yield from self.replay(checkpoint, first)
+            first = next((block for block in self.plan.affected if block > last), 0)
+            if not first:
+                break
+            if first > last + 1:
+                checkpoint = self.jump(range(last + 1, first))
+        result = self.finish(last)
+        outcome = self.outcome(result, last, decision, time.perf_counter() - started)
+        self.ledger.commit(
+            self.number, replaced=self.entries, stitched=self.stitched, outcome=vars(outcome)
+        )
+        return replace(outcome, seconds=time.perf_counter() - started)
+
+    def replay(
+        self, checkpoint: Checkpoint, first: int
+    ) -> Generator[Event, None, tuple[Checkpoint, int, Decision]]:
+        """Replay from a block on until the method stops; return where it stopped, and why."""
+        series: list[float] = []
+        decision, last = Decision(is_final=False, reason=""), first
+        length = self.difference.length(self.chain.update(first)) or 1.0
+        total = self.chain.blocks - (self.plan.start or 1) + 1
+        for item in self.replayed(checkpoint, range(first, self.chain.blocks + 1)):
+            if isinstance(item, Event):
+                done = len(self.residual_memory) + item.done
+                yield replace(item, task="replay", done=done, total=total)
+                continue
+            last, checkpoint = item.entry.block, item.checkpoint
+            growth = self.difference.follow(self.chain.update(last), item.update) / length
+            series = [growth] if last in self.plan.affected else [*series, growth]
+            self.entries.append(item.entry)
+            self.residual_memory.append(growth)
+            decision = self.method.decide(series)
+            yield Event(
+                task="replay",
+                done=len(self.residual_memory),
+                total=total,
+                block=last,
+                loss=item.entry.loss,
+                residual_memory=growth,
+            )
+            if decision.is_final:
+                break
+        self.segments.append((first, last))
+        return checkpoint, last, decision
+
+    def replayed(self, checkpoint: Checkpoint, blocks: range) -> Iterator[Event | Replayed]:
+        """Q_k of block after block: first what was staged before a crash, then by training."""
+        for block in blocks:
+            if block not in self.staged:
+                break
+            entry = self.staged[block]
+            checkpoint, update = self.chain.after(checkpoint.model, entry)
+            yield Replayed(entry=entry, update=update, checkpoint=checkpoint)
+        else:
+            return
+        for item in self.trainer.train(checkpoint, range(block, blocks.stop), self.erased):
+            if isinstance(item, Event):
+                yield item
+                continue
+            replayed = self.stage(item, checkpoint.model)
+            checkpoint = item.checkpoint
+            yield replayed
+
+    def stage(self, trained: Trained, previous: State) -> Replayed:
+        """Store a replayed block for good, though not in the chain yet."""
+        entry, update = self.chain.written(
+            trained,
+            previous,
+            origin="replayed",
+            guarantee="exact" if self.is_exact else "approximate",
+            erasure=self.number,
+        )
+        self.ledger.stage(entry)
+        return Replayed(entry=entry, update=update, checkpoint=trained.checkpoint)
+
+    def jump(self, span: range) -> Checkpoint:
+        """Stitch the blocks up to the next affected one; replaying resumes from the last state."""
+        self.is_exact = False
+        self.stitched.append(span)
+        state = self.chain.shifted(span[-1], self.difference.tensors)
+        self.entries += self.chain.restitched(span[:-1], self.difference.tensors, self.number)
+        self.entries.append(self.chain.restored(span[-1], state, self.number))
+        return Checkpoint(model=state)
+
+    def finish(self, last: int) -> Entry:
+        """Stitch the rest of the chain on, if there is a rest; return the entry of block B."""
+        if last == self.chain.blocks:
+            return self.entries[-1]
+        span = range(last + 1, self.chain.blocks + 1)
+        self.is_exact = False
+        self.stitched.append(span)
+        self.entries += self.chain.restitched(span[:-1], self.difference.tensors, self.number)
+        state = self.chain.shifted(span[-1], self.difference.tensors)
+        near = range(max(self.segments[-1][0], last - REESTIMATION_BLOCKS + 1), last + 1)
+        state = reestimated(self.trainer, state, near, self.erased)
+        self.entries.append(self.chain.restored(span[-1], state, self.number))
+        return self.entries[-1]
+
+    def outcome(self, result: Entry, last: int, decision: Decision, seconds: float) -> Outcome:
+        """What is written down of the erasure."""
+        latest = max((block for block in self.plan.affected if block <= last), default=last)
+        lag, until = last - latest + 1, self.chain.blocks - latest + 1
+        reason = decision.reason
+        if last == self.chain.blocks and not isinstance(self.method, Exact):
+            reason = f"the end of the chain was reached ({reason})"
+        assert result.digest is not None  # noqa: S101 - block B always has one
+        return Outcome(
+            guarantee=result.guarantee,
+            digest=result.digest,
+            segments=merged(self.segments),
+            residual_memory=tuple(self.residual_memory),
+            stop_reason=reason,
+            predicted_tail=decision.law.tail(lag, until) if decision.law else None,
+            seconds=seconds,
+        )
+
+
+def merged(segments: list[tuple[int, int]]) -> tuple[tuple[int, int], ...]:
+    """Segments that follow each other without a gap, as one."""
+    joined: list[tuple[int, int]] = []
+    for first, last in segments:
+        if joined and joined[-1][1] + 1 == first:
+            joined[-1] = (joined[-1][0], last)
+        else:
+            joined.append((first, last))
+    return tuple(joined)

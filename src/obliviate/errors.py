@@ -1,0 +1,96 @@
+"""What can go wrong, one class per cause, each with a way to mend it."""
+
+from __future__ import annotations
+
+
+class ObliviateError(Exception):
+    """Something was asked for that cannot be done; nothing was changed.
+
+    Attributes:
+        message: What happened, with the value that caused it.
+        hint: What is allowed, and how to mend it.
+    """
+
+    def __init__(self, message: str, hint: str = "") -> None:
+        super().__init__(message, hint)
+        self.message = message
+        self.hint = hint
+
+    def __str__(self) -> str:
+        return f"{self.message}\n{self.hint}" if self.hint else self.message
+
+
+class RequestError(ObliviateError):
+    """The request itself was wrong: asking again in the same way cannot help."""
+
+
+class InvalidRecipe(RequestError):
+    """A recipe or project cannot be trained; the message lists every fault that was found."""
+
+
+class InvalidOption(RequestError):
+    """An option has a value or a type that is not allowed."""
+
+
+class UnknownRecord(RequestError):
+    """A record id is not in the dataset."""
+
+
+class UnknownSubject(RequestError):
+    """No record belongs to the subject."""
+
+
+class UnknownMethod(RequestError):
+    """No method of erasing has that name."""
+
+
+class NothingLeft(RequestError):
+    """The request would erase every record there is."""
+
+
+class ForeignRecipe(RequestError):
+    """The run was made with another recipe."""
+
+
+class ForeignData(RequestError):
+    """The run was made with another dataset."""
+
+
+class RunMissing(RequestError):
+    """There is no run in that place."""
+
+
+class RunUnfinished(RequestError):
+    """The run has not been trained to its end yet."""
+
+
+class NewerFormat(RequestError):
+    """The run was written by a newer version of Obliviate."""
+
+
+class RunLocked(ObliviateError):
+    """Another live process is writing to the run."""
+
+
+class RunDamaged(ObliviateError):
+    """Something in the run folder is missing or is not what was written there."""
+
+
+class NotDeterministic(ObliviateError):
+    """The same batch gave two different results, so that no replay could be exact."""
+
+
+class NotFinite(ObliviateError):
+    """The loss became NaN or infinite."""
+
+
+class TrainingFailed(ObliviateError):
+    """The dataset, the model, the loss or the optimizer raised an exception."""
+
+
+class StorageFull(ObliviateError):
+    """The storage has no room, or refuses to be written to."""
+
+
+class Mismatch(ObliviateError):
+    """What was computed again is not what was stored."""

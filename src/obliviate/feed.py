@@ -1,0 +1,116 @@
+"""Batches from a dataset: by indexing where it is tensors, through a DataLoader otherwise.
+
+Before each record of a general dataset is fetched, the generators are seeded for that record, so
+that augmentation neither depends on the other records of a batch nor shifts when one of them
+disappears.
+"""
+
+from __future__ import annotations
+
+import random
+from typing import TYPE_CHECKING, Any, Protocol, cast
+
+import numpy as np
+import torch
+from torch.utils.data import DataLoader, Dataset, TensorDataset, default_collate
+
+from obliviate.blocks import key
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+    from numpy.typing import NDArray
+
+    Batches = Iterable[tuple[int, NDArray[np.int64]]]
+
+
+class Feed(Protocol):
+    """Where batches come from."""
+
+    def batch(self, records: NDArray[np.int64], seed: int) -> Any:
+        """One batch, collated, on the CPU."""
+        ...
+
+    def batches(self, steps: Batches, seed: int) -> Iterator[tuple[int, Any]]:
+        """The batches of (step, records) after (step, records)."""
+        ...
+
+
+def feed_of(data: Dataset[Any], workers: int) -> Feed:
+    """The feed of a dataset: the direct one only where `TensorDataset`'s own indexing applies."""
+    if isinstance(data, TensorDataset) and type(data).__getitem__ is TensorDataset.__getitem__:
+        return TensorFeed(data)
+    return LoaderFeed(data, workers)
+
+
+class TensorFeed:
+    """Indexes tensors that are in memory already."""
+
+    def __init__(self, data: TensorDataset) -> None:
+        self._tensors = data.tensors
+
+    def batch(self, records: NDArray[np.int64], seed: int) -> Any:  # noqa: ARG002
+        """One batch: the rows of the records, of each tensor."""
+        index = torch.from_numpy(records)
+        return [tensor[index] for tensor in self._tensors]
+
+    def batches(self, steps: Batches, seed: int) -> Iterator[tuple[int, Any]]:
+        """The batches of (step, records) after (step, records)."""
+        for step, records in steps:
+            yield step, self.batch(records, seed)
+
+
+class LoaderFeed:
+    """Fetches records one by one, in worker processes if there are any."""
+
+    def __init__(self, data: Dataset[Any], workers: int) -> None:
+        self._seeded = _Seeded(data)
+        self._sampler = _Sampler()
+        self._loader = DataLoader(
+            self._seeded,
+            batch_sampler=cast("Any", self._sampler),
+            num_workers=workers,
+            persistent_workers=workers > 0,
+        )
+
+    def batch(self, records: NDArray[np.int64], seed: int) -> Any:
+        """One batch, fetched in this process and collated as the loader would."""
+        return default_collate([self._seeded[each] for each in _keys(records, seed)])
+
+    def batches(self, steps: Batches, seed: int) -> Iterator[tuple[int, Any]]:
+        """The batches of (step, records) after (step, records)."""
+        listed = list(steps)
+        self._sampler.batches = [_keys(records, key(seed, step)) for step, records in listed]
+        for (step, _), batch in zip(listed, self._loader, strict=True):
+            yield step, batch
+
+
+def _keys(records: NDArray[np.int64], seed: int) -> list[tuple[int, int]]:
+    return [(int(record), key(seed, int(record))) for record in records]
+
+
+class _Sampler:
+    """Hands out the batches laid before it, so that the loader and its workers outlive a block."""
+
+    def __init__(self) -> None:
+        self.batches: list[list[tuple[int, int]]] = []
+
+    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
+        return iter(self.batches)
+
+    def __len__(self) -> int:
+        return len(self.batches)
+
+
+class _Seeded(Dataset[Any]):
+    """A dataset whose generators are seeded for each record."""
+
+    def __init__(self, data: Dataset[Any]) -> None:
+        self._data = data
+
+    def __getitem__(self, record_and_seed: tuple[int, int]) -> Any:
+        record, seed = record_and_seed
+        torch.default_generator.manual_seed(seed)
+        random.seed(seed)
+        np.random.seed(seed & 0xFFFFFFFF)
+        return self._data[record]

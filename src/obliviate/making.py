@@ -1,0 +1,152 @@
+"""Making a run: everything that is checked and written before the first block is trained on."""
+
+from __future__ import annotations
+
+import secrets
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from obliviate.blocks import Layout
+from obliviate.environment import Environment, environment_facts
+from obliviate.errors import InvalidOption, RunDamaged
+from obliviate.identity import content_hashes, sampled
+from obliviate.ledger import Entry, Ledger, RunFacts
+from obliviate.recipe import invalid
+from obliviate.state import digest
+from obliviate.training import Trainer, has_batch_norm, made_model
+from obliviate.vault import Vault
+from obliviate.vault.codec import encode
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+
+    import numpy as np
+    from numpy.typing import NDArray
+    from torch.utils.data import Dataset
+
+    from obliviate.recipe import Recipe
+
+LEDGER_NAME, VAULT_NAME = "ledger.sqlite", "vault"
+_OWN_FILES = {".lock", ".writer", VAULT_NAME, "ledger.part", "ledger.part-journal"}
+
+
+def local_folder(path: str | Path) -> Path:
+    """The folder of a run.
+
+    Raises:
+        InvalidOption: It is a URL.
+    """
+    if "://" in str(path):
+        raise InvalidOption(
+            f"the run {path} is a URL", hint="this version keeps runs in local folders; give a path"
+        )
+    return Path(path)
+
+
+def layout_of(recipe: Recipe, records: int, blocks: int, smallest_batch: int) -> Layout:
+    """The place of every record, by a recipe."""
+    return Layout(
+        records=records,
+        blocks=blocks,
+        seed=recipe.seed,
+        batch_size=recipe.batch_size,
+        epochs=recipe.epochs,
+        smallest_batch=smallest_batch,
+    )
+
+
+def new_trainer(recipe: Recipe, data: Dataset[Any], records: int, blocks: int) -> Trainer:
+    """The trainer of a run that does not exist yet."""
+    threads = torch.get_num_threads()
+    with Environment(recipe.device, threads).entered():
+        smallest_batch = 2 if has_batch_norm(made_model(recipe)) else 1
+    return Trainer(recipe, data, layout_of(recipe, records, blocks, smallest_batch), threads)
+
+
+def make(
+    folder: Path,
+    *,
+    recipe: Recipe,
+    trainer: Trainer,
+    subjects: Sequence[str] | None,
+    left_out: NDArray[np.int64],
+    project: Mapping[str, str],
+) -> None:
+    """Write block 0 and the ledger: after this, and not before, there is a run."""
+    secret = secrets.token_bytes(32)
+    layout = trainer.layout
+    facts = RunFacts(
+        records=layout.records,
+        blocks=layout.blocks,
+        smallest_batch=layout.smallest_batch,
+        fingerprint=trainer.fingerprint(),
+        environment=environment_facts(),
+        subject_key=secret,
+        samples=content_hashes(trainer, sampled(layout.records, recipe.seed, left_out), secret),
+        project=project,
+    )
+    initial = trainer.initial().model
+    first = Entry(
+        block=0,
+        origin="initial",
+        guarantee="exact",
+        digest=digest(initial),
+        keyframe=Vault(folder / VAULT_NAME).write(encode(initial)),
+    )
+    Ledger.create(folder / LEDGER_NAME, facts, first, subjects, left_out).close()
+
+
+def data_length(data: Dataset[Any]) -> int:
+    """The number of records.
+
+    Raises:
+        InvalidRecipe: The dataset is not map-style.
+    """
+    if not (hasattr(data, "__len__") and hasattr(data, "__getitem__")):
+        raise invalid(
+            [f"data is {type(data).__name__}, without length or index; give a map-style Dataset"]
+        )
+    return len(data)
+
+
+def block_faults(blocks: int, records: int) -> Iterator[str]:
+    """What is wrong with a number of blocks."""
+    if isinstance(blocks, bool) or not isinstance(blocks, int):
+        yield f"blocks is {blocks!r}; it must be an int"
+    elif not 1 <= blocks <= records:
+        yield f"blocks is {blocks}; it must be between 1 and the number of records, {records}"
+
+
+def subject_faults(subjects: Sequence[str] | None, records: int) -> Iterator[str]:
+    """What is wrong with the subjects."""
+    if subjects is None:
+        return
+    if isinstance(subjects, str):
+        yield f"subjects is {subjects!r}; give one string for each record"
+    elif len(subjects) != records:
+        yield f"there are {len(subjects)} subjects for {records} records; give one for each record"
+    else:
+        odd = next((each for each in subjects if not isinstance(each, str)), None)
+        if odd is not None:
+            yield f"subjects holds {odd!r}; a subject is a string"
+
+
+def check_place(folder: Path) -> None:
+    """See that a folder is a run, or can become one, without touching it."""
+    if (folder / LEDGER_NAME).exists() or not folder.exists():
+        return
+    if not folder.is_dir():
+        raise InvalidOption(f"{folder} is a file", hint="give a folder that is new or empty")
+    foreign = sorted(path.name for path in folder.iterdir() if path.name not in _OWN_FILES)
+    if foreign:
+        raise InvalidOption(
+            f"{folder} holds no run but other files, such as {foreign[0]}",
+            hint="give a folder that is new or empty",
+        )
+    if len(list(Vault(folder / VAULT_NAME))) > 1:
+        raise RunDamaged(
+            f"{folder} has a vault full of states, but its ledger is gone",
+            hint="restore ledger.sqlite from a copy, or make the run in another folder",
+        )

@@ -1,0 +1,71 @@
+"""The state of an optimizer as a plain mapping of tensors, and back."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from obliviate.errors import InvalidRecipe
+
+if TYPE_CHECKING:
+    from torch.optim import Optimizer
+
+    from obliviate.state import State
+
+_NUMBERS = "numbers"
+
+
+def packed_optimizer(optimizer: Optimizer) -> dict[str, Tensor]:
+    """Copy moments and counters to the CPU.
+
+    Tensors become entries "parameter/name"; plain numbers, of moments and of parameter groups, go
+    into one entry as JSON.
+
+    Raises:
+        InvalidRecipe: The optimizer keeps something else, such as a list.
+    """
+    tensors: dict[str, Tensor] = {}
+    numbers: dict[str, Any] = {"state": {}, "groups": [], "devices": {}}
+    for at, parameter in enumerate(_parameters(optimizer)):
+        for name, value in optimizer.state.get(parameter, {}).items():
+            place = f"{at}/{name}"
+            if isinstance(value, Tensor):
+                tensors[place] = value.detach().cpu().clone()
+                numbers["devices"][place] = value.device.type
+            elif value is None or isinstance(value, bool | int | float):
+                numbers["state"][place] = value
+            else:
+                raise InvalidRecipe(
+                    f"{type(optimizer).__name__} keeps {name!r} as {type(value).__name__}",
+                    hint='such a state cannot be carried; use optimizer_state="fresh"',
+                )
+    numbers["groups"] = [
+        {name: value for name, value in group.items() if isinstance(value, bool | int | float)}
+        for group in optimizer.param_groups
+    ]
+    text = json.dumps(numbers).encode()
+    return tensors | {_NUMBERS: torch.frombuffer(bytearray(text), dtype=torch.uint8)}
+
+
+def unpack_optimizer(optimizer: Optimizer, packed: State) -> None:
+    """Put a packed state into a new optimizer, in the very dtypes that it had."""
+    numbers = json.loads(bytes(packed[_NUMBERS].numpy()))
+    parameters = _parameters(optimizer)
+    for place, value in (packed | numbers["state"]).items():
+        if place == _NUMBERS:
+            continue
+        at, _, name = place.partition("/")
+        parameter = parameters[int(at)]
+        if isinstance(value, Tensor):
+            is_here = numbers["devices"][place] == parameter.device.type
+            value = value.to(parameter.device if is_here else "cpu", copy=True)  # noqa: PLW2901
+        optimizer.state[parameter][name] = value
+    for group, values in zip(optimizer.param_groups, numbers["groups"], strict=True):
+        group.update(values)
+
+
+def _parameters(optimizer: Optimizer) -> list[Tensor]:
+    return [parameter for group in optimizer.param_groups for parameter in group["params"]]

@@ -1,0 +1,81 @@
+"""Which records a request names."""
+
+from __future__ import annotations
+
+import operator
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from obliviate.errors import InvalidOption, UnknownRecord, UnknownSubject
+from obliviate.ledger.ledger import subject_hash
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from numpy.typing import NDArray
+
+    from obliviate.ledger import Ledger, RunFacts
+
+
+def record_ids(records: Iterable[int], total: int, what: str = "records") -> NDArray[np.int64]:
+    """Record ids, sorted, each once.
+
+    Raises:
+        InvalidOption: Something is not an id.
+        UnknownRecord: An id is not in the dataset.
+    """
+    if isinstance(records, str | bytes | int):
+        raise InvalidOption(
+            f"{what} is {records!r}", hint="give a list of record ids, such as [17, 4711]"
+        )
+    ids = []
+    for record in records:
+        try:
+            if isinstance(record, bool | np.bool_):
+                raise TypeError
+            ids.append(operator.index(record))
+        except TypeError:
+            raise InvalidOption(
+                f"{what} holds {record!r}", hint="a record id is an int: its index in the dataset"
+            ) from None
+    unknown = sorted({each for each in ids if not 0 <= each < total})
+    if unknown:
+        shown = ", ".join(map(str, unknown[:5])) + (", ..." if len(unknown) > 5 else "")  # noqa: PLR2004
+        raise UnknownRecord(
+            f"{what} that are not in the dataset: {shown}",
+            hint=f"ids run from 0 to {total - 1}: the index of the record in the dataset",
+        )
+    return np.unique(np.array(ids, dtype=np.int64))
+
+
+def records_of_subjects(
+    subjects: Iterable[str], ledger: Ledger, facts: RunFacts, place: str
+) -> NDArray[np.int64]:
+    """The records of some subjects, sorted.
+
+    Raises:
+        InvalidOption: A subject is no string.
+        UnknownSubject: A subject has no records, or the run knows of no subjects.
+    """
+    if isinstance(subjects, str | bytes):
+        raise InvalidOption(
+            f"subjects is {subjects!r}", hint=f"give a list, such as [{subjects!r}]"
+        )
+    found: set[int] = set()
+    for subject in subjects:
+        if not isinstance(subject, str):
+            raise InvalidOption(f"subjects holds {subject!r}", hint="a subject is a string")
+        if not ledger.has_subjects():
+            raise UnknownSubject(
+                f"{place} was made without subjects",
+                hint="name record ids, or make the run with subjects=[...], one for each record",
+            )
+        records = ledger.records_of(subject_hash(subject, facts.subject_key))
+        if not records:
+            raise UnknownSubject(
+                f"subject {subject!r} has no records in {place}",
+                hint="check the spelling: subjects are kept as keyed hashes and cannot be listed",
+            )
+        found.update(records)
+    return np.array(sorted(found), dtype=np.int64)

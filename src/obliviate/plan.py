@@ -1,0 +1,113 @@
+"""What an erasure will touch, and what it will cost, before anything changes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+EXPECTED_LAG = (
+    5  # blocks a fast erasure replays for each affected block, until this run has shown better
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """A request, and what carrying it out would mean.
+
+    Attributes:
+        method: The name of the method.
+        records: Ids that would be erased.
+        ignored: Ids that were named but are erased already.
+        affected: The blocks that hold the records, ascending.
+        start: The first block that would be replayed; None where there is nothing to do.
+        blocks: How many blocks the chain has.
+        segments: The blocks expected to be replayed, as (first, last).
+        seconds: How long that is expected to take, from this run's measured block times.
+        seconds_exact: How long the exact replay would take: the most that any method can.
+    """
+
+    method: str
+    records: tuple[int, ...]
+    ignored: tuple[int, ...]
+    affected: tuple[int, ...]
+    start: int | None
+    blocks: int
+    segments: tuple[tuple[int, int], ...]
+    seconds: float
+    seconds_exact: float
+
+    @property
+    def blocks_replayed(self) -> int:
+        """How many blocks are expected to be replayed."""
+        return sum(last - first + 1 for first, last in self.segments)
+
+
+def make_plan(
+    *,
+    method: str,
+    block_of: Mapping[int, int],
+    ignored: Sequence[int],
+    seconds: Sequence[float],
+    first_approximate: int | None,
+    expected_lag: float = EXPECTED_LAG,
+) -> Plan:
+    """Plan an erasure.
+
+    Args:
+        method: Its name; "exact" replays to the end, and from the last exact checkpoint if the
+            request lies behind it.
+        block_of: The block of each record to erase.
+        ignored: Named records that are erased already.
+        seconds: The measured time of each block 1..B.
+        first_approximate: The first block whose stored state is not exact.
+        expected_lag: How many blocks a fast erasure replays from an affected block on.
+    """
+    blocks = len(seconds)
+    affected = tuple(sorted(set(block_of.values())))
+    inexact = [first_approximate] if first_approximate is not None else []
+    exact_start = min([*affected, *inexact], default=None)
+    start = exact_start if method == "exact" else min(affected, default=None)
+    if start is None:
+        segments: tuple[tuple[int, int], ...] = ()
+    elif method == "exact":
+        segments = ((start, blocks),)
+    else:
+        segments = expected_segments(affected, blocks, expected_lag)
+    return Plan(
+        method=method,
+        records=tuple(sorted(block_of)),
+        ignored=tuple(sorted(ignored)),
+        affected=affected,
+        start=start,
+        blocks=blocks,
+        segments=segments,
+        seconds=sum(sum(seconds[first - 1 : last]) for first, last in segments),
+        seconds_exact=sum(seconds[exact_start - 1 :]) if exact_start else 0.0,
+    )
+
+
+def expected_segments(
+    affected: Sequence[int], blocks: int, lag: float
+) -> tuple[tuple[int, int], ...]:
+    """The segments that replaying some blocks after each affected one adds up to.
+
+    Args:
+        affected: Block numbers, ascending.
+        blocks: The last block.
+        lag: How many blocks are replayed from an affected one on, itself included.
+    """
+    if not affected:
+        return ()
+    reach = max(1, round(lag))
+    ends = [min(block + reach - 1, blocks) for block in affected]
+    starts = [affected[0]]
+    lasts = []
+    for (_, end), (following, _) in pairwise(zip(affected, ends, strict=True)):
+        if following > end + 1:
+            lasts.append(end)
+            starts.append(following)
+    return tuple(zip(starts, [*lasts, ends[-1]], strict=True))

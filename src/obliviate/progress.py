@@ -1,0 +1,97 @@
+"""Progress: yielded as events, drawn by whoever wants to see it."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, TypeVar
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+if TYPE_CHECKING:
+    from collections.abc import Generator
+
+Result = TypeVar("Result")
+DRAWN_AFTER_SECONDS = 1.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Event:
+    """How far something has come.
+
+    Attributes:
+        task: What is going on, such as "fit" or "replay".
+        done: Blocks done so far, a part of a block counting as a part.
+        total: Blocks to do at most.
+        block: The block at work.
+        loss: The mean loss of the last finished block.
+        residual_memory: The last value of the residual memory, where one is measured.
+    """
+
+    task: str
+    done: float
+    total: int
+    block: int
+    loss: float | None = None
+    residual_memory: float | None = None
+
+
+def finish(events: Generator[Event, None, Result]) -> Result:
+    """Run to the end in silence and return the result."""
+    while True:
+        try:
+            next(events)
+        except StopIteration as stop:
+            result: Result = stop.value
+            return result
+
+
+def watch(events: Generator[Event, None, Result], console: Console | None = None) -> Result:
+    """Run to the end and return the result; on a terminal, draw a bar after the first second."""
+    console = console or Console(stderr=True)
+    if not console.is_terminal:
+        return finish(events)
+    started, bar = time.monotonic(), _bar(console)
+    task = bar.add_task("", total=None, detail="")
+    try:
+        while True:
+            event = next(events)
+            if not bar.live.is_started and time.monotonic() - started > DRAWN_AFTER_SECONDS:
+                bar.start()
+            bar.update(
+                task,
+                description=event.task,
+                completed=event.done,
+                total=event.total,
+                detail=detail(event),
+            )
+    except StopIteration as stop:
+        result: Result = stop.value
+        return result
+    finally:
+        bar.stop()
+
+
+def detail(event: Event) -> str:
+    """The event's block, loss and residual memory in a few words."""
+    words = [f"block {event.block}"]
+    if event.loss is not None:
+        words.append(f"loss {event.loss:.4f}")
+    if event.residual_memory is not None:
+        words.append(f"residual memory {event.residual_memory:.4f}")
+    return ", ".join(words)
+
+
+def _bar(console: Console) -> Progress:
+    return Progress(
+        TextColumn("[bold]{task.description}"),
+        BarColumn(),
+        TextColumn("{task.completed:.0f}/{task.total:.0f}"),
+        TimeElapsedColumn(),
+        TextColumn("left"),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[detail]}"),
+        console=console,
+        transient=True,
+    )

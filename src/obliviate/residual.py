@@ -1,0 +1,199 @@
+"""Residual memory: how much of the erased records is still felt, and when to stop replaying.
+
+After the published description of DeepObliviate (He, Meng, Chen, He, Hu 2021, arXiv 2105.06209).
+With P_k the chain as
+it was trained, Q_k the replay without the erased records, and d the (latest) block that held one:
+
+    V_k  = P_k - P_{k-1}            the update that block k made
+    V'_k = Q_k - Q_{k-1}            the update that its replay made
+    Δ_k  = ‖V_k - V'_k‖₁            the residual memory of block k
+
+Δ is taken relative to ‖V_d‖₁, so that no threshold depends on the number of parameters. Over the
+lag x = k - d + 1 it is modelled as Δ(x) = a·x^(-h) + b, and replaying stops where the model has
+flattened: |Δ'(x)| = a·h·x^(-h-1) <= ε.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+from MFDFA import MFDFA
+
+from obliviate.errors import InvalidOption, UnknownMethod
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from numpy.typing import NDArray
+
+FIT_MIN_LENGTH = 3  # three parameters: a, h, b
+DFA_MIN_LENGTH = (
+    16  # below this, detrended fluctuation analysis has too few windows to fit a line through
+)
+_EXPONENTS = np.geomspace(0.05, 4.0, 80)
+_DFA_WINDOWS = np.arange(4, 10)
+
+
+@dataclass(frozen=True, kw_only=True)
+class PowerLaw:
+    """Δ(x) = a·x^(-h) + b over the lag x >= 1, with a >= 0.
+
+    Attributes:
+        a: What of the residual memory fades (relative to the first affected block's update).
+        h: How fast it fades.
+        b: What does not fade: chiefly the drift of two trainings that differ in one record.
+    """
+
+    a: float
+    h: float
+    b: float
+
+    def __call__(self, lag: float) -> float:
+        """The residual memory at a lag."""
+        return float(self.a * lag**-self.h + self.b)
+
+    def slope(self, lag: float) -> float:
+        """|Δ'(x)| = a·h·x^(-h-1): how fast the residual memory still falls at a lag."""
+        return float(self.a * self.h * lag ** (-self.h - 1))
+
+    def tail(self, after: int, until: int) -> float:
+        """The sum of Δ over the lags after+1..until: about the L1 distance that the stitch leaves.
+
+        It is an estimate and no bound: the slope says when the difference stops changing, not that
+        it is gone.
+        """
+        lags = np.arange(after + 1, until + 1, dtype=float)
+        return float(np.sum(np.maximum(self.a * lags**-self.h + self.b, 0.0)))
+
+
+def fluctuation_exponent(series: NDArray[np.float64]) -> float:
+    """The scaling exponent of a series, by detrended fluctuation analysis (Peng et al. 1994)."""
+    windows = _DFA_WINDOWS[len(series) // 2 >= _DFA_WINDOWS]
+    lags, fluctuations = MFDFA(series, lag=windows, q=2, order=1)
+    return float(np.polyfit(np.log(lags), np.log(fluctuations[:, 0]), 1)[0])
+
+
+def _linear_fit(series: NDArray[np.float64], h: float) -> tuple[float, PowerLaw]:
+    basis = np.arange(1, len(series) + 1, dtype=float) ** -h
+    centred = basis - basis.mean()
+    a = max(0.0, float(centred @ series / (centred @ centred)))
+    b = float(series.mean() - a * basis.mean())
+    law = PowerLaw(a=a, h=h, b=b)
+    return float(np.sum((a * basis + b - series) ** 2)), law
+
+
+def fit_power_law(series: Sequence[float]) -> PowerLaw:
+    """Fit Δ(x) = a·x^(-h) + b to a series over the lags 1, 2, ....
+
+    The exponent h comes from detrended fluctuation analysis once the series is long enough for it
+    (`DFA_MIN_LENGTH`), and from least squares before that; a and b by least squares. A series that
+    does not fall has a = 0.
+
+    Raises:
+        ValueError: Fewer than three values, or a value that is not finite.
+    """
+    values = np.asarray(series, dtype=float)
+    if len(values) < FIT_MIN_LENGTH or not np.isfinite(values).all():
+        raise ValueError(f"a fit needs {FIT_MIN_LENGTH} finite values or more, got {list(series)}")
+    if len(values) >= DFA_MIN_LENGTH and np.ptp(values) > 0:
+        h = fluctuation_exponent(values)
+        if np.isfinite(h) and h > 0:
+            return _linear_fit(values, h)[1]
+    return min((_linear_fit(values, float(h)) for h in _EXPONENTS), key=lambda fit: fit[0])[1]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Decision:
+    """Whether to stop replaying, and why.
+
+    Attributes:
+        is_final: Stop here.
+        reason: In words, for reports.
+        law: The fit that the decision rests on, where there is one.
+    """
+
+    is_final: bool
+    reason: str
+    law: PowerLaw | None = None
+
+
+@dataclass(frozen=True)
+class Exact:
+    """Replay to the end: bit-equal to training without the erased records."""
+
+    name = "exact"
+
+    def decide(self, series: Sequence[float]) -> Decision:  # noqa: ARG002
+        """Never stop before the end."""
+        return Decision(is_final=False, reason="exact: replayed to the end of the chain")
+
+
+@dataclass(frozen=True, kw_only=True)
+class DeepObliviate:
+    """Replay until the residual memory has flattened, then stitch the rest of training back on.
+
+    Source: He et al. 2021 (arXiv 2105.06209), after the published description.
+
+    **Assumes** that a flat residual memory means a faded trace. **Voids**: nothing is proved of the
+    result; it is `approximate` and comes with its curve. Two trainings that differ in one record
+    drift apart by themselves, so the curve may flatten, or rise, on drift alone.
+
+    Attributes:
+        epsilon: The slope of the fitted curve, relative to the first affected block's update, at
+            which replaying stops. Smaller replays more.
+    """
+
+    epsilon: float = 0.05
+    name = "deepobliviate"
+
+    def __post_init__(self) -> None:
+        if not (isinstance(self.epsilon, int | float) and 0 < self.epsilon < float("inf")):
+            raise InvalidOption(
+                f"epsilon is {self.epsilon!r}",
+                hint="it is a slope: a finite number above 0, such as 0.05; smaller replays more",
+            )
+
+    def decide(self, series: Sequence[float]) -> Decision:
+        """Stop when the slope of the fitted power law at the last lag is at most epsilon.
+
+        Args:
+            series: Δ relative to ‖V_d‖₁ at the lags 1, 2, ..., since the latest affected block.
+        """
+        lag = len(series)
+        if lag < FIT_MIN_LENGTH:
+            return Decision(is_final=False, reason=f"lag {lag}: too short a series to fit")
+        law = fit_power_law(series)
+        slope = law.slope(lag)
+        if law.a == 0:
+            reason = f"lag {lag}: the residual memory no longer falls; what is left is drift"
+            return Decision(is_final=True, reason=reason, law=law)
+        is_final = slope <= self.epsilon
+        relation = "<=" if is_final else ">"
+        reason = f"lag {lag}: slope {slope:.4f} {relation} epsilon {self.epsilon:g}"
+        return Decision(is_final=is_final, reason=reason, law=law)
+
+
+Method = Exact | DeepObliviate
+METHODS: dict[str, type[Exact] | type[DeepObliviate]] = {
+    Exact.name: Exact,
+    DeepObliviate.name: DeepObliviate,
+}
+
+
+def method_of(method: str | Method, **options: object) -> Method:
+    """The method of a name, with its default options; a method is returned as it is.
+
+    Raises:
+        UnknownMethod: It is neither.
+    """
+    if isinstance(method, Exact | DeepObliviate):
+        return method
+    if isinstance(method, str) and method in METHODS:
+        return METHODS[method](**options)  # type: ignore[arg-type]
+    raise UnknownMethod(
+        f"there is no method {method!r}",
+        hint=f"choose one of {', '.join(map(repr, METHODS))}, or an object such as "
+        "ob.Exact() or ob.DeepObliviate(epsilon=0.05)",
+    )

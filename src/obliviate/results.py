@@ -1,0 +1,79 @@
+"""What the calls of a run give back."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from obliviate.ledger import ErasureFacts
+    from obliviate.ledger.facts import Guarantee
+
+
+@dataclass(frozen=True, kw_only=True)
+class Erasure:
+    """A carried-out erasure.
+
+    Attributes:
+        model: The model it left, in eval mode.
+        digest: sha256 of that model's state.
+        guarantee: "exact": bit for bit what training without the erased records gives;
+            "approximate": nothing is proved by itself.
+        method: The name of the method.
+        records: How many records were erased.
+        ignored: Named records that had been erased before.
+        blocks_total: How many blocks the chain has.
+        blocks_replayed: How many of them were trained on again.
+        segments: The replayed blocks, as (first, last).
+        residual_memory: One float for each replayed block: Δ_k relative to ‖V_d‖₁.
+        stop_reason: Why replaying stopped, in words.
+        predicted_tail: See `obliviate.erasure.Outcome`.
+        seconds: From the request to the usable model.
+        speedup: Against a full retrain, from this run's measured block times.
+        number: Its number in the ledger; None where there was nothing to do.
+    """
+
+    model: nn.Module
+    digest: str
+    guarantee: Guarantee
+    method: str
+    records: int
+    ignored: tuple[int, ...]
+    blocks_total: int
+    blocks_replayed: int
+    segments: tuple[tuple[int, int], ...]
+    residual_memory: tuple[float, ...]
+    stop_reason: str
+    predicted_tail: float | None
+    seconds: float
+    speedup: float
+    number: int | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Status:
+    """How a run stands.
+
+    Attributes:
+        records: How many records the dataset has.
+        erased: How many of them are erased or were left out from the start.
+        blocks: How many blocks the chain will have.
+        blocks_done: How many it has.
+        guarantee: Of the model at the end; None while the run is unfinished.
+        digest: Of that model; None while the run is unfinished.
+        first_approximate: The first block whose state is not exact.
+        seconds_to_settle: How long `settle` would take, from measured block times.
+        erasures: All erasures, in order.
+    """
+
+    records: int
+    erased: int
+    blocks: int
+    blocks_done: int
+    guarantee: Guarantee | None
+    digest: str | None
+    first_approximate: int | None
+    seconds_to_settle: float
+    erasures: tuple[ErasureFacts, ...]

@@ -1,0 +1,470 @@
+"""Run: the facade that wires the rooms together. Make one with `fit`, open one with `load`."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+
+from obliviate.chain import Chain
+from obliviate.erasure import Erasing
+from obliviate.errors import InvalidOption, Mismatch, NothingLeft, RunUnfinished
+from obliviate.identity import check_data, check_recipe
+from obliviate.ledger import Ledger
+from obliviate.lock import writing
+from obliviate.making import (
+    LEDGER_NAME,
+    VAULT_NAME,
+    block_faults,
+    check_place,
+    data_length,
+    layout_of,
+    local_folder,
+    make,
+    new_trainer,
+    subject_faults,
+)
+from obliviate.naming import record_ids, records_of_subjects
+from obliviate.plan import EXPECTED_LAG, Plan, make_plan
+from obliviate.progress import Event, watch
+from obliviate.recipe import invalid
+from obliviate.residual import DeepObliviate, Exact, Method, method_of
+from obliviate.results import Erasure, Status
+from obliviate.stitch import Difference
+from obliviate.training import Trainer, load_state, made_model
+from obliviate.vault import Vault
+from obliviate.verification import Verification, verifying
+
+if TYPE_CHECKING:
+    from collections.abc import Generator, Iterable, Mapping, Sequence
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+    from torch import nn
+    from torch.utils.data import Dataset
+
+    from obliviate.ledger import ErasureFacts
+    from obliviate.ledger.facts import Guarantee
+    from obliviate.recipe import Recipe
+
+    Kind = Literal["forget", "settle"]
+
+DEFAULT_METHOD = DeepObliviate.name
+
+
+class Run:
+    """A trained chain that can forget.
+
+    Reading is safe from any number of processes. Whatever writes (`forget`, `settle`) takes the
+    run's lock, and first finishes what a killed process left unfinished. Each of them has a twin
+    that yields its progress instead of drawing it: `forgetting`, `settling`, `verifying`.
+    """
+
+    def __init__(self, folder: Path, recipe: Recipe, data: Dataset[Any]) -> None:
+        """Open a run; see `load`."""
+        self.folder, self.recipe, self.data = folder, recipe, data
+        self.ledger = Ledger(folder / LEDGER_NAME)
+        self.vault = Vault(folder / VAULT_NAME)
+        self.facts = self.ledger.run()
+        self.trainer = Trainer(
+            recipe,
+            data,
+            layout_of(recipe, self.facts.records, self.facts.blocks, self.facts.smallest_batch),
+            threads=int(self.facts.environment["threads"]),
+        )
+        check_recipe(self.facts, self.trainer.fingerprint())
+        check_data(self.facts, self.trainer, data_length(data), self._erased_or_waiting())
+
+    @property
+    def model(self) -> nn.Module:
+        """The model as it is now: a new module, in eval mode."""
+        return self._model(self._finished_chain())
+
+    @property
+    def digest(self) -> str:
+        """The sha256 of the model's state, in hex."""
+        return _text(self._finished_chain().entries[-1].digest)
+
+    @property
+    def guarantee(self) -> Guarantee:
+        """Of the model: "exact" or "approximate"."""
+        return self._finished_chain().entries[-1].guarantee
+
+    def status(self) -> Status:
+        """How the run stands."""
+        chain = self.chain()
+        is_finished = chain.length == chain.blocks
+        first = chain.first_approximate
+        return Status(
+            records=self.facts.records,
+            erased=len(self.ledger.erased()),
+            blocks=chain.blocks,
+            blocks_done=chain.length,
+            guarantee=chain.entries[-1].guarantee if is_finished else None,
+            digest=chain.entries[-1].digest if is_finished else None,
+            first_approximate=first,
+            seconds_to_settle=sum(entry.seconds for entry in chain.entries[first:])
+            if first
+            else 0.0,
+            erasures=tuple(self.ledger.erasures()),
+        )
+
+    def chain(self) -> Chain:
+        """The chain as it is now."""
+        return Chain(self.ledger, self.vault, self.facts.blocks, self.trainer.variances)
+
+    # Erasing
+
+    def preview(
+        self,
+        records: Iterable[int] | None = None,
+        subjects: Iterable[str] | None = None,
+        method: str | Method = DEFAULT_METHOD,
+    ) -> Plan:
+        """What a request would touch and cost; nothing changes. See `forget` for the errors."""
+        return self._plan(self._named(records, subjects), method_of(method))
+
+    def forget(
+        self,
+        records: Iterable[int] | None = None,
+        subjects: Iterable[str] | None = None,
+        method: str | Method = DEFAULT_METHOD,
+    ) -> Erasure:
+        """Erase records, for good.
+
+        Args:
+            records: Their ids.
+            subjects: People, all of whose records are erased.
+            method: "deepobliviate" (fast, approximate), "exact", or an object with options such as
+                `ob.DeepObliviate(epsilon=0.05)`.
+
+        Raises:
+            UnknownRecord, UnknownSubject, UnknownMethod, InvalidOption: The request is wrong.
+            NothingLeft: It would erase every record.
+            RunUnfinished: The run has not been trained to its end.
+            RunLocked: Another live process is writing to the run.
+            NotFinite, TrainingFailed, StorageFull, RunDamaged: It could not be carried out and was
+                taken back.
+        """
+        return watch(self.forgetting(records, subjects, method))
+
+    def forgetting(
+        self,
+        records: Iterable[int] | None = None,
+        subjects: Iterable[str] | None = None,
+        method: str | Method = DEFAULT_METHOD,
+    ) -> Generator[Event, None, Erasure]:
+        """`forget`, yielding its progress."""
+        chosen, named = method_of(method), self._named(records, subjects)
+        self._plan(named, chosen)
+        return (yield from self._erasing("forget", named, chosen))
+
+    def settle(self) -> Erasure:
+        """Replace everything approximate in the chain by exact replay.
+
+        Raises:
+            RunUnfinished, RunLocked, NotFinite, TrainingFailed, StorageFull, RunDamaged: See
+            `forget`.
+        """
+        return watch(self.settling())
+
+    def settling(self) -> Generator[Event, None, Erasure]:
+        """`settle`, yielding its progress."""
+        self._finished_chain()
+        return (yield from self._erasing("settle", np.array([], dtype=np.int64), Exact()))
+
+    def verify(self, blocks: Iterable[int] | None = None) -> Verification:
+        """Replay stored blocks and compare digests; all of them if none is named.
+
+        Raises:
+            InvalidOption: There is no such block.
+        """
+        return watch(self.verifying(blocks))
+
+    def verifying(
+        self, blocks: Iterable[int] | None = None
+    ) -> Generator[Event, None, Verification]:
+        """`verify`, yielding its progress."""
+        waiting = self.trainer.layout.block_of(self._waiting())
+        return (
+            yield from verifying(
+                self.chain(),
+                self.trainer,
+                blocks,
+                self.ledger.erased(),
+                frozenset(waiting.tolist()),
+            )
+        )
+
+    # Inside
+
+    def _named(
+        self, records: Iterable[int] | None, subjects: Iterable[str] | None
+    ) -> NDArray[np.int64]:
+        ids = record_ids(() if records is None else records, self.facts.records)
+        people = () if subjects is None else subjects
+        ids = np.union1d(
+            ids, records_of_subjects(people, self.ledger, self.facts, str(self.folder))
+        )
+        if not len(ids):
+            raise InvalidOption(
+                "the request names nobody", hint="give records=[...] or subjects=[...]"
+            )
+        return ids
+
+    def _plan(self, named: NDArray[np.int64], method: Method) -> Plan:
+        chain, erased = self._finished_chain(), self.ledger.erased()
+        ids = np.setdiff1d(named, erased)
+        if len(ids) and len(erased) + len(ids) == self.facts.records:
+            raise NothingLeft(
+                "the request would erase every record there is",
+                hint="a model of nobody cannot be trained; delete the run's folder instead",
+            )
+        blocks = self.trainer.layout.block_of(ids)
+        return make_plan(
+            method=method.name,
+            block_of=dict(zip(ids.tolist(), blocks.tolist(), strict=True)),
+            ignored=np.intersect1d(named, erased).tolist(),
+            seconds=[entry.seconds for entry in chain.entries[1:]],
+            first_approximate=chain.first_approximate,
+            expected_lag=self._expected_lag(),
+        )
+
+    def _expected_lag(self) -> float:
+        lengths = [
+            last - first + 1
+            for facts in self.ledger.erasures()
+            if facts.method.get("name") != Exact.name
+            for first, last in facts.outcome.get("segments", [])
+        ]
+        return float(np.median(lengths)) if lengths else EXPECTED_LAG
+
+    def _erasing(
+        self, kind: Kind, named: NDArray[np.int64], method: Method
+    ) -> Generator[Event, None, Erasure]:
+        with writing(self.folder):
+            resumed = yield from self._continuing()
+            started = time.perf_counter()
+            plan = self._plan(named, method)
+            if plan.records or plan.start is not None:
+                options = {"name": method.name} | vars(method)
+                facts = self.ledger.begin(kind, options, np.array(plan.records, dtype=np.int64))
+                yield from self._carrying_out(facts)
+                return self._erasure(facts.id, plan.ignored, time.perf_counter() - started)
+            is_same = resumed is not None and resumed.kind == kind
+            return self._erasure(resumed.id if resumed and is_same else None, plan.ignored, 0.0)
+
+    def _continuing(self) -> Generator[Event, None, ErasureFacts | None]:
+        """Finish what a killed process left: training, or an erasure, which is returned."""
+        chain = self.chain()
+        chain.sweep()
+        if chain.length < chain.blocks:
+            yield from self._training(chain)
+        running = self.ledger.running()
+        if running is not None:
+            yield from self._carrying_out(running)
+        return running
+
+    def _training(self, chain: Chain) -> Generator[Event, None, None]:
+        start, blocks = chain.checkpoint(chain.length), range(chain.length + 1, chain.blocks + 1)
+        previous = start.model
+        for item in self.trainer.train(start, blocks, self.ledger.excluded()):
+            if isinstance(item, Event):
+                done = chain.length + item.done
+                yield replace(item, task="fit", done=done, total=chain.blocks)
+                continue
+            chain.append(item, previous)
+            previous = item.checkpoint.model
+            yield Event(
+                task="fit", done=item.block, total=chain.blocks, block=item.block, loss=item.loss
+            )
+
+    def _carrying_out(self, facts: ErasureFacts) -> Generator[Event, None, None]:
+        chain, trainer = self._finished_chain(), self.trainer
+        options = dict(facts.method)
+        method = method_of(str(options.pop("name")), **options)
+        records = self.ledger.records_of_erasure(facts.id)
+        plan = self._plan(records, method)
+        start = plan.start or 1
+        erasing = Erasing(
+            chain=chain,
+            trainer=trainer,
+            ledger=self.ledger,
+            number=facts.id,
+            plan=plan,
+            method=method,
+            erased=self.ledger.erased(running=facts.id),
+            difference=Difference(trainer.parameters),
+            is_exact=chain.entries[start - 1].guarantee == "exact",
+            staged=self.ledger.staged(facts.id),
+        )
+        try:
+            yield from erasing.run()
+        except Exception as error:
+            self.ledger.give_up(facts.id, str(error))
+            chain.sweep()
+            raise
+        chain.sweep()
+
+    def _erasure(self, number: int | None, ignored: tuple[int, ...], seconds: float) -> Erasure:
+        chain = self._finished_chain()
+        last = chain.entries[-1]
+        facts = self.ledger.erasure(number) if number is not None else None
+        outcome: Mapping[str, Any] = facts.outcome if facts else {"stop_reason": "nothing to do"}
+        segments = tuple((first, last) for first, last in outcome.get("segments", ()))
+        seconds = seconds or outcome.get("seconds", 0.0)
+        full = sum(entry.seconds for entry in chain.entries)
+        return Erasure(
+            model=self._model(chain),
+            digest=_text(last.digest),
+            guarantee=last.guarantee,
+            method=str(facts.method["name"]) if facts else "none",
+            records=facts.records if facts else 0,
+            ignored=ignored,
+            blocks_total=chain.blocks,
+            blocks_replayed=sum(last - first + 1 for first, last in segments),
+            segments=segments,
+            residual_memory=tuple(outcome.get("residual_memory", ())),
+            stop_reason=outcome["stop_reason"],
+            predicted_tail=outcome.get("predicted_tail"),
+            seconds=seconds,
+            speedup=full / seconds if seconds else float("inf"),
+            number=number,
+        )
+
+    def _finished_chain(self) -> Chain:
+        chain = self.chain()
+        if chain.length < chain.blocks:
+            raise RunUnfinished(
+                f"{self.folder} has been trained to block {chain.length} of {chain.blocks}",
+                hint="call fit again with the same arguments: it goes on where it was",
+            )
+        return chain
+
+    def _model(self, chain: Chain) -> nn.Module:
+        with self.trainer.environment.entered():
+            model = made_model(self.recipe)
+        load_state(model, chain.state(chain.blocks))
+        return model.eval()
+
+    def _waiting(self) -> NDArray[np.int64]:
+        running = self.ledger.running()
+        none = np.array([], dtype=np.int64)
+        return none if running is None else self.ledger.records_of_erasure(running.id)
+
+    def _erased_or_waiting(self) -> NDArray[np.int64]:
+        return np.union1d(self.ledger.erased(), self._waiting())
+
+
+def fit(
+    recipe: Recipe,
+    data: Dataset[Any],
+    path: str | Path,
+    *,
+    blocks: int = 100,
+    subjects: Sequence[str] | None = None,
+    exclude: Iterable[int] = (),
+) -> Run:
+    """Train a chain, or resume the training of one that was interrupted.
+
+    Args:
+        recipe: How to train.
+        data: A map-style dataset of (input, target); a record's id is its index, for ever.
+        path: The folder of the run; made if it is not there.
+        blocks: How many blocks the data is cut into.
+        subjects: The person that each record belongs to. Kept as keyed hashes.
+        exclude: Records to leave out, as if they had been erased before training.
+
+    Returns:
+        The run, trained to its end.
+
+    Raises:
+        InvalidRecipe: The recipe, the data or the arguments cannot be trained; every fault in one
+            message, nothing written.
+        NotDeterministic: Trying the first step twice gave two results.
+        ForeignRecipe, ForeignData: The folder holds a run of another recipe or dataset.
+        NotFinite, TrainingFailed, StorageFull: Training stopped; the chain up to there is kept.
+        RunLocked: Another live process is writing to the run.
+    """
+    return watch(fitting(recipe, data, path, blocks=blocks, subjects=subjects, exclude=exclude))
+
+
+def fitting(  # noqa: D417
+    recipe: Recipe,
+    data: Dataset[Any],
+    path: str | Path,
+    *,
+    blocks: int = 100,
+    subjects: Sequence[str] | None = None,
+    exclude: Iterable[int] = (),
+    project: Mapping[str, str] | None = None,
+) -> Generator[Event, None, Run]:
+    """`fit`, yielding its progress.
+
+    Args:
+        project: Where the command line finds the project again; kept with the run. The others: see
+            `fit`.
+    """
+    folder = local_folder(path)
+    records = data_length(data)
+    faults = [*block_faults(blocks, records), *subject_faults(subjects, records)]
+    if faults:
+        raise invalid(faults)
+    left_out = record_ids(exclude, records, what="exclude")
+    check_place(folder)
+    if not (folder / LEDGER_NAME).exists():
+        # tried before the folder is touched: bad input leaves nothing behind
+        trainer = new_trainer(recipe, data, records, blocks)
+        trainer.probe(left_out)
+        with writing(folder):
+            make(
+                folder,
+                recipe=recipe,
+                trainer=trainer,
+                subjects=subjects,
+                left_out=left_out,
+                project=project or {},
+            )
+    with writing(folder):
+        run = Run(folder, recipe, data)
+        _check_same(run, blocks, left_out)
+        yield from run._continuing()
+    return run
+
+
+def load(path: str | Path, recipe: Recipe, data: Dataset[Any]) -> Run:
+    """Open a run.
+
+    Args:
+        path: Its folder.
+        recipe: The recipe that it was made with.
+        data: The dataset that it was made with. Erased records are never read: anything may stand
+            in their places.
+
+    Raises:
+        RunMissing: There is none.
+        ForeignRecipe, ForeignData: It was made with something else.
+        RunDamaged, NewerFormat: It cannot be read.
+    """
+    return Run(local_folder(path), recipe, data)
+
+
+def _check_same(run: Run, blocks: int, left_out: NDArray[np.int64]) -> None:
+    if blocks != run.facts.blocks:
+        raise InvalidOption(
+            f"{run.folder} was cut into {run.facts.blocks} blocks, not {blocks}",
+            hint="give the number it was made with, or make a new run in another folder",
+        )
+    if not np.array_equal(left_out, run.ledger.excluded()):
+        raise InvalidOption(
+            f"{run.folder} was made with another exclude",
+            hint="to erase more records from a run that exists, call forget",
+        )
+
+
+def _text(digest: str | None) -> str:
+    if digest is None:
+        raise Mismatch("the last block has no digest", hint="restore the run folder from a copy")
+    return digest

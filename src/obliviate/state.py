@@ -1,0 +1,165 @@
+"""States of a model, and the updates between them.
+
+A state is a plain mapping from name to CPU tensor: the entries of a state dict. Names that share
+one tensor (tied parameters) map to the same tensor object, and stay so through every operation
+here.
+
+An update is what a block did to a state. It is additive, and exact: applied to the old state it
+gives the new one bit for bit. Where rounding keeps old + (new - old) from being new, a sparse
+correction is added on top; it is a difference too, so an update never holds a value of the state
+that it came from.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import torch
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Mapping
+
+    from torch import Tensor
+
+    State = Mapping[str, Tensor]
+
+ADDITIVE = frozenset(
+    {torch.float32, torch.float64, torch.float16, torch.bfloat16, torch.complex64, torch.complex128}
+)
+_BITS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
+
+
+def is_additive(tensor: Tensor) -> bool:
+    """Whether a tensor can be subtracted and added; integers and flags are taken as they are."""
+    return tensor.dtype in ADDITIVE
+
+
+def real(tensor: Tensor) -> Tensor:
+    """A real view of the tensor: complex numbers as pairs."""
+    return torch.view_as_real(tensor) if tensor.is_complex() else tensor
+
+
+def raw_bytes(tensor: Tensor) -> memoryview:
+    """The bytes of a CPU tensor, in row-major order, without a copy where it is contiguous."""
+    flat = real(tensor.detach()).contiguous().reshape(-1)
+    return memoryview(flat.view(torch.uint8).numpy())  # type: ignore[arg-type]
+
+
+def digest(state: State) -> str:
+    """The sha256, in hex, over name, dtype, shape and bytes of every entry, sorted by name."""
+    sha = hashlib.sha256()
+    for name in sorted(state):
+        tensor = state[name]
+        dtype = str(tensor.dtype).removeprefix("torch.")
+        sha.update(f"{name}\0{dtype}\0{list(tensor.shape)}\0".encode())
+        sha.update(raw_bytes(tensor))
+    return sha.hexdigest()
+
+
+def captured(source: State) -> dict[str, Tensor]:
+    """A copy of a live state dict on the CPU, tied entries as one tensor."""
+    copies: dict[tuple[object, ...], Tensor] = {}
+    state = {}
+    for name, tensor in source.items():
+        place = (tensor.data_ptr(), tensor.shape, tensor.stride(), tensor.dtype)
+        if place not in copies or tensor.numel() == 0:
+            copy = torch.empty(tensor.shape, dtype=tensor.dtype)
+            copies[place] = copy.copy_(tensor.detach())
+        state[name] = copies[place]
+    return state
+
+
+def size_bytes(state: State) -> int:
+    """The bytes of a state's tensors, tied ones counted once."""
+    return sum(
+        tensor.numel() * tensor.element_size()
+        for tensor in {id(t): t for t in state.values()}.values()
+    )
+
+
+@dataclass(frozen=True)
+class Update:
+    """What a block did to a state: `applied(old, update)` is the new state.
+
+    Attributes:
+        steps: new - old, by name; names that did not change are absent.
+        corrections: Flat positions and what to add there after the step, by name.
+        taken: New values of entries that cannot be subtracted, by name.
+        is_exact: Whether applying it gives the new state bit for bit. It does but for oddities such
+            as a zero that changed its sign; then the state itself must be kept.
+    """
+
+    steps: dict[str, Tensor] = field(default_factory=dict)
+    corrections: dict[str, tuple[Tensor, Tensor]] = field(default_factory=dict)
+    taken: dict[str, Tensor] = field(default_factory=dict)
+    is_exact: bool = True
+
+
+def _differs(left: Tensor, right: Tensor) -> Tensor:
+    bits = _BITS[real(left).element_size()]
+    return real(left).view(bits) != real(right).view(bits)
+
+
+def _stepped(old: Tensor, step: Tensor) -> Tensor:
+    """Old + step, which leaves the bits of an entry (such as -0.0) alone where the step is zero."""
+    return torch.where(step == 0, old, old + step)
+
+
+def _corrected(base: Tensor, index: Tensor, value: Tensor) -> Tensor:
+    flat = real(base).reshape(-1)
+    flat[index] = flat[index] + value
+    return base
+
+
+def update_between(old: State, new: State) -> Update:
+    """The update that leads from one state to another of the same names, shapes and dtypes."""
+    update, is_exact = Update(), True
+    for name, before, after in _distinct(old, new):
+        if before.shape == after.shape and not _differs(before, after).any():
+            continue
+        if not is_additive(after):
+            update.taken[name] = after
+            continue
+        step = after - before
+        reached = _stepped(before, step)
+        index = _differs(reached, after).reshape(-1).nonzero().reshape(-1)
+        if len(index):
+            value = real(after).reshape(-1)[index] - real(reached).reshape(-1)[index]
+            _corrected(reached, index, value)
+            is_exact = is_exact and not bool(_differs(reached, after).any())
+            update.corrections[name] = (index, value)
+        update.steps[name] = step
+    return Update(update.steps, update.corrections, update.taken, is_exact)
+
+
+def _distinct(old: State, new: State) -> Iterator[tuple[str, Tensor, Tensor]]:
+    seen: set[int] = set()
+    for name, before in old.items():
+        if id(before) not in seen:
+            seen.add(id(before))
+            yield name, before, new[name]
+
+
+def applied(old: State, update: Update) -> dict[str, Tensor]:
+    """The state after an update; tensors that it leaves alone are shared with the old state."""
+    changed: dict[int, Tensor] = {}
+    new = {}
+    for name, before in old.items():
+        if id(before) not in changed:
+            after = before
+            if name in update.taken:
+                after = update.taken[name]
+            elif name in update.steps:
+                after = _stepped(before, update.steps[name])
+                if name in update.corrections:
+                    _corrected(after, *update.corrections[name])
+            changed[id(before)] = after
+        new[name] = changed[id(before)]
+    return new
+
+
+def l1(tensors: Iterable[Tensor]) -> float:
+    """The L1 norm over several tensors, accumulated in double precision."""
+    return float(sum(float(tensor.abs().sum(dtype=torch.float64)) for tensor in tensors))

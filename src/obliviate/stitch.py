@@ -1,0 +1,130 @@
+"""Stitching: putting the later, not replayed part of training back on top of the replayed part.
+
+With e the last replayed block, the paper's result is Q_e + (P_B - P_e), which is P_B - u for the
+difference u = P_e - Q_e. The difference is the sum of V_k - V'_k over the replayed blocks, so it
+grows while the replay goes on, and its growth is what residual memory measures.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from obliviate.blocks import key
+from obliviate.environment import seed_generators
+from obliviate.state import captured, l1
+from obliviate.training import moved
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from obliviate.state import State, Update
+    from obliviate.training import Trainer
+
+
+class Difference:
+    """u_k = P_k - Q_k, followed from block to block.
+
+    Attributes:
+        tensors: u by name, for every entry that can be subtracted; in single precision or better.
+    """
+
+    def __init__(self, parameters: frozenset[str]) -> None:
+        """Start at a block where P and Q are the same.
+
+        Args:
+            parameters: The names that residual memory is measured on.
+        """
+        self._parameters = parameters
+        self.tensors: dict[str, Tensor] = {}
+
+    def follow(self, original: Update, replayed: Update) -> float:
+        """Add V_k - V'_k; return the residual memory Δ_k = ‖V_k - V'_k‖₁ over the parameters."""
+        total = 0.0
+        for name in original.steps.keys() | replayed.steps.keys():
+            growth = _minus(original.steps.get(name), replayed.steps.get(name))
+            if name in self._parameters:
+                total += l1([growth])
+            known = self.tensors.get(name)
+            self.tensors[name] = growth if known is None else known.add_(growth)
+        return total
+
+    def length(self, update: Update) -> float:
+        """‖V_k‖₁ over the parameters: what residual memory is taken relative to."""
+        return l1(step for name, step in update.steps.items() if name in self._parameters)
+
+
+def _minus(left: Tensor | None, right: Tensor | None) -> Tensor:
+    if left is None:
+        assert right is not None  # noqa: S101 - one of the two has the name
+        return -_single(right)
+    return _single(left).clone() if right is None else _single(left) - _single(right)
+
+
+def _single(tensor: Tensor) -> Tensor:
+    is_half = tensor.dtype in (torch.float16, torch.bfloat16)
+    return tensor.float() if is_half else tensor
+
+
+def reestimated(
+    trainer: Trainer, state: State, blocks: Iterable[int], erased: NDArray[np.int64]
+) -> dict[str, Tensor]:
+    """A stitched state whose BatchNorm statistics are measured anew, on retained records.
+
+    A sum of differences of running averages is no average of anything; the weights are what was
+    stitched.
+
+    Args:
+        trainer: Whose model and data to use.
+        state: The stitched state.
+        blocks: Blocks whose records are used, once each.
+        erased: Sorted ids, never read.
+
+    Returns:
+        The state with new running means and variances; as it was, where the model keeps none or no
+        record is left in the blocks.
+    """
+    layers = [
+        module
+        for module in trainer.model.modules()
+        if isinstance(module, _BatchNorm) and module.running_mean is not None
+    ]
+    batches = list(_first_epochs(trainer, blocks, erased))
+    if not layers or not batches:
+        return dict(state)
+    trainer.load(state)
+    trainer.model.train()
+    momenta = [layer.momentum for layer in layers]
+    for layer in layers:
+        layer.reset_running_stats()
+        layer.momentum = None  # a plain average over the batches
+    with trainer.environment.entered(), torch.no_grad():
+        seed_generators(key(trainer.recipe.seed, "reestimate"), trainer.recipe.device)
+        for records in batches:
+            trainer.forward(moved(trainer.batch(records), trainer.recipe.device))
+    for layer, momentum in zip(layers, momenta, strict=True):
+        layer.momentum = momentum
+    measured = captured(trainer.model.state_dict())
+    statistics = {
+        f"{name}.{kind}" if name else kind
+        for name, module in trainer.model.named_modules()
+        if module in layers
+        for kind in ("running_mean", "running_var")
+    }
+    return {name: measured[name] if name in statistics else state[name] for name in state}
+
+
+def _first_epochs(
+    trainer: Trainer, blocks: Iterable[int], erased: NDArray[np.int64]
+) -> Iterator[NDArray[np.int64]]:
+    for block in blocks:
+        per_epoch = trainer.layout.steps(block) // trainer.layout.epochs
+        for step, records in trainer.layout.batches(block, erased):
+            if step < per_epoch:
+                yield records
