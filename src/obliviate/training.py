@@ -240,7 +240,7 @@ class Trainer:
             which = next(part for part, a, b in zip(parts, first, second, strict=True) if a != b)
             raise NotDeterministic(
                 f"the first step, tried twice, gave two results: {which} differs",
-                hint="draw randomness only from the global generators of torch, numpy or Python (they "
+                hint="draw randomness from the global generators of torch, numpy and Python (they "
                 "are seeded before each record and step); keep no state outside the state dict",
             )
         self._renew_optimizer(None)
