@@ -1,0 +1,72 @@
+"""What every test stands on: one thread, fixed Hypothesis examples, tiny data and recipes."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import tempfile
+from functools import partial
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import settings
+from torch import nn
+from torch.utils.data import TensorDataset
+
+import obliviate as ob
+
+pytest.register_assert_rewrite("tests.contracts.vault_contract")
+
+settings.register_profile("ci", derandomize=True, deadline=None, max_examples=60, database=None)
+settings.load_profile("ci")
+
+NOBODY = 65534
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _one_thread():
+    torch.set_num_threads(1)
+
+
+@pytest.fixture
+def data():
+    """Forty records of four features in three classes."""
+    generator = torch.Generator().manual_seed(7)
+    inputs = torch.randn(40, 4, generator=generator)
+    return TensorDataset(inputs, torch.arange(40) % 3)
+
+
+@pytest.fixture
+def recipe_of():
+    """A function that makes recipes: `recipe_of(epochs=2)` differs from the tiny one in epochs."""
+    tiny = {
+        "model": partial(nn.Linear, 4, 3),
+        "optimizer": partial(torch.optim.SGD, lr=0.1),
+        "loss": nn.functional.cross_entropy,
+        "batch_size": 4,
+        "seed": 3,
+    }
+    return lambda **changes: ob.Recipe(**(tiny | changes))
+
+
+@pytest.fixture
+def guarded_folder():
+    """A folder, and a context in which nobody may write to it, not even the superuser."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+
+        @contextlib.contextmanager
+        def guarded():
+            is_superuser = os.geteuid() == 0
+            folder.chmod(0o555)
+            if is_superuser:
+                os.seteuid(NOBODY)
+            try:
+                yield
+            finally:
+                if is_superuser:
+                    os.seteuid(0)
+                folder.chmod(0o755)
+
+        yield folder, guarded
