@@ -1,0 +1,425 @@
+"""The ledger: facts are written whole, kept, and not given away."""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from sqlalchemy import Engine, event
+
+import obliviate as ob
+from obliviate.errors import NewerFormat, RunDamaged, RunMissing, StorageFull
+from obliviate.ledger import Entry, Ledger, RunFacts
+from obliviate.ledger.ledger import subject_hash
+from obliviate.vault import Stored
+
+KEY = bytes(range(32))
+RUN = RunFacts(
+    records=10,
+    blocks=4,
+    smallest_batch=2,
+    fingerprint={"model": "Linear", "seed": "3"},
+    environment={"threads": "1"},
+    subject_key=KEY,
+    samples={3: "the-hash-of-record-3", 5: "the-hash-of-record-5"},
+    project={"path": "examples/mnist.py"},
+)
+SUBJECTS = ["ann@example.org", "bob@example.org", "ann@example.org"] + ["cid@example.org"] * 7
+
+
+def stored(key: str) -> Stored:
+    return Stored(key=key, size_bytes=len(key), sha256=key * 2)
+
+
+def entry(block: int, new: str = "", *, keyframe: bool = False, **facts) -> Entry:
+    """A block that was trained with a carried optimizer."""
+    return Entry(
+        **(
+            {
+                "block": block,
+                "origin": "trained",
+                "guarantee": "exact",
+                "digest": f"d{block}{new}",
+                "loss": 0.5,
+                "seconds": 1.5,
+                "update": stored(f"u{block}{new}"),
+                "keyframe": stored(f"f{block}{new}") if keyframe else None,
+                "optimizer": stored(f"o{block}{new}"),
+            }
+            | facts
+        )
+    )
+
+
+FIRST = Entry(block=0, origin="initial", guarantee="exact", digest="d0", keyframe=stored("f0"))
+CHAIN = [FIRST] + [entry(block, keyframe=block in (2, 4)) for block in (1, 2, 3, 4)]
+
+
+def ids(*records: int) -> np.ndarray:
+    return np.array(records, dtype=np.int64)
+
+
+def make(folder, *, subjects=SUBJECTS, excluded=(8, 9)) -> Ledger:
+    return Ledger.create(folder / "ledger.sqlite", RUN, FIRST, subjects, ids(*excluded))
+
+
+@pytest.fixture
+def ledger(tmp_path):
+    """A ledger of a run that was trained to its end."""
+    ledger = make(tmp_path)
+    for each in CHAIN[1:]:
+        ledger.append(each)
+    yield ledger
+    ledger.close()
+
+
+def raw_bytes(folder) -> bytes:
+    return b"".join(path.read_bytes() for path in folder.iterdir() if path.is_file())
+
+
+def facts_of(ledger):
+    """All that can be read of a ledger."""
+    return (
+        ledger.entries(),
+        ledger.erasures(),
+        ledger.erased().tolist(),
+        ledger.excluded().tolist(),
+        [ledger.keys(state) for state in ("live", "condemned", "destroyed")],
+        ledger.run(),
+    )
+
+
+# Making one
+
+
+def test_what_a_run_was_made_of_is_kept(tmp_path, ledger):
+    assert ledger.run() == RUN
+    again = Ledger(tmp_path / "ledger.sqlite")
+    assert facts_of(again) == facts_of(ledger)
+    assert again.entries() == CHAIN
+    again.close()
+
+
+def test_there_is_no_ledger_before_it_is_whole(tmp_path, monkeypatch):
+    with monkeypatch.context() as patch:
+
+        def killed(*_):
+            raise KeyboardInterrupt
+
+        patch.setattr(os, "rename", killed)
+        with pytest.raises(KeyboardInterrupt):
+            make(tmp_path)
+    with pytest.raises(RunMissing):
+        Ledger(tmp_path / "ledger.sqlite")
+    made = make(tmp_path)
+    assert made.run() == RUN
+    made.close()
+    assert [path.name for path in tmp_path.iterdir()] == ["ledger.sqlite"]
+
+
+@pytest.mark.parametrize("left", ["ledger.part", "ledger.part-journal"])
+@pytest.mark.parametrize("rest", [b"", b"half a ledger" * 1000])
+def test_what_a_killed_process_left_is_ignored(tmp_path, left, rest):
+    (tmp_path / left).write_bytes(rest)
+    with pytest.raises(RunMissing):
+        Ledger(tmp_path / "ledger.sqlite")
+    made = make(tmp_path)
+    assert made.run() == RUN
+    assert made.entries() == [FIRST]
+    made.close()
+
+
+def test_fitting_goes_on_over_what_a_killed_making_left(tmp_path, recipe_of, data):
+    other = ob.fit(recipe_of(), data, tmp_path / "other", blocks=4)
+    folder = tmp_path / "run"
+    (folder / "vault").mkdir(parents=True)
+    (folder / "vault" / "half.part").write_bytes(b"half")
+    (folder / "ledger.part").write_bytes(b"half a ledger")
+    run = ob.fit(recipe_of(), data, folder, blocks=4)
+    assert run.digest == other.digest
+    assert not (folder / "ledger.part").exists()
+    assert not (folder / "vault" / "half.part").exists()
+
+
+def test_a_run_without_subjects_has_none(tmp_path, ledger):
+    assert ledger.has_subjects()
+    (tmp_path / "other").mkdir()
+    without = make(tmp_path / "other", subjects=None)
+    assert not without.has_subjects()
+    without.close()
+
+
+# Opening one
+
+
+def test_no_ledger_is_no_run(tmp_path):
+    with pytest.raises(RunMissing, match=str(tmp_path)):
+        Ledger(tmp_path / "ledger.sqlite")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"no database" * 500, b"SQLite format 3\0" + bytes(4080)], ids=len
+)
+def test_a_file_that_is_no_ledger_is_refused_and_left_alone(tmp_path, content):
+    path = tmp_path / "ledger.sqlite"
+    path.write_bytes(content)
+    with pytest.raises(RunDamaged, match="cannot be read as a ledger"):
+        Ledger(path)
+    assert path.read_bytes() == content
+
+
+def test_a_cut_ledger_is_refused(tmp_path, ledger):
+    ledger.close()
+    path = tmp_path / "ledger.sqlite"
+    path.write_bytes(path.read_bytes()[:6000])
+    with pytest.raises(RunDamaged):
+        facts_of(Ledger(path))
+
+
+def test_a_ledger_without_its_run_is_refused(tmp_path, ledger):
+    ledger.close()
+    path = tmp_path / "ledger.sqlite"
+    with sqlite3.connect(path) as connection:
+        connection.execute("DELETE FROM runs")
+    connection.close()
+    with pytest.raises(RunDamaged, match="lacks a row"):
+        Ledger(path)
+
+
+def test_a_newer_format_is_refused_and_left_alone(tmp_path, ledger):
+    ledger.close()
+    path = tmp_path / "ledger.sqlite"
+    with sqlite3.connect(path) as connection:
+        connection.execute("UPDATE runs SET format = 99")
+    connection.close()
+    before = path.read_bytes()
+    with pytest.raises(NewerFormat, match="format 99") as refusal:
+        Ledger(path)
+    assert "upgrade" in refusal.value.hint
+    assert path.read_bytes() == before
+
+
+def test_a_folder_that_may_not_be_written_to_is_named(guarded_folder):
+    folder, guarded = guarded_folder
+    with guarded(), pytest.raises(StorageFull, match="cannot be written to"):
+        make(folder)
+    assert list(folder.iterdir()) == []
+    ledger = make(folder)
+    ledger.close()  # the next call opens the file anew
+    with guarded(), pytest.raises(StorageFull, match="cannot be written to"):
+        ledger.append(CHAIN[1])
+    assert ledger.entries() == [FIRST]
+    ledger.close()
+
+
+# People
+
+
+def test_subjects_are_found_by_their_keyed_hash(ledger):
+    assert ledger.records_of(subject_hash("ann@example.org", KEY)) == [0, 2]
+    assert ledger.records_of(subject_hash("bob@example.org", KEY)) == [1]
+    assert ledger.records_of(subject_hash("Bob@example.org", KEY)) == []
+    assert ledger.records_of(subject_hash("bob@example.org", bytes(32))) == []
+
+
+def test_no_file_names_a_person(tmp_path, ledger):
+    kept = raw_bytes(tmp_path)
+    ledger.close()
+    kept += raw_bytes(tmp_path)
+    assert b"d4" in kept
+    for subject in ("ann", "bob", "cid", "example.org"):
+        for encoding in ("utf-8", "utf-16-le"):
+            assert subject.encode(encoding) not in kept
+
+
+def test_two_runs_know_a_person_by_two_hashes():
+    hashes = {subject_hash("ann", key) for key in (KEY, bytes(32))}
+    assert len(hashes) == 2
+    assert {len(each) for each in hashes} == {16}
+
+
+# Erasures
+
+
+def test_records_count_as_erased_once_the_erasure_is_carried_out(ledger):
+    assert ledger.erased().tolist() == [8, 9] == ledger.excluded().tolist()
+    begun = ledger.begin("forget", {"name": "exact"}, ids(4, 1))
+    assert (begun.id, begun.state, begun.records) == (1, "running", 2)
+    assert ledger.running() == begun
+    assert ledger.erased().tolist() == [8, 9]
+    assert ledger.erased(running=1).tolist() == [1, 4, 8, 9]
+    ledger.commit(1, replaced=[], stitched=[], outcome={"guarantee": "exact"})
+    assert ledger.erased().tolist() == [1, 4, 8, 9]
+    assert ledger.excluded().tolist() == [8, 9]
+    assert ledger.records_of_erasure(1).tolist() == [1, 4]
+    assert ledger.running() is None
+    done = ledger.erasure(1)
+    assert (done.state, done.outcome, done.method) == (
+        "committed",
+        {"guarantee": "exact"},
+        {"name": "exact"},
+    )
+    assert done.finished >= done.started
+
+
+def test_an_erasure_that_was_given_up_erased_nobody(ledger):
+    before = ledger.entries()
+    ledger.begin("forget", {"name": "exact"}, ids(1, 4))
+    ledger.give_up(1, "the loss is nan")
+    assert ledger.erased().tolist() == ledger.erased(running=1).tolist() == [8, 9]
+    assert ledger.running() is None
+    assert ledger.erasure(1).state == "failed"
+    assert ledger.erasure(1).outcome == {"reason": "the loss is nan"}
+    assert ledger.entries() == before
+    assert ledger.begin("forget", {"name": "exact"}, ids(1)).id == 2
+
+
+def test_a_running_erasure_survives_a_crash(tmp_path, ledger):
+    ledger.begin("forget", {"name": "deepobliviate", "epsilon": 0.05}, ids(1))
+    ledger.stage(entry(1, "n", origin="replayed", erasure=1))
+    ledger.close()
+    again = Ledger(tmp_path / "ledger.sqlite")
+    assert again.running().method == {"name": "deepobliviate", "epsilon": 0.05}
+    assert again.staged(1) == {1: entry(1, "n", origin="replayed", erasure=1)}
+    assert again.entries() == CHAIN
+    again.close()
+
+
+# The chain, rewritten
+
+
+def carried_out(ledger):
+    """Block 1 replayed, blocks 2 to 4 stitched, with a new keyframe at block 4."""
+    number = ledger.begin("forget", {"name": "deepobliviate"}, ids(3)).id
+    replayed = entry(1, "n", origin="replayed", erasure=number)
+    ledger.stage(replayed)
+    last = replace(
+        CHAIN[4],
+        origin="stitched",
+        guarantee="approximate",
+        digest="d4n",
+        keyframe=stored("f4n"),
+        optimizer=None,
+        erasure=number,
+    )
+    ledger.commit(number, replaced=[replayed, last], stitched=[range(2, 5)], outcome={"x": 1})
+    return replayed, last
+
+
+def test_a_stitched_chain_keeps_updates_and_loses_states(ledger):
+    replayed, last = carried_out(ledger)
+    entries = ledger.entries()
+    assert entries[0] == FIRST
+    assert entries[1] == replayed
+    assert entries[4] == last
+    for block in (2, 3):
+        assert entries[block] == replace(
+            CHAIN[block],
+            origin="stitched",
+            guarantee="approximate",
+            digest=None,
+            keyframe=None,
+            optimizer=None,
+            erasure=1,
+        )
+
+
+def test_what_held_the_trace_is_condemned_and_what_is_still_held_is_not(ledger):
+    carried_out(ledger)
+    assert ledger.keys("condemned") == {"u1", "o1", "f2", "o2", "o3", "f4", "o4"}
+    assert ledger.keys("live") == {"f0", "u1n", "o1n", "u2", "u3", "u4", "f4n"}
+    held = {each.key for entry in ledger.entries() for each in entry.objects}
+    assert held == ledger.keys("live")
+
+
+def test_destroyed_objects_are_written_down(ledger):
+    carried_out(ledger)
+    ledger.mark_destroyed(["u1", "o1"])
+    assert ledger.keys("destroyed") == {"u1", "o1"}
+    assert ledger.keys("condemned", "destroyed") >= {"u1", "f2"}
+    assert ledger.staged(1) == {}
+
+
+def test_a_commit_that_fails_changes_nothing(ledger):
+    ledger.begin("forget", {"name": "exact"}, ids(3))
+    ledger.stage(entry(1, "n", erasure=1))
+    before = facts_of(ledger)
+    of_nobody = entry(4, "n", erasure=99)
+    with pytest.raises(RunDamaged):
+        ledger.commit(1, replaced=[of_nobody], stitched=[range(2, 4)], outcome={})
+    assert facts_of(ledger) == before
+    assert list(ledger.staged(1)) == [1]
+
+
+def test_giving_up_condemns_what_was_staged_and_nothing_of_the_chain(ledger):
+    ledger.begin("forget", {"name": "exact"}, ids(3))
+    ledger.stage(entry(1, "n", keyframe=True, erasure=1))
+    ledger.stage(entry(2, "n", erasure=1))
+    ledger.give_up(1, "no room")
+    assert ledger.keys("condemned") == {"u1n", "f1n", "o1n", "u2n", "o2n"}
+    assert ledger.staged(1) == {}
+    assert ledger.entries() == CHAIN
+
+
+def test_giving_up_spares_an_object_that_the_chain_holds_too(ledger):
+    ledger.begin("forget", {"name": "exact"}, ids(3))
+    ledger.stage(replace(CHAIN[3], optimizer=stored("o3n"), erasure=1))
+    ledger.give_up(1, "no room")
+    assert ledger.keys("condemned") == {"o3n"}
+    assert ledger.entries() == CHAIN
+
+
+def test_rows_that_point_nowhere_are_refused(ledger):
+    before = facts_of(ledger)
+    with pytest.raises(RunDamaged, match="FOREIGN KEY"):
+        ledger.stage(entry(1, "n", erasure=5))
+    assert facts_of(ledger) == before
+
+
+def test_the_content_hash_of_an_erased_record_is_wiped(tmp_path, ledger):
+    ledger.begin("forget", {"name": "exact"}, ids(3))
+    assert set(ledger.run().samples) == {3, 5}
+    ledger.commit(1, replaced=[], stitched=[], outcome={})
+    assert set(ledger.run().samples) == {5}
+    ledger.close()
+    kept = raw_bytes(tmp_path)
+    assert b"the-hash-of-record-5" in kept
+    assert b"the-hash-of-record-3" not in kept
+
+
+def test_thousands_of_records_and_blocks_fit(tmp_path):
+    run = replace(RUN, records=25_000, blocks=12_000)
+    subjects = [f"s{at % 12_000}" for at in range(25_000)]
+    path = tmp_path / "ledger.sqlite"
+    ledger = Ledger.create(path, run, FIRST, subjects, ids())
+    ledger.begin("forget", {"name": "exact"}, np.arange(24_000))
+    replaced = [entry(block, "n", erasure=1) for block in range(1, 12_001)]
+    ledger.commit(1, replaced=replaced, stitched=[], outcome={})
+    assert ledger.entries()[1:] == replaced
+    assert ledger.erased().tolist() == list(range(24_000))
+    assert ledger.records_of(subject_hash("s7", KEY)) == [7, 12_007, 24_007]
+    ledger.close()
+
+
+def test_reading_during_a_commit_sees_one_side_of_it(tmp_path, ledger):
+    """Another process may carry out an erasure between two statements of a reader."""
+    reader = Ledger(tmp_path / "ledger.sqlite")
+    seen = []
+
+    def interleave(connection, cursor, statement, *_):
+        if not seen and "FROM objects" in statement:
+            seen.append(statement)
+            carried_out(ledger)
+
+    before = reader.entries()
+    event.listen(Engine, "after_cursor_execute", interleave)
+    try:
+        found = reader.entries()
+    finally:
+        event.remove(Engine, "after_cursor_execute", interleave)
+        reader.close()
+    assert found in (before, ledger.entries())
