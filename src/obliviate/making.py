@@ -128,9 +128,9 @@ def subject_faults(subjects: Sequence[str] | None, records: int) -> Iterator[str
     elif len(subjects) != records:
         yield f"there are {len(subjects)} subjects for {records} records; give one for each record"
     else:
-        odd = next((each for each in subjects if not isinstance(each, str)), None)
-        if odd is not None:
-            yield f"subjects holds {odd!r}; a subject is a string"
+        odd = [each for each in subjects if not isinstance(each, str)]
+        if odd:
+            yield f"subjects holds {odd[0]!r}; a subject is a string"
 
 
 def check_place(folder: Path) -> None:

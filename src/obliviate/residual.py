@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-FIT_MIN_LENGTH = 3  # three parameters: a, h, b
+FIT_MIN_LENGTH = 4  # three parameters, a, h and b, and one value more to tell a fit from a miss
 DFA_MIN_LENGTH = (
     16  # below this, detrended fluctuation analysis has too few windows to fit a line through
 )
@@ -92,7 +92,7 @@ def fit_power_law(series: Sequence[float]) -> PowerLaw:
     does not fall has a = 0.
 
     Raises:
-        ValueError: Fewer than three values, or a value that is not finite.
+        ValueError: Fewer than four values, or a value that is not finite.
     """
     values = np.asarray(series, dtype=float)
     if len(values) < FIT_MIN_LENGTH or not np.isfinite(values).all():
@@ -145,14 +145,14 @@ class DeepObliviate:
             which replaying stops. Smaller replays more.
     """
 
-    epsilon: float = 0.05
+    epsilon: float = 0.02
     name = "deepobliviate"
 
     def __post_init__(self) -> None:
         if not (isinstance(self.epsilon, int | float) and 0 < self.epsilon < float("inf")):
             raise InvalidOption(
                 f"epsilon is {self.epsilon!r}",
-                hint="it is a slope: a finite number above 0, such as 0.05; smaller replays more",
+                hint="it is a slope: a finite number above 0, such as 0.02; smaller replays more",
             )
 
     def decide(self, series: Sequence[float]) -> Decision:
@@ -167,7 +167,7 @@ class DeepObliviate:
         law = fit_power_law(series)
         slope = law.slope(lag)
         if law.a == 0:
-            reason = f"lag {lag}: the residual memory no longer falls; what is left is drift"
+            reason = f"lag {lag}: no decay to be seen, what is felt is the drift of two trainings"
             return Decision(is_final=True, reason=reason, law=law)
         is_final = slope <= self.epsilon
         relation = "<=" if is_final else ">"
@@ -195,5 +195,5 @@ def method_of(method: str | Method, **options: object) -> Method:
     raise UnknownMethod(
         f"there is no method {method!r}",
         hint=f"choose one of {', '.join(map(repr, METHODS))}, or an object such as "
-        "ob.Exact() or ob.DeepObliviate(epsilon=0.05)",
+        "ob.Exact() or ob.DeepObliviate(epsilon=0.02)",
     )

@@ -138,7 +138,7 @@ class Run:
             records: Their ids.
             subjects: People, all of whose records are erased.
             method: "deepobliviate" (fast, approximate), "exact", or an object with options such as
-                `ob.DeepObliviate(epsilon=0.05)`.
+                `ob.DeepObliviate(epsilon=0.02)`.
 
         Raises:
             UnknownRecord, UnknownSubject, UnknownMethod, InvalidOption: The request is wrong.

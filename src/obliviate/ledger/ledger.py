@@ -34,6 +34,7 @@ _STITCHED = {
     "keyframe": None,
     "optimizer": None,
 }
+_NO_ROOM = ("SQLITE_FULL", "SQLITE_READONLY", "SQLITE_CANTOPEN", "SQLITE_IOERR")
 _PRAGMAS = ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON", "secure_delete=ON")
 
 
@@ -126,7 +127,7 @@ class Ledger:
                 fingerprint=row.fingerprint,
                 environment=row.environment,
                 subject_key=row.subject_key,
-                samples=dict(samples.tuples().all()),
+                samples={row.record: row.content for row in samples},
                 project=row.project,
             )
 
@@ -190,7 +191,7 @@ class Ledger:
                 "outcome": {},
             }
             result = connection.execute(insert(tables.erasures), row)
-            number = int(result.inserted_primary_key[0])  # type: ignore[index]
+            number = int((result.inserted_primary_key or (0,))[0])
             rows = [{"record": int(record), "erasure": number} for record in records]
             _insert_rows(connection, tables.erased, rows)
         return self.erasure(number)
@@ -318,8 +319,8 @@ def _transaction(engine: Engine, path: Path) -> Iterator[Connection]:
         with engine.begin() as connection:
             yield connection
     except exc.DatabaseError as error:
-        reason = str(error.orig)
-        if "full" in reason or "readonly" in reason or "unable to open" in reason:
+        reason, name = str(error.orig), str(getattr(error.orig, "sqlite_errorname", ""))
+        if name.startswith(_NO_ROOM):
             raise StorageFull(
                 f"the ledger {path} cannot be written to ({reason})",
                 hint="make room or allow writing there, then call again; nothing was lost",
