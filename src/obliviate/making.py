@@ -28,8 +28,8 @@ if TYPE_CHECKING:
 
     from obliviate.recipe import Recipe
 
-LEDGER_NAME, VAULT_NAME = "ledger.sqlite", "vault"
-_OWN_FILES = {".lock", ".writer", VAULT_NAME, "ledger.part", "ledger.part-journal"}
+LEDGER_NAME, VAULT_NAME, MAKING_NAME = "ledger.sqlite", "vault", ".making"
+_OWN_FILES = {".lock", ".writer", MAKING_NAME, VAULT_NAME, "ledger.part", "ledger.part-journal"}
 
 
 def local_folder(path: str | Path) -> Path:
@@ -75,6 +75,10 @@ def make(
     project: Mapping[str, str],
 ) -> None:
     """Write block 0 and the ledger: after this, and not before, there is a run."""
+    vault, marker = Vault(folder / VAULT_NAME), folder / MAKING_NAME
+    marker.touch()
+    for key in list(vault):  # what a killed call left, and nothing else: see `check_place`
+        vault.destroy(key)
     secret = secrets.token_bytes(32)
     layout = trainer.layout
     facts = RunFacts(
@@ -93,7 +97,7 @@ def make(
         origin="initial",
         guarantee="exact",
         digest=digest(initial),
-        keyframe=Vault(folder / VAULT_NAME).write(encode(initial)),
+        keyframe=vault.write(encode(initial)),
     )
     Ledger.create(folder / LEDGER_NAME, facts, first, subjects, left_out).close()
 
@@ -145,7 +149,8 @@ def check_place(folder: Path) -> None:
             f"{folder} holds no run but other files, such as {foreign[0]}",
             hint="give a folder that is new or empty",
         )
-    if len(list(Vault(folder / VAULT_NAME))) > 1:
+    was_being_made = (folder / MAKING_NAME).exists()
+    if not was_being_made and any(True for _ in Vault(folder / VAULT_NAME)):
         raise RunDamaged(
             f"{folder} has a vault full of states, but its ledger is gone",
             hint="restore ledger.sqlite from a copy, or make the run in another folder",

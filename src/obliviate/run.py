@@ -16,6 +16,7 @@ from obliviate.ledger import Ledger
 from obliviate.lock import writing
 from obliviate.making import (
     LEDGER_NAME,
+    MAKING_NAME,
     VAULT_NAME,
     block_faults,
     check_place,
@@ -428,6 +429,7 @@ def fitting(  # noqa: D417
                 project=project or {},
             )
     with writing(folder):
+        (folder / MAKING_NAME).unlink(missing_ok=True)
         run = Run(folder, recipe, data)
         _check_same(run, blocks, left_out)
         yield from run._continuing()

@@ -1,0 +1,120 @@
+"""Killed at any instant, the next call finishes, with the same digests."""
+
+import multiprocessing
+import os
+import random
+import signal
+import time
+
+import pytest
+
+import obliviate as ob
+from tests.models import BLOCKS, images, recipe, records_in
+
+CONTEXT = multiprocessing.get_context("forkserver")
+CONTEXT.set_forkserver_preload(["tests.kill_child", "tests.models", "obliviate"])
+"""Children are forked from a server that has torch loaded: a kill costs tenths of a second."""
+
+
+def story(folder):
+    """Fit, forget one person fast and two exactly, forget another fast, settle."""
+    made = recipe("dropout-cnn", "momentum-carried", "cosine")
+    run = ob.fit(made, images(), folder, blocks=BLOCKS)
+    first, second, third, fourth = records_in(run, 2, 4, 5, 1)
+    fast = ob.DeepObliviate(epsilon=9)
+    steps = [
+        lambda: run.forget(records=[first, second], method=fast),
+        lambda: run.forget(records=[third], method="exact"),
+        lambda: run.forget(records=[fourth], method=fast),
+        run.settle,
+    ]
+    done = [facts for facts in run.ledger.erasures() if facts.state == "committed"]
+    for step in steps[len(done) :]:
+        step()
+    return run
+
+
+def evidence(run):
+    """What must not depend on kills: every digest on the way, and what is on the disk."""
+    erasures = [
+        (facts.kind, facts.state, facts.records, facts.outcome["digest"])
+        for facts in run.ledger.erasures()
+    ]
+    entries = [(entry.block, entry.guarantee, entry.digest) for entry in run.chain().entries]
+    assert set(run.vault) == run.ledger.keys("live")
+    assert not run.ledger.keys("condemned")
+    return run.digest, erasures, entries
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("undisturbed")
+    started = time.perf_counter()
+    run = story(folder / "run")
+    return evidence(run), time.perf_counter() - started
+
+
+def live(folder, kill):
+    """One life of a process that is to be killed: the whole story, from its first call on."""
+    from tests.kill_child import arm
+
+    arm(kill)
+    story(folder)
+    os._exit(0)
+
+
+def lives(folder, kills):
+    """Process after process, each killed in its own way; returns how many were killed in time."""
+    killed = 0
+    for kill in kills:
+        child = CONTEXT.Process(target=live, args=(folder, kill))
+        child.start()
+        if isinstance(kill, float):
+            child.join(kill)
+            if child.is_alive():
+                os.kill(child.pid, signal.SIGKILL)
+        child.join(60)
+        assert child.exitcode in (0, -signal.SIGKILL), f"{kill}: exit {child.exitcode}"
+        killed += child.exitcode == -signal.SIGKILL
+    return killed
+
+
+def check(folder, undisturbed, kills):
+    killed = lives(folder, kills)
+    assert evidence(story(folder)) == undisturbed[0]
+    return killed
+
+
+def writes(call, total, every):
+    """The moments around every so many-th call."""
+    return [
+        (call, number, side) for number in range(0, total, every) for side in ("before", "after")
+    ]
+
+
+def test_a_few_random_kills(tmp_path, undisturbed):
+    rng = random.Random(1)
+    check(tmp_path / "run", undisturbed, [rng.uniform(0.05, 0.6) for _ in range(5)])
+
+
+@pytest.mark.parametrize("call", ["fsync", "rename", "unlink", "commit"])
+def test_kills_around_some_writes(tmp_path, undisturbed, call):
+    kills = writes(call, total=24, every=11)
+    assert check(tmp_path / "run", undisturbed, kills) > 0
+
+
+@pytest.mark.slow
+def test_fifty_random_kills(tmp_path, undisturbed):
+    rng = random.Random(2)
+    killed = 0
+    for story_number in range(10):
+        delays = [rng.uniform(0.0, 1.2 * undisturbed[1]) for _ in range(6)]
+        killed += check(tmp_path / str(story_number), undisturbed, delays)
+    assert killed >= 50
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("call", ["fsync", "rename", "unlink", "commit"])
+def test_kills_around_every_write(tmp_path, undisturbed, call):
+    for kill in writes(call, total=60, every=1):
+        check(tmp_path / f"{kill[1]}-{kill[2]}", undisturbed, [kill])
