@@ -18,7 +18,7 @@ def idx_bytes(array: np.ndarray) -> bytes:
     return header + struct.pack(f">{array.ndim}I", *array.shape) + array.astype("u1").tobytes()
 
 
-def write_digits(folder: Path, train: int = 240, test: int = 60) -> Path:
+def write_digits(folder: Path, train: int = 400, test: int = 60) -> Path:
     """A folder named as MNIST names its files, with scikit-learn's digits enlarged to 28x28."""
     folder.mkdir(parents=True)
     digits = load_digits()

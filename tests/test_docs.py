@@ -1,0 +1,163 @@
+"""The documents keep their word: what they show is executed, in order, in an empty folder.
+
+In README.md and docs/*.md, every ```python block is executed, all blocks of a file in one
+namespace, and so is every line of a ```console block that starts with `$ obliviate` or `$ python`.
+A command that is meant to fail says so: `$ obliviate status nowhere  # exit code 2`. The folder
+holds what a clone of the repository would, `examples/`, and a small stand-in for the MNIST files in
+data/mnist.
+"""
+
+import re
+import shlex
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from tests.idx_files import write_digits
+
+ROOT = Path(__file__).parents[1]
+DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("**/*.md"))]
+# what a reader does before there is anything to test
+SETTING_UP = {"git", "cd", "make", "pip", "python3"}
+FENCE = re.compile(r"^ {0,3}(`{3,}|~{3,})\s*([^\n]*)$")
+EXIT_CODE = re.compile(r"\s#\s*exit code (\d+)\s*$")
+
+
+@dataclass(frozen=True)
+class Block:
+    """A fenced block: its language, the number of its first line, and its text."""
+
+    language: str
+    line: int
+    text: str
+
+
+def blocks_of(document: str) -> list[Block]:
+    """The fenced blocks of a Markdown text.
+
+    Raises:
+        ValueError: A fence is never closed: what follows would silently go untested.
+    """
+    blocks, fence, lines = [], None, []
+    for number, line in enumerate(document.splitlines(), start=1):
+        found = FENCE.match(line)
+        if fence is None:
+            if found:
+                fence, lines = (*found.groups(), number + 1), []
+        elif found and found[1].startswith(fence[0]) and not found[2]:
+            blocks.append(Block(fence[1].strip(), fence[2], "\n".join(lines) + "\n"))
+            fence = None
+        else:
+            lines.append(line)
+    if fence is not None:
+        raise ValueError(f"the block that begins on line {fence[2]} is never closed")
+    return blocks
+
+
+def commands_of(block: Block) -> list[tuple[int, str]]:
+    """The lines of a console block that start with `$ `, with their numbers."""
+    commands, text = [], ""
+    for number, line in enumerate(block.text.splitlines(), start=block.line):
+        if text or line.startswith("$ "):
+            text += line if text else line.removeprefix("$ ")
+            if text.endswith("\\"):
+                text = text.removesuffix("\\")
+                continue
+            commands.append((number, text))
+            text = ""
+    return commands
+
+
+@pytest.fixture
+def clone(tmp_path, monkeypatch):
+    """The working directory of a reader."""
+    (tmp_path / "examples").symlink_to(ROOT / "examples")
+    write_digits(tmp_path / "data" / "mnist", train=60, test=20)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+
+
+@pytest.mark.e2e
+@pytest.mark.usefixtures("clone")
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+def test_what_is_shown_works(document):
+    namespace = {"__name__": "__main__"}
+    for block in blocks_of(document.read_text(encoding="utf-8")):
+        execute(block, document, namespace)
+
+
+def execute(block: Block, document: Path, namespace: dict) -> None:
+    if block.language == "python":
+        # so many empty lines before it that a traceback shows the document's own line
+        code = "\n" * (block.line - 1) + block.text
+        exec(compile(code, document, "exec"), namespace)
+    elif block.language == "console":
+        for number, command in commands_of(block):
+            run(command, f"{document.name}, line {number}")
+    elif block.language.startswith(("python", "py", "console", "sh", "bash")):
+        raise AssertionError(
+            f"{document.name}, line {block.line}: {block.language!r} blocks are not executed; "
+            "write ```python or ```console"
+        )
+
+
+def run(command: str, place: str) -> None:
+    expected = EXIT_CODE.search(command)
+    words = shlex.split(command, comments=True)
+    if words[0] in SETTING_UP:
+        return
+    assert words[0] in ("obliviate", "python"), f"{place}: cannot test `{command}`"
+    words[0] = str(Path(sys.executable).with_name(words[0]))
+    done = subprocess.run(words, capture_output=True, text=True, timeout=300, check=False)
+    told = f"{place}: `{command}` ended with {done.returncode}\n{done.stdout}\n{done.stderr}"
+    assert done.returncode == (int(expected[1]) if expected else 0), told
+
+
+# The harness itself: a hole in it would let every document lie
+
+
+def test_every_block_is_found():
+    text = "a\n```python\n1\n```\n~~~console\n$ b\n```\n~~~\n````text\n```python\n```\n````\n"
+    assert [(block.language, block.line, block.text) for block in blocks_of(text)] == [
+        ("python", 3, "1\n"),
+        ("console", 6, "$ b\n```\n"),
+        ("text", 10, "```python\n```\n"),
+    ]
+
+
+def test_a_block_that_is_never_closed_is_found():
+    with pytest.raises(ValueError, match="line 2 is never closed"):
+        blocks_of("```python\n1 / 0\n")
+
+
+def test_commands_may_go_over_several_lines():
+    block = Block("console", 7, "$ obliviate fit a \\\n    b\ntrained\n$ obliviate status b\n")
+    assert commands_of(block) == [(8, "obliviate fit a     b"), (10, "obliviate status b")]
+
+
+@pytest.mark.parametrize(
+    ("language", "text", "error"),
+    [
+        ("python", "1 / 0\n", ZeroDivisionError),
+        ("python no-run", "1\n", AssertionError),
+        ("console", "$ python -c 'raise SystemExit(1)'\n", AssertionError),
+        ("console", "$ python -c 'pass'  # exit code 2\n", AssertionError),
+        ("console", "$ obliviat status\n", AssertionError),
+        ("bash", "obliviate fit\n", AssertionError),
+    ],
+)
+def test_what_does_not_work_is_found(language, text, error):
+    with pytest.raises(error):
+        execute(Block(language, 1, text), Path("document.md"), {})
+
+
+def test_what_works_passes():
+    namespace = {}
+    execute(Block("python", 1, "a = 1\n"), Path("document.md"), namespace)
+    execute(Block("python", 4, "b = a + 1\n"), Path("document.md"), namespace)
+    assert namespace["b"] == 2
+    failing = "$ pip install obliviate\n$ python -c 'raise SystemExit(2)'  # exit code 2\n"
+    execute(Block("console", 1, failing), Path("document.md"), {})
