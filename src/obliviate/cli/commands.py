@@ -1,0 +1,226 @@
+"""The commands."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from obliviate.audit import accuracy, auditing
+from obliviate.cli import shown
+from obliviate.cli.answer import DONE, FAILED, Answer, Commands
+from obliviate.cli.project import load_project, open_run, options_of, remembered
+from obliviate.errors import InvalidOption
+from obliviate.progress import watch
+from obliviate.residual import METHODS, method_of
+from obliviate.run import DEFAULT_METHOD, fitting
+from obliviate.terminal import printing, watch_replay
+from obliviate.wording import percent
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from obliviate.residual import Method
+    from obliviate.results import Erasure
+
+app = typer.Typer(
+    name="obliviate",
+    cls=Commands,
+    help="Make trained PyTorch models forget people.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+ProjectFile = Annotated[
+    Path, typer.Argument(metavar="PROJECT", help="A Python file that defines `project`.")
+]
+RunFolder = Annotated[str, typer.Argument(metavar="RUN", help="The run's folder.")]
+Options = Annotated[
+    list[str] | None,
+    typer.Option("--option", "-o", metavar="NAME=VALUE", help="For the project's function."),
+]
+Moved = Annotated[
+    Path | None,
+    typer.Option("--project", metavar="FILE", help="The project file, if it has moved."),
+]
+Subjects = Annotated[
+    list[str] | None,
+    typer.Option("--subject", "-s", metavar="NAME", help="A person; can be given several times."),
+]
+Records = Annotated[
+    list[int] | None,
+    typer.Option("--record", "-r", metavar="ID", help="A record; can be given several times."),
+]
+MethodName = Annotated[
+    str, typer.Option("--method", "-m", help=f"One of {', '.join(sorted(METHODS))}.")
+]
+Epsilon = Annotated[
+    float | None,
+    typer.Option(help="For deepobliviate: the slope to stop at; smaller replays more."),
+]
+Blocks = Annotated[
+    list[int] | None,
+    typer.Option("--block", "-b", metavar="N", help="A block; can be given several times."),
+]
+Json = Annotated[bool, typer.Option("--json", help="Answer with one JSON object.")]
+
+
+@app.command()
+def fit(
+    project: ProjectFile, run: RunFolder, *, option: Options = None, _json: Json = False
+) -> Answer:
+    """Train a run, or go on with one that was interrupted."""
+    options = options_of(option)
+    made = load_project(project, options)
+    started = time.perf_counter()
+    events = fitting(
+        made.recipe,
+        made.data,
+        run,
+        blocks=made.blocks,
+        subjects=made.subjects,
+        project=remembered(project, options),
+    )
+    trained = watch(events)
+    seconds = time.perf_counter() - started
+    facts: dict[str, Any] = {
+        "run": run,
+        "records": trained.facts.records,
+        "blocks": trained.facts.blocks,
+        "guarantee": trained.guarantee,
+        "digest": trained.digest,
+        "accuracy": accuracy(trained.model, made.test, made.recipe.device),
+        "seconds": seconds,
+    }
+    rows = [*facts.items()][:-2]
+    rows += [("test accuracy", percent(facts["accuracy"])), ("seconds", f"{seconds:.2f}")]
+    return Answer(facts=facts, shown=[shown.facts_table(rows)])
+
+
+@app.command()
+def preview(
+    run: RunFolder,
+    *,
+    subject: Subjects = None,
+    record: Records = None,
+    method: MethodName = DEFAULT_METHOD,
+    epsilon: Epsilon = None,
+    project: Moved = None,
+    _json: Json = False,
+) -> Answer:
+    """Say what a request would touch and cost; nothing changes."""
+    chosen = _method(method, epsilon)
+    _check_named(subject, record)
+    opened = open_run(run, project)[1]
+    return shown.of_plan(opened.preview(record or (), subject or (), chosen))
+
+
+@app.command()
+def forget(
+    run: RunFolder,
+    *,
+    subject: Subjects = None,
+    record: Records = None,
+    method: MethodName = DEFAULT_METHOD,
+    epsilon: Epsilon = None,
+    project: Moved = None,
+    _json: Json = False,
+) -> Answer:
+    """Erase people or records from a run, for good."""
+    chosen = _method(method, epsilon)
+    _check_named(subject, record)
+    opened = open_run(run, project)[1]
+    erasure = watch_replay(opened.forgetting(record or (), subject or (), chosen))
+    return shown.of_erasure(erasure, _picture(run, erasure))
+
+
+@app.command()
+def settle(run: RunFolder, *, project: Moved = None, _json: Json = False) -> Answer:
+    """Replace everything approximate in a run by exact replay."""
+    erasure = watch_replay(open_run(run, project)[1].settling())
+    return shown.of_erasure(erasure, _picture(run, erasure))
+
+
+@app.command()
+def status(run: RunFolder, *, project: Moved = None, _json: Json = False) -> Answer:
+    """Say how a run stands."""
+    return shown.of_status(open_run(run, project)[1].status())
+
+
+@app.command()
+def verify(
+    run: RunFolder, *, block: Blocks = None, project: Moved = None, _json: Json = False
+) -> Answer:
+    """Replay stored blocks, all unless some are named, and compare their digests."""
+    return shown.of_verification(watch(open_run(run, project)[1].verifying(block)))
+
+
+@app.command()
+def audit(run: RunFolder, *, project: Moved = None, _json: Json = False) -> Answer:
+    """Train without the erased records from scratch, and compare."""
+    made, opened = open_run(run, project)
+    return shown.of_retraining(watch(auditing(opened, made.test)))
+
+
+@app.command()
+def report(run: RunFolder, *, _json: Json = False) -> Answer:
+    """Write the evidence of a run as a page to hand on."""
+    from obliviate.report import gathered, saved_page  # noqa: PLC0415 - matplotlib takes a second
+
+    evidence = gathered(run)
+    return shown.of_evidence(evidence, saved_page(run, evidence))
+
+
+@app.command()
+def bench(
+    project: ProjectFile,
+    *,
+    blocks: Annotated[int | None, typer.Option(help="Instead of the project's own.")] = None,
+    option: Options = None,
+    _json: Json = False,
+) -> Answer:
+    """Measure on a project of your own what forgetting one record costs."""
+    from obliviate.bench import benching  # noqa: PLC0415
+
+    return shown.of_bench(watch(benching(load_project(project, options_of(option)), blocks)))
+
+
+@app.command()
+def demo(
+    *,
+    folder: Annotated[Path, typer.Option(help="Where to leave what comes of it.")] = Path("demo"),
+    json: Json = False,
+) -> Answer:
+    """Train on real images, forget two people, settle, and prove it; takes half a minute."""
+    from obliviate.demo import demonstrate  # noqa: PLC0415 - scikit-learn takes a second
+
+    console = printing()
+    console.quiet = json
+    story = demonstrate(folder, console)
+    return Answer(facts=vars(story), code=DONE if story.is_equal else FAILED)
+
+
+def _method(name: str, epsilon: float | None) -> Method:
+    if epsilon is None:
+        return method_of(name)
+    if "epsilon" not in vars(method_of(name)):
+        raise InvalidOption(
+            f"the method {name} takes no epsilon", hint="leave --epsilon out, or choose another"
+        )
+    return method_of(name, epsilon=epsilon)
+
+
+def _check_named(subjects: Sequence[str] | None, records: Sequence[int] | None) -> None:
+    if not (subjects or records):
+        raise InvalidOption(
+            "the request names nobody", hint="give --subject NAME or --record ID, or several"
+        )
+
+
+def _picture(run: str, erasure: Erasure) -> Path | None:
+    from obliviate.report import saved_picture  # noqa: PLC0415 - matplotlib takes a second
+
+    return saved_picture(run, erasure.number) if erasure.number is not None else None

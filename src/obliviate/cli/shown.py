@@ -1,0 +1,187 @@
+"""What commands answer, as facts for machines and as lines and tables for people."""
+
+from __future__ import annotations
+
+from dataclasses import fields
+from typing import TYPE_CHECKING, Any
+
+from rich.table import Table
+
+from obliviate.cli.answer import DONE, FAILED, Answer
+from obliviate.wording import counted, duration, moment, percent
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+    from pathlib import Path
+
+    from obliviate.audit import Retraining
+    from obliviate.bench import Bench
+    from obliviate.plan import Plan
+    from obliviate.report import Evidence
+    from obliviate.results import Erasure, Status
+    from obliviate.verification import Verification
+
+_MOST_LISTED = 12
+
+
+def facts_table(rows: Iterable[tuple[str, object]]) -> Table:
+    """Names and values, a line each."""
+    table = Table.grid(padding=(0, 3))
+    for name, value in rows:
+        table.add_row(name, str(value))
+    return table
+
+
+def listed(items: Sequence[object]) -> str:
+    """Items in a row, the first few of many."""
+    shown = ", ".join(map(str, items[:_MOST_LISTED]))
+    return f"{shown}, ... ({len(items)} in all)" if len(items) > _MOST_LISTED else shown or "none"
+
+
+def ranges(segments: Iterable[tuple[int, int]]) -> str:
+    """Segments in words."""
+    return listed([str(a) if a == b else f"{a}-{b}" for a, b in segments])
+
+
+def of_plan(plan: Plan) -> Answer:
+    """The answer to `preview`."""
+    facts = {each.name: getattr(plan, each.name) for each in fields(plan)}
+    rows = [
+        ("method", plan.method),
+        ("records to erase", f"{len(plan.records)}: {listed(plan.records)}"),
+        ("erased before", len(plan.ignored)),
+        ("blocks that hold them", listed(plan.affected)),
+        ("blocks to replay", f"{plan.blocks_replayed} of {plan.blocks}: {ranges(plan.segments)}"),
+        ("expected to take", duration(plan.seconds)),
+        ("exactly, it would take", duration(plan.seconds_exact)),
+    ]
+    return Answer(
+        facts=facts | {"blocks_replayed": plan.blocks_replayed},
+        shown=[facts_table(rows), "nothing was changed"],
+    )
+
+
+def of_erasure(erasure: Erasure, picture: Path | None) -> Answer:
+    """The answer to `forget` and `settle`."""
+    facts = {each.name: getattr(erasure, each.name) for each in fields(erasure)}
+    facts = {name: value for name, value in facts.items() if name != "model"}
+    if erasure.number is None:
+        line = f"there was nothing to do; the model is {erasure.guarantee}"
+        return Answer(facts=facts | {"picture": None}, shown=[line])
+    tail = erasure.predicted_tail
+    rows: list[tuple[str, object]] = [
+        ("erasure", erasure.number),
+        ("method", erasure.method),
+        ("records erased", erasure.records),
+        ("blocks replayed", _replayed(erasure)),
+        ("stopped because", erasure.stop_reason),
+        ("seconds", f"{erasure.seconds:.2f} (a full retrain: {erasure.speedup:.1f} times that)"),
+        *([("predicted rest", f"{tail:.3f} (an estimate, no bound)")] if tail is not None else []),
+        ("guarantee", erasure.guarantee),
+        ("digest", erasure.digest),
+        ("picture", picture),
+    ]
+    return Answer(facts=facts | {"picture": picture}, shown=[facts_table(rows)])
+
+
+def _replayed(erasure: Erasure) -> str:
+    return f"{erasure.blocks_replayed} of {erasure.blocks_total}: {ranges(erasure.segments)}"
+
+
+def of_status(status: Status) -> Answer:
+    """The answer to `status`."""
+    facts = {each.name: getattr(status, each.name) for each in fields(status)}
+    rows: list[tuple[str, object]] = [
+        ("records", f"{status.records}, of which erased or left out: {status.erased}"),
+        ("blocks trained on", f"{status.blocks_done} of {status.blocks}"),
+        ("guarantee", status.guarantee or "none: the training is not finished"),
+        ("digest", status.digest or "-"),
+    ]
+    if status.first_approximate is not None:
+        rows.append(("first approximate block", status.first_approximate))
+        rows.append(("settling would take", duration(status.seconds_to_settle)))
+    shown: list[Any] = [facts_table(rows)]
+    if status.erasures:
+        table = Table("no.", "kind", "state", "method", "records", "received", title_justify="left")
+        for each in status.erasures:
+            method = str(each.method["name"])
+            cells = (each.id, each.kind, each.state, method, each.records, moment(each.started))
+            table.add_row(*map(str, cells))
+        shown.append(table)
+    if any(each.state == "running" for each in status.erasures):
+        shown.append("an erasure is not finished: call the same command again to finish it")
+    return Answer(facts=facts, shown=shown)
+
+
+def of_verification(found: Verification) -> Answer:
+    """The answer to `verify`."""
+    facts = {each.name: getattr(found, each.name) for each in fields(found)}
+    shown = [f"{counted(len(found.reproduced), 'block')} reproduced, bit for bit"]
+    if found.skipped:
+        shown.append(
+            f"{counted(len(found.skipped), 'block')} skipped, which replaying cannot reproduce: "
+            f"{listed(list(found.skipped))}"
+        )
+    shown += [f"block {block} failed: {reason}" for block, reason in found.failed.items()]
+    return Answer(
+        facts=facts | {"passed": found.passed}, shown=shown, code=DONE if found.passed else FAILED
+    )
+
+
+def of_retraining(found: Retraining) -> Answer:
+    """The answer to `audit`."""
+    facts = {each.name: getattr(found, each.name) for each in fields(found)}
+    table = Table("", "this run", "trained without the erased records")
+    table.add_row("digest", found.digest[:12], found.digest_retrained[:12])
+    table.add_row("test accuracy", percent(found.accuracy), percent(found.accuracy_retrained))
+    verdicts = {
+        "passed": "passed: bit for bit the same model",
+        "failed": "FAILED: the run claims to be exact, but training without the erased records "
+        "gave another model",
+        "compared": "approximate: compared, not proved",
+    }
+    shown: list[Any] = [
+        f"trained again without {counted(found.left_out, 'record')}, in {duration(found.seconds)}",
+        table,
+        f"distance of the parameters: {found.distance:.6f} (L1, relative to the retrained model's)",
+    ]
+    shown += [
+        f"the environment changed since the run was made: {name} was {then}, is {now}; "
+        "that alone can change digests"
+        for name, (then, now) in found.changed_environment.items()
+    ]
+    return Answer(
+        facts=facts | {"passed": None if found.verdict == "compared" else found.passed},
+        shown=[*shown, verdicts[found.verdict]],
+        code=DONE if found.passed else FAILED,
+    )
+
+
+def of_evidence(evidence: Evidence, page: Path) -> Answer:
+    """The answer to `report`."""
+    facts = {each.name: getattr(evidence, each.name) for each in fields(evidence)}
+    return Answer(facts=facts | {"page": page}, shown=[f"the report is in {page}"])
+
+
+def of_bench(bench: Bench) -> Answer:
+    """The answer to `bench`."""
+    facts = {each.name: getattr(bench, each.name) for each in fields(bench)}
+    table = Table(
+        "", "seconds", "blocks replayed", "speedup", "test accuracy", "guarantee", expand=False
+    )
+    table.add_row("training", f"{bench.seconds:.2f}", "-", "-", percent(bench.accuracy), "exact")
+    for row in bench.rows:
+        table.add_row(
+            row.method,
+            f"{row.seconds:.2f}",
+            f"{row.blocks_replayed} of {bench.blocks}",
+            f"{row.speedup:.1f}",
+            percent(row.accuracy),
+            row.guarantee,
+        )
+    overhead = (
+        f"keeping the chain cost {1000 * bench.overhead_per_block:.1f} ms for each block beside "
+        f"{1000 * bench.training_per_block:.1f} ms of training"
+    )
+    erased = f"each method erased record {bench.record}, of block {bench.block}, from a fresh copy"
+    return Answer(facts=facts, shown=[table, erased, overhead])
