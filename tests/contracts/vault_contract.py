@@ -35,21 +35,39 @@ class VaultContract:
 
     @pytest.mark.parametrize("data", [b"", b"x", bytes(range(256)) * 1000])
     def test_what_was_written_is_read(self, vault, data):
-        stored = vault.write(data)
+        stored = vault.write([data])
         assert vault.read(stored) == data
         assert stored.size_bytes == len(data)
         assert stored.sha256 == hashlib.sha256(data).hexdigest()
+
+    def test_pieces_are_joined(self, vault):
+        pieces = [b"one", memoryview(b"two"), b"", memoryview(bytes(5))]
+        stored = vault.write(iter(pieces))
+        assert vault.read(stored) == b"onetwo" + bytes(5)
+        assert stored.size_bytes == 11
+        assert stored.sha256 == hashlib.sha256(b"onetwo" + bytes(5)).hexdigest()
+        assert vault.read(vault.write([])) == b""
+
+    @pytest.mark.parametrize("error", [ValueError, OSError, KeyboardInterrupt])
+    def test_pieces_that_end_in_an_error_make_no_object(self, vault, error):
+        def pieces():
+            yield b"one"
+            raise error("broken")
+
+        with pytest.raises(error, match="broken"):
+            vault.write(pieces())
+        assert self.listed(vault) == set()
 
     def test_a_vault_that_was_never_written_to_is_empty(self, vault):
         assert list(vault) == []
 
     def test_every_object_has_a_key_of_its_own(self, vault):
-        stored = [vault.write(b"same") for _ in range(5)]
+        stored = [vault.write([b"same"]) for _ in range(5)]
         assert len({each.key for each in stored}) == 5
         assert set(vault) == {each.key for each in stored} == self.listed(vault)
 
     def test_destroying_takes_one_object_and_no_other(self, vault):
-        one, other = vault.write(b"one"), vault.write(b"other")
+        one, other = vault.write([b"one"]), vault.write([b"other"])
         vault.destroy(one.key)
         assert set(vault) == {other.key} == self.listed(vault)
         assert vault.read(other) == b"other"
@@ -57,13 +75,13 @@ class VaultContract:
             vault.read(one)
 
     def test_destroying_twice_is_no_error(self, vault):
-        key = vault.write(b"x").key
+        key = vault.write([b"x"]).key
         vault.destroy(key)
         vault.destroy(key)
 
     def test_a_flipped_bit_is_found(self, vault):
         data = bytes(range(40))
-        stored = vault.write(data)
+        stored = vault.write([data])
         for bit in range(len(data) * 8):
             flipped = bytearray(data)
             flipped[bit // 8] ^= 1 << (bit % 8)
@@ -76,13 +94,13 @@ class VaultContract:
     @pytest.mark.parametrize("length", [0, 1, 39, 41])
     def test_a_cut_or_lengthened_object_is_found(self, vault, length):
         data = bytes(range(40))
-        stored = vault.write(data)
+        stored = vault.write([data])
         self.tamper(vault, stored.key, (data + b"!")[:length])
         with pytest.raises(RunDamaged, match="not what was written"):
             vault.read(stored)
 
     def test_swapped_objects_are_found(self, vault):
-        one, other = vault.write(b"one"), vault.write(b"two")
+        one, other = vault.write([b"one"]), vault.write([b"two"])
         self.tamper(vault, one.key, b"two")
         self.tamper(vault, other.key, b"one")
         for stored in (one, other):
@@ -91,7 +109,7 @@ class VaultContract:
         assert vault.read(replace(one, sha256=other.sha256)) == b"two"
 
     def test_a_missing_object_is_found_and_named(self, vault):
-        stored = vault.write(b"x")
+        stored = vault.write([b"x"])
         self.remove(vault, stored.key)
         with pytest.raises(RunDamaged, match=stored.key) as damage:
             vault.read(stored)
