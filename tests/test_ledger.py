@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sqlite3
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -132,16 +133,26 @@ def test_what_a_killed_process_left_is_ignored(tmp_path, left, rest):
     made.close()
 
 
-def test_fitting_goes_on_over_what_a_killed_making_left(tmp_path, recipe_of, data):
-    other = ob.fit(recipe_of(), data, tmp_path / "other", blocks=4)
-    folder = tmp_path / "run"
-    (folder / "vault").mkdir(parents=True)
+def test_fitting_goes_on_over_what_a_killed_making_left(tmp_path, recipe_of, data, monkeypatch):
+    other, folder = ob.fit(recipe_of(), data, tmp_path / "other", blocks=4), tmp_path / "run"
+    rename = os.rename
+
+    def killed(source, target):
+        if Path(target).name == "ledger.sqlite":
+            raise KeyboardInterrupt
+        rename(source, target)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "rename", killed)
+        with pytest.raises(KeyboardInterrupt):
+            ob.fit(recipe_of(), data, folder, blocks=4)
+    with pytest.raises(RunMissing):
+        ob.load(folder, recipe_of(), data)
     (folder / "vault" / "half.part").write_bytes(b"half")
-    (folder / "ledger.part").write_bytes(b"half a ledger")
     run = ob.fit(recipe_of(), data, folder, blocks=4)
     assert run.digest == other.digest
-    assert not (folder / "ledger.part").exists()
-    assert not (folder / "vault" / "half.part").exists()
+    assert not list(folder.rglob("*.part"))
+    assert {path.name for path in (folder / "vault").iterdir()} == run.ledger.keys("live")
 
 
 def test_a_run_without_subjects_has_none(tmp_path, ledger):
