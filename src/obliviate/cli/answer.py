@@ -124,7 +124,8 @@ class Commands(TyperGroup):
 
 def _usage_fault(error: Any) -> Fault:
     command = error.ctx.command_path if error.ctx else "obliviate"
-    return Fault(error=error.format_message(), hint=f"see `{command} --help`", code=WRONG)
+    said = error.format_message() or "no command was given"
+    return Fault(error=said, hint=f"see `{command} --help`", code=WRONG)
 
 
 def plain(value: Any) -> Any:

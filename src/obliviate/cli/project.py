@@ -147,13 +147,9 @@ def _running(file: Path) -> Iterator[None]:
 
 
 def _where(file: Path, error: BaseException) -> str:
-    path = str(file)
-    lines = [
-        frame.lineno
-        for frame in traceback.extract_tb(error.__traceback__)
-        if Path(frame.filename) == file
-    ]
-    return f"{path}, line {lines[-1]}," if lines else path
+    frames = traceback.extract_tb(error.__traceback__)
+    lines = [frame.lineno for frame in frames if Path(frame.filename) == file.resolve()]
+    return f"{file}, line {lines[-1]}," if lines else str(file)
 
 
 def _check_options(file: Path, project: Any, options: Mapping[str, str]) -> None:

@@ -1,0 +1,48 @@
+"""The bench of a user's own project."""
+
+import pytest
+
+import obliviate as ob
+from obliviate.bench import benching
+from obliviate.errors import InvalidRecipe
+from obliviate.progress import finish
+from obliviate.residual import METHODS
+from tests.project_file import write_project
+from tests.test_cli import ask, call
+
+
+def test_every_method_is_measured(data, recipe_of):
+    project = ob.Project(recipe=recipe_of(), data=data, test=data, blocks=10)
+    bench = finish(benching(project))
+    assert [row.method for row in bench.rows] == list(METHODS)
+    assert bench.blocks == 10
+    assert 0 <= bench.record < 40
+    for row in bench.rows:
+        assert 1 <= row.blocks_replayed <= 10 - bench.block + 1
+        assert row.seconds > 0
+        assert 0 <= row.accuracy <= 1
+    exact = next(row for row in bench.rows if row.method == "exact")
+    assert exact.guarantee == "exact"
+    assert exact.blocks_replayed == 10 - bench.block + 1
+    assert bench.training_per_block > 0
+    assert bench.overhead_per_block >= 0
+
+
+def test_the_number_of_blocks_can_be_chosen(data, recipe_of):
+    project = ob.Project(recipe=recipe_of(), data=data)
+    bench = finish(benching(project, blocks=4))
+    assert bench.blocks == 4
+    assert bench.accuracy is None
+    with pytest.raises(InvalidRecipe, match="blocks"):
+        finish(benching(project, blocks=41))
+
+
+def test_the_command_prints_a_table(tmp_path):
+    project = write_project(tmp_path)
+    said = call("bench", project, "--blocks", 6).stdout
+    for method in METHODS:
+        assert method in said
+    assert "keeping the chain cost" in said
+    assert "from a fresh copy" in said
+    assert len(ask("bench", project, "-o", "blocks=5")["rows"]) == len(METHODS)
+    assert [path.name for path in tmp_path.iterdir()] == ["project.py"]

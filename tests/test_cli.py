@@ -1,0 +1,366 @@
+"""The command line, as a user or a script meets it: exit codes, messages, JSON, nothing changed."""
+
+import inspect
+import json
+import re
+import traceback
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+import obliviate as ob
+from obliviate.blocks import Layout
+from obliviate.cli import app, commands
+from obliviate.cli.answer import plain
+from obliviate.ledger import Ledger
+from obliviate.lock import writing
+from tests.project_file import write_project
+
+DOCUMENT = Path(__file__).parents[1] / "docs" / "cli.md"
+
+
+def call(*words, code=0):
+    result = CliRunner().invoke(app, [str(word) for word in words])
+    raised = "".join(traceback.format_exception(*result.exc_info)) if result.exc_info else ""
+    assert result.exit_code == code, f"{result.output}\n{raised}"
+    return result
+
+
+def ask(*words, code=0):
+    """Call with --json; the whole of standard output must be one object."""
+    return json.loads(call(*words, "--json", code=code).stdout)
+
+
+@pytest.fixture
+def project(tmp_path):
+    return write_project(tmp_path)
+
+
+@pytest.fixture
+def run(project, tmp_path):
+    folder = tmp_path / "run"
+    call("fit", project, folder)
+    return folder
+
+
+@pytest.fixture
+def early():
+    """A record of the first block: forgetting it fast ends before the chain does."""
+    layout = Layout(records=48, blocks=8, seed=0, batch_size=4, epochs=1)
+    return int(layout.members(1)[0])
+
+
+def fingerprint(folder):
+    """What must not change: the objects of the vault, and what the ledger says."""
+    files = {path: path.read_bytes() for path in (folder / "vault").rglob("*") if path.is_file()}
+    return files, ask("status", folder)
+
+
+# The commands
+
+
+def test_fit_answers_with_the_run(project, tmp_path):
+    answer = ask("fit", project, tmp_path / "run", "-o", "blocks=6", "--option", "epochs=2")
+    assert answer.keys() == {
+        "run",
+        "records",
+        "blocks",
+        "guarantee",
+        "digest",
+        "accuracy",
+        "seconds",
+    }
+    assert (answer["records"], answer["blocks"], answer["guarantee"]) == (48, 6, "exact")
+    assert 0 <= answer["accuracy"] <= 1
+    assert ask("status", tmp_path / "run")["digest"] == answer["digest"]
+
+
+def test_fit_again_changes_nothing(project, run):
+    before = fingerprint(run)
+    assert ask("fit", project, run)["digest"] == before[1]["digest"]
+    assert fingerprint(run) == before
+
+
+def test_preview_changes_nothing(run):
+    before = fingerprint(run)
+    plan = ask("preview", run, "--subject", "user-3", "--record", 30)
+    assert plan["records"] == [6, 7, 30]
+    assert plan["blocks_replayed"] == sum(last - first + 1 for first, last in plan["segments"])
+    assert "nothing was changed" in call("preview", run, "-s", "user-3").stdout
+    assert fingerprint(run) == before
+
+
+def test_forget_settle_audit(run):
+    erasure = ask("forget", run, "--subject", "user-3", "-r", 30, "--epsilon", 5)
+    assert erasure["records"] == 3
+    assert erasure["number"] == 1
+    assert "model" not in erasure
+    assert len(erasure["residual_memory"]) == erasure["blocks_replayed"]
+    assert Path(erasure["picture"]) == run / "reports" / "erasure-1.png"
+    assert Path(erasure["picture"]).read_bytes().startswith(b"\x89PNG")
+    settled = ask("settle", run)
+    assert settled["guarantee"] == "exact"
+    audit = ask("audit", run)
+    assert audit["verdict"] == "passed"
+    assert audit["digest_retrained"] == settled["digest"]
+    assert ask("status", run)["guarantee"] == "exact"
+
+
+def test_forgetting_exactly(run):
+    assert ask("forget", run, "-r", 5, "--method", "exact")["guarantee"] == "exact"
+
+
+def test_forgetting_twice_is_nothing_to_do(run):
+    ask("forget", run, "-r", 5)
+    again = ask("forget", run, "-r", 5)
+    assert (again["number"], again["picture"], again["speedup"]) == (None, None, None)
+    assert "nothing to do" in call("forget", run, "-r", 5).stdout
+
+
+def test_people_read_what_machines_do(run, early):
+    said = call("forget", run, "-r", early, "--epsilon", 5).stdout
+    erasure = ask("status", run)["erasures"][0]["outcome"]
+    assert erasure["digest"] in said
+    assert erasure["stop_reason"] in said
+    assert erasure["guarantee"] in said
+    status = call("status", run).stdout
+    assert "deepobliviate" in status
+    assert "settling would take" in status
+    assert "compared, not proved" in call("audit", run).stdout
+    assert "erased before" in call("preview", run, "-r", early).stdout
+
+
+def test_verify(run, early):
+    assert ask("verify", run, "-b", 3, "--block", 4)["reproduced"] == [3, 4]
+    assert len(ask("verify", run)["reproduced"]) == 8
+    ask("forget", run, "-r", early, "--epsilon", 50)
+    assert "skipped" in call("verify", run).stdout
+
+
+def test_verify_fails_on_a_changed_object(run):
+    ledger = Ledger(run / "ledger.sqlite")
+    stored = ledger.entries()[3].update
+    ledger.close()
+    (path,) = (run / "vault").rglob(stored.key.rsplit("/", 1)[-1])
+    path.chmod(0o644)
+    path.write_bytes(path.read_bytes()[:-1] + b"\x00\x01")
+    answer = ask("verify", run, code=1)
+    assert not answer["passed"]
+    assert "3" in answer["failed"]
+    assert "block 3 failed" in call("verify", run, "-b", 3, code=1).stdout
+
+
+def test_audit_fails_when_the_program_changed(project, run):
+    # the fingerprint of the recipe cannot see into a function's body; the audit can
+    project.write_text(project.read_text().replace("1.0 *", "1.5 *"))
+    answer = ask("audit", run, code=1)
+    assert (answer["verdict"], answer["passed"]) == ("failed", False)
+    assert answer["digest"] != answer["digest_retrained"]
+    assert "FAILED" in call("audit", run, code=1).stdout
+
+
+def test_report_needs_no_project(project, run):
+    project.unlink()
+    answer = ask("report", run)
+    page = Path(answer["page"])
+    assert page == run / "reports" / "report.html"
+    assert answer["digest"] in page.read_text()
+    assert answer["records"] == 48
+    assert str(page) in call("report", run).stdout
+
+
+def test_report_tells_machines_the_same(run):
+    ask("forget", run, "-r", 5)
+    (erasure,) = ask("report", run)["erasures"]
+    assert erasure["records"] == 1
+    assert len(erasure["curve"]["residual_memory"]) == erasure["blocks_replayed"]
+
+
+# Wrong requests: exit code 2, both lines, nothing changed
+
+WRONG = {
+    "nobody": (["forget", "RUN"], "names nobody"),
+    "unknown subject": (["forget", "RUN", "-s", "user-99"], "user-99"),
+    "unknown record": (["forget", "RUN", "-r", "48"], "48"),
+    "one of two unknown": (["forget", "RUN", "-r", "1", "-r", "48"], "48"),
+    "no number": (["forget", "RUN", "-r", "one"], "--record"),
+    "method": (["forget", "RUN", "-r", "1", "--method", "magic"], "magic"),
+    "epsilon of exact": (["forget", "RUN", "-r", "1", "-m", "exact", "--epsilon", "1"], "epsilon"),
+    "epsilon": (["forget", "RUN", "-r", "1", "--epsilon", "-1"], "epsilon"),
+    "preview of nobody": (["preview", "RUN"], "names nobody"),
+    "block": (["verify", "RUN", "-b", "9"], "9"),
+    "no run": (["status", "NOWHERE"], "no run"),
+    "url": (["status", "s3://bucket/run"], "URL"),
+    "no argument": (["forget"], "RUN"),
+    "command": (["frobget"], "forget"),
+    "option": (["status", "RUN", "--verbose"], "--verbose"),
+    "project": (["fit", "NOWHERE", "RUN"], "no project file"),
+    "other blocks": (["fit", "PROJECT", "RUN", "-o", "blocks=9"], "9"),
+    "recipe": (["fit", "PROJECT", "RUN", "-o", "epochs=3"], "epochs"),
+    "unknown option": (["fit", "PROJECT", "NEW", "-o", "x=1"], "blocks, epochs"),
+    "malformed option": (["fit", "PROJECT", "NEW", "-o", "x"], "name=value"),
+    "option twice": (["fit", "PROJECT", "NEW", "-o", "x=1", "-o", "x=2"], "twice"),
+    "too many blocks": (["fit", "PROJECT", "NEW", "-o", "blocks=99"], "99"),
+    "bench blocks": (["bench", "PROJECT", "--blocks", "0"], "0"),
+}
+
+
+@pytest.mark.parametrize(("words", "told"), WRONG.values(), ids=WRONG)
+def test_wrong_requests_change_nothing(words, told, project, run, tmp_path):
+    places = {
+        "RUN": run,
+        "NOWHERE": tmp_path / "nowhere",
+        "PROJECT": project,
+        "NEW": tmp_path / "new",
+    }
+    words = [places.get(word, word) for word in words]
+    before = fingerprint(run)
+    answer = ask(*words, code=2)
+    assert answer.keys() == {"error", "hint"}
+    assert told in answer["error"] + answer["hint"]
+    result = call(*words, code=2)
+    assert answer["error"] in result.stderr
+    assert answer["hint"] in result.stderr
+    assert "Traceback" not in result.stderr
+    assert fingerprint(run) == before
+    assert not (tmp_path / "new").exists()
+
+
+def test_no_command_shows_the_help():
+    assert "forget" in call(code=2).output
+    assert "forget" in call("--help").output
+
+
+# Project files
+
+FAULTY = {
+    "raises": ("\n\n1 / 0\n", 1, "line 3, raised ZeroDivisionError"),
+    "exits": ("raise SystemExit(3)", 1, "SystemExit"),
+    "syntax": ("def", 1, "SyntaxError"),
+    "no project": ("x = 1", 2, "does not define"),
+    "no Project": ("project = 3", 2, "int"),
+    "function of something": ("def project(): return 3", 2, "int"),
+    "function raises": ("def project():\n    raise KeyError('x')", 1, "line 2, raised KeyError"),
+    "its own error": (
+        "import obliviate as ob\nraise ob.errors.InvalidRecipe('a', hint='b')",
+        2,
+        "a",
+    ),
+}
+
+
+@pytest.mark.parametrize(("text", "code", "told"), FAULTY.values(), ids=FAULTY)
+def test_faulty_project_files_are_named(text, code, told, tmp_path):
+    file = tmp_path / "faulty.py"
+    file.write_text(text)
+    assert told in ask("fit", file, tmp_path / "run", code=code)["error"]
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_project_may_be_a_plain_object(project, tmp_path):
+    project.write_text(project.read_text() + "\n\nproject = project(blocks='4')\n")
+    assert ask("fit", project, tmp_path / "run")["blocks"] == 4
+    assert "takes no options" in ask("fit", project, tmp_path / "new", "-o", "a=1", code=2)["error"]
+
+
+def test_a_project_file_ends_in_py(project, tmp_path):
+    text = project.rename(tmp_path / "project.txt")
+    assert "no Python file" in ask("fit", text, tmp_path / "run", code=2)["error"]
+
+
+def test_a_project_may_import_its_neighbours(project, tmp_path):
+    (tmp_path / "neighbour_of_project.py").write_text("BLOCKS = 5\n")
+    text = project.read_text() + "\n\nfrom neighbour_of_project import BLOCKS\n"
+    project.write_text(text + "project = project(blocks=BLOCKS)\n")
+    assert ask("fit", project, tmp_path / "run")["blocks"] == 5
+
+
+def test_a_moved_project_is_asked_for(project, run, tmp_path):
+    moved = project.rename(tmp_path / "moved.py")
+    answer = ask("status", run, code=2)
+    assert str(project) in answer["error"]
+    assert "--project" in answer["hint"]
+    assert ask("status", run, "--project", moved)["blocks_done"] == 8
+    assert ask("forget", run, "-r", 1, "--project", moved)["records"] == 1
+
+
+def test_options_are_remembered(project, tmp_path):
+    call("fit", project, tmp_path / "run", "-o", "epochs=3")
+    assert ask("preview", tmp_path / "run", "-r", 1)["records"] == [1]
+
+
+def test_a_run_made_from_python_names_no_project(data, recipe_of, tmp_path):
+    ob.fit(recipe_of(), data, tmp_path / "run", blocks=4)
+    assert "made from Python" in ask("status", tmp_path / "run", code=2)["error"]
+
+
+# What goes wrong on the way
+
+
+def test_a_busy_run_is_no_wrong_request(run):
+    with writing(run):
+        assert "writing" in ask("settle", run, code=1)["error"]
+
+
+def test_an_interrupted_fit_goes_on(project, run, tmp_path):
+    stop = project.with_name("stop")
+    stop.write_text("40")
+    result = call("fit", project, tmp_path / "other", code=130)
+    assert "goes on" in result.stderr
+    stop.unlink()
+    assert ask("fit", project, tmp_path / "other")["digest"] == ask("status", run)["digest"]
+
+
+def test_an_interrupted_forget_goes_on(project, run, early):
+    ledger = Ledger(run / "ledger.sqlite")
+    looked_at = ledger.run().samples
+    ledger.close()
+    last = Layout(records=48, blocks=8, seed=0, batch_size=4, epochs=1).members(8).tolist()
+    stop = project.with_name("stop")
+    stop.write_text(str(next(record for record in last if record not in looked_at)))
+    words = ("forget", run, "-r", early, "--method", "exact")
+    assert "goes on" in ask(*words, code=130)["error"]
+    assert "not finished" in call("status", run).stdout
+    assert "not been carried out" in ask("audit", run, code=2)["error"]
+    stop.unlink()
+    assert ask(*words)["guarantee"] == "exact"
+    assert ask("audit", run)["verdict"] == "passed"
+
+
+def test_an_interrupted_audit_starts_over(project, run):
+    project.with_name("stop").write_text(" ".join(map(str, range(48))))
+    # looking at the data is interrupted too, whoever asks
+    assert "starts over" in call("audit", run, code=130).stderr
+
+
+def test_a_fault_of_our_own_is_json_too(project, run, monkeypatch):
+    def broken(*_args):
+        raise RuntimeError("broken")
+
+    monkeypatch.setattr(commands, "open_run", broken)
+    assert "broken" in ask("status", run, code=1)["error"]
+    result = CliRunner().invoke(app, ["status", str(run)])
+    assert isinstance(result.exception, RuntimeError)
+
+
+def test_json_has_no_numbers_that_json_lacks():
+    assert plain({"a": [float("inf"), float("nan"), 1.5], "b": ("x", Path("y"))}) == {
+        "a": [None, None, 1.5],
+        "b": ["x", "y"],
+    }
+
+
+# The document
+
+
+@pytest.mark.parametrize(
+    "command", app.registered_commands, ids=lambda each: each.callback.__name__
+)
+def test_every_command_and_option_is_documented(command):
+    name, text = command.callback.__name__, DOCUMENT.read_text(encoding="utf-8")
+    assert f"## obliviate {name}\n" in text
+    assert re.search(rf"^\$ obliviate {name} ", text, re.MULTILINE)
+    for parameter in inspect.signature(command.callback).parameters.values():
+        for option in re.findall(r"'(--[a-z]+)'", str(parameter.annotation)):
+            assert option in text

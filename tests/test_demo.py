@@ -1,0 +1,113 @@
+"""The demo: it tells the story to its end, and its proof can fail."""
+
+import io
+from collections import Counter
+
+import pytest
+import torch
+from rich.console import Console
+from torch import nn
+
+import obliviate as ob
+from obliviate import demo
+from obliviate.errors import InvalidOption
+from tests.test_cli import ask, call
+
+
+@pytest.fixture
+def small(data, recipe_of):
+    """A project of forty records that has the demo's two people."""
+    subjects = [f"user-{record}" for record in range(40)]
+    subjects[3], subjects[14] = demo.FIRST, demo.SECOND
+    return ob.Project(recipe=recipe_of(), data=data, test=data, subjects=subjects, blocks=10)
+
+
+class Drifting:
+    """A loss that changes once it has been called so often: no replay gives the same again."""
+
+    def __init__(self, calls):
+        self.left = calls
+
+    def __call__(self, outputs, targets):
+        self.left -= 1
+        return (1.0 if self.left > 0 else 1.5) * nn.functional.cross_entropy(outputs, targets)
+
+
+@pytest.fixture
+def drifting(small, recipe_of):
+    calls = 2 + 10  # two steps to try the recipe, one for each block
+    return ob.Project(**(vars(small) | {"recipe": recipe_of(loss=Drifting(calls))}))
+
+
+def told(folder, project):
+    screen = io.StringIO()
+    story = demo.demonstrate(folder, Console(file=screen, width=120), project)
+    return story, screen.getvalue()
+
+
+def test_the_story(small, tmp_path):
+    story, said = told(tmp_path / "demo", small)
+    assert story.is_equal
+    original, one, two, settled, retrained = story.rows
+    assert settled.digest == retrained.digest != original.digest
+    assert (original.is_equal, settled.is_equal, retrained.is_equal) == (False, True, None)
+    assert (original.guarantee, settled.guarantee) == ("exact", "exact")
+    assert one.blocks <= 10
+    assert two.speedup > 0
+    for row in story.rows:
+        assert row.digest[:12] in said
+    assert demo.FIRST in said
+    assert demo.SECOND in said
+    assert "\x1b" not in said
+    assert story.report.read_text().startswith("<!DOCTYPE html>")
+    assert story.curve.read_bytes().startswith(b"\x89PNG")
+
+
+def test_the_proof_can_fail(drifting, tmp_path):
+    story, said = told(tmp_path / "demo", drifting)
+    assert not story.is_equal
+    assert "FAILED" in said
+
+
+def test_a_failed_proof_is_a_failed_command(drifting, tmp_path, monkeypatch):
+    monkeypatch.setattr(demo, "project", lambda: drifting)
+    answer = ask("demo", "--folder", tmp_path / "demo", code=1)
+    assert answer["is_equal"] is False
+
+
+def test_the_command(small, tmp_path, monkeypatch):
+    monkeypatch.setattr(demo, "project", lambda: small)
+    monkeypatch.chdir(tmp_path)
+    assert "equals" in call("demo").stdout
+    again = ask("demo")
+    assert again["is_equal"] is True
+    assert (tmp_path / "demo" / "report.html").exists()
+    assert len(again["rows"]) == 5
+
+
+@pytest.mark.parametrize("name", ["letter.txt", "report.html"])
+def test_other_things_are_left_alone(name, small, tmp_path):
+    (tmp_path / name).write_text("mine")
+    with pytest.raises(InvalidOption, match="other things"):
+        told(tmp_path, small)
+    with pytest.raises(InvalidOption, match="is a file"):
+        told(tmp_path / name, small)
+    assert (tmp_path / name).read_text() == "mine"
+
+
+def test_another_run_is_left_alone(small, tmp_path):
+    run = ob.fit(small.recipe, small.data, tmp_path / "demo" / "run", blocks=4)
+    with pytest.raises(InvalidOption, match="another project"):
+        told(tmp_path / "demo", small)
+    assert ob.load(run.folder, small.recipe, small.data).digest == run.digest
+
+
+def test_the_people_of_the_digits():
+    project = demo.project()
+    counts = Counter(project.subjects)
+    assert len(project.data) == len(project.subjects) == 1500
+    assert len(counts) == 300
+    assert counts[demo.FIRST] == counts[demo.SECOND] == 2
+    assert max(counts.values()) == 9
+    with torch.no_grad():
+        assert project.recipe.model()(project.data[0][0].unsqueeze(0)).shape == (1, 10)

@@ -1,0 +1,196 @@
+"""The report: what a regulator reads, and what must not be in it."""
+
+import json
+import re
+import struct
+
+import numpy as np
+import pytest
+import torch
+from torch.utils.data import TensorDataset
+
+import obliviate as ob
+from obliviate.cli.answer import plain
+from obliviate.report import Curve, gathered, page, picture, saved_page, saved_picture
+
+PERSON = "alice-of-the-unmistakable-name"
+NEVER = "certified"
+BLOCKS = 20
+
+
+@pytest.fixture
+def run(recipe_of, tmp_path):
+    generator = torch.Generator().manual_seed(7)
+    data = TensorDataset(torch.randn(80, 4, generator=generator), torch.arange(80) % 3)
+    subjects = [PERSON if record in (3, 50) else f"user-{record}" for record in range(80)]
+    return ob.fit(recipe_of(), data, tmp_path / "run", blocks=BLOCKS, subjects=subjects)
+
+
+def members(run, block):
+    return run.trainer.layout.members(block).tolist()
+
+
+def test_a_run_without_erasures(run):
+    evidence = gathered(run.folder)
+    assert (evidence.records, evidence.erased, evidence.left_out) == (80, 0, 0)
+    assert (evidence.guarantee, evidence.digest) == ("exact", run.digest)
+    assert evidence.erasures == ()
+    assert "None has been asked for." in page(evidence)
+
+
+def test_the_story_of_a_run(run):
+    first = run.forget(records=members(run, 2)[:1], method=ob.DeepObliviate(epsilon=9))
+    evidence = gathered(run.folder)
+    assert evidence.guarantee == "approximate"
+    assert evidence.first_approximate == run.status().first_approximate
+    assert "Nothing is proved" in evidence.meaning
+    settled = run.settle()
+    evidence = gathered(run.folder)
+    one, two = evidence.erasures
+    assert (one.kind, one.records, one.guarantee, one.digest) == (
+        "forget",
+        1,
+        "approximate",
+        first.digest,
+    )
+    assert one.options == {"epsilon": 9}
+    assert one.curve.residual_memory == first.residual_memory
+    assert one.curve.affected == (2,)
+    assert (two.kind, two.digest_before, two.digest) == ("settle", first.digest, settled.digest)
+    assert evidence.objects_destroyed == len(run.ledger.keys("destroyed")) > 0
+    assert evidence.first_approximate is None
+    shown = page(evidence)
+    for told in (first.digest, settled.digest, first.stop_reason, "deepobliviate", "epsilon = 9"):
+        assert told in shown.replace("&lt;", "<")
+    assert shown.count("data:image/png;base64,") == 2
+
+
+def test_what_every_report_says(run):
+    shown = page(gathered(run.folder))
+    assert "Evidence of procedure, not proof of absence." in shown
+    assert "Backups" in shown
+    assert "exported" in shown
+    assert "Models derived from it" in shown
+    assert NEVER not in shown.lower()
+
+
+def test_nobody_is_named(run):
+    erased = run.forget(subjects=[PERSON])
+    facts = json.dumps(plain(gathered(run.folder)))
+    for told in (facts, page(gathered(run.folder))):
+        assert PERSON not in told
+        assert erased.digest in told
+        # ids come in lists or in words such as "record 50"
+        assert not re.search(r"record 50\b|\[3, 50\]", told)
+
+
+def test_a_failed_erasure_does_not_quote_its_reason(run):
+    def failing(_model, _batch):
+        raise KeyError(PERSON)
+
+    object.__setattr__(run.recipe, "loss", failing)
+    with pytest.raises(ob.errors.TrainingFailed, match=PERSON):
+        run.forget(subjects=[PERSON])
+    (erasure,) = gathered(run.folder).erasures
+    assert (erasure.state, erasure.curve, erasure.digest) == ("failed", None, None)
+    shown = page(gathered(run.folder))
+    assert "taken back" in shown
+    assert PERSON not in shown
+
+
+def test_an_erasure_that_is_not_finished_is_told(run):
+    run.ledger.begin("forget", {"name": "exact"}, np.array([3]))
+    evidence = gathered(run.folder)
+    assert evidence.is_interrupted
+    assert "under way or was interrupted" in page(evidence)
+    assert evidence.erased == 0
+
+
+def test_a_run_that_is_not_finished_promises_nothing(recipe_of, data, tmp_path):
+    events = ob.fitting(recipe_of(), data, tmp_path / "run", blocks=8)
+    next(events)
+    events.close()
+    evidence = gathered(tmp_path / "run")
+    assert evidence.blocks_done < evidence.blocks
+    assert evidence.guarantee is None
+    assert "not been trained to its end" in page(evidence)
+
+
+def test_records_left_out_are_no_erasures(recipe_of, data, tmp_path):
+    ob.fit(recipe_of(), data, tmp_path / "run", blocks=4, exclude=[1, 2])
+    evidence = gathered(tmp_path / "run")
+    assert (evidence.left_out, evidence.erased) == (2, 0)
+
+
+def test_names_are_escaped(recipe_of, data, tmp_path):
+    ob.fit(recipe_of(), data, tmp_path / "<b>run", blocks=4)
+    shown = page(gathered(tmp_path / "<b>run"))
+    assert "<b>run" not in shown
+    assert "&lt;b&gt;run" in shown
+
+
+def test_nothing_is_fetched(run):
+    run.forget(records=[5])
+    shown = page(gathered(run.folder))
+    assert "http" not in shown
+    assert "<script" not in shown
+
+
+def test_there_is_no_report_without_a_run(tmp_path):
+    with pytest.raises(ob.errors.RunMissing):
+        saved_page(tmp_path)
+
+
+def test_a_folder_that_cannot_be_written_to_is_named(run):
+    (run.folder / "reports").write_text("a file")
+    with pytest.raises(ob.errors.StorageFull, match=r"report\.html"):
+        saved_page(run.folder)
+
+
+# The picture
+
+
+def curve(**changes):
+    facts = {
+        "segments": ((3, 6), (9, 9), (12, 15)),
+        "residual_memory": (0.9, 0.5, 0.4, 0.3, 0.2, 0.8, 0.5, 0.4, 0.35),
+        "affected": (3, 9, 12, 14),
+        "blocks": 20,
+        "method": "deepobliviate",
+    }
+    return Curve(**(facts | changes))
+
+
+def size(png):
+    assert png.startswith(b"\x89PNG\r\n")
+    return struct.unpack(">II", png[16:24])
+
+
+def test_series_begin_where_erased_records_lie():
+    assert curve().series() == [
+        (3, [0.9, 0.5, 0.4, 0.3]),
+        (9, [0.2]),
+        (12, [0.8, 0.5]),
+        (14, [0.4, 0.35]),
+    ]
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"method": "exact"},
+        {"affected": ()},
+        {"segments": ((20, 20),), "residual_memory": (0.0,)},
+        {"segments": ((1, 500),), "residual_memory": (0.1,) * 500, "blocks": 500},
+    ],
+)
+def test_every_curve_can_be_drawn(changes):
+    assert size(picture(curve(**changes))) == (1200, 510)
+
+
+def test_the_picture_of_an_erasure_is_kept(run):
+    erasure = run.forget(records=[5])
+    path = saved_picture(run.folder, erasure.number)
+    assert path == run.folder / "reports" / f"erasure-{erasure.number}.png"
+    assert size(path.read_bytes()) == (1200, 510)
