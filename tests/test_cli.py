@@ -309,6 +309,11 @@ def test_an_interrupted_fit_goes_on(project, run, tmp_path):
     result = call("fit", project, tmp_path / "other", code=130)
     assert "goes on" in result.stderr
     stop.unlink()
+    status = ask("status", tmp_path / "other")
+    assert status["blocks_done"] < status["blocks"]
+    assert status["guarantee"] is None
+    assert "not finished" in call("status", tmp_path / "other").stdout
+    assert "fit again" in ask("forget", tmp_path / "other", "-r", 1, code=2)["hint"]
     assert ask("fit", project, tmp_path / "other")["digest"] == ask("status", run)["digest"]
 
 

@@ -65,6 +65,14 @@ def test_the_story_of_a_run(run):
     assert shown.count("data:image/png;base64,") == 2
 
 
+def test_an_estimate_says_what_it_leaves_out(run):
+    far_apart = members(run, 2)[:1] + members(run, 15)[:1]
+    run.forget(records=far_apart, method=ob.DeepObliviate(epsilon=9))
+    (erasure,) = gathered(run.folder).erasures
+    assert len(erasure.curve.segments) == 2
+    assert "not those stitched between segments" in page(gathered(run.folder))
+
+
 def test_what_every_report_says(run):
     shown = page(gathered(run.folder))
     assert "Evidence of procedure, not proof of absence." in shown
