@@ -210,3 +210,9 @@ def test_a_zero_that_changes_its_sign_is_the_documented_exception():
     assert not update_between(old, new).is_exact
     assert update_between(state(a=[-0.0]), state(a=[0.0])).is_exact
     assert update_between(state(a=[-0.0, 1.0]), state(a=[-0.0, 2.0])).is_exact
+
+
+@pytest.mark.parametrize("odd", ["a", "b"])
+def test_one_entry_that_cannot_be_reached_is_enough_to_say_so(odd):
+    old = state(a=[1.0], b=[1.0])
+    assert not update_between(old, state(a=[2.0], b=[2.0]) | {odd: torch.tensor([-0.0])}).is_exact
