@@ -113,11 +113,14 @@ def test_updates_are_not_changed_by_following_them():
         for chain in (original, replayed)
     ]
     before = [digest(update.steps) for both in updates for update in both]
-    difference = Difference(PARAMETERS)
-    for one, other in zip(*updates, strict=True):
-        difference.follow(one, other)
-        difference.follow(one, Update())
-        difference.follow(Update(), other)
+    pairs = list(zip(*updates, strict=True))
+    for first in (pairs[0], (pairs[0][0], Update()), (Update(), pairs[0][1])):
+        difference = Difference(PARAMETERS)
+        difference.follow(*first)
+        for one, other in pairs:
+            difference.follow(one, other)
+            difference.follow(one, Update())
+            difference.follow(Update(), other)
     assert [digest(update.steps) for both in updates for update in both] == before
 
 
