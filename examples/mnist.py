@@ -17,11 +17,13 @@ so requests name records rather than people.
 from __future__ import annotations
 
 import argparse
+import math
 import os
 from functools import partial
 
 import torch
 from torch import nn
+from torch.utils.data import TensorDataset
 
 import obliviate as ob
 from obliviate.datasets import idx_folder
@@ -30,34 +32,42 @@ BLOCKS = 500
 
 
 def net() -> nn.Module:
-    """Two convolutions and a hidden layer: 0.9 million parameters."""
+    """Two convolutions and a hidden layer: 185,000 parameters."""
     return nn.Sequential(
-        nn.Conv2d(1, 32, 5, padding=2),
-        nn.ReLU(),
+        nn.Conv2d(1, 32, 5),
         nn.MaxPool2d(2),
-        nn.Conv2d(32, 64, 5, padding=2),
         nn.ReLU(),
+        nn.Conv2d(32, 64, 5),
         nn.MaxPool2d(2),
+        nn.ReLU(),
         nn.Flatten(),
-        nn.Linear(64 * 7 * 7, 256),
+        nn.Dropout(0.4),
+        nn.Linear(1024, 128),
         nn.ReLU(),
-        nn.Linear(256, 10),
+        nn.Dropout(0.4),
+        nn.Linear(128, 10),
     )
 
 
-def falling(step: int, total: int) -> float:
-    """From 1 to 0 over the whole chain."""
-    return 1 - step / total
+def cosine(step: int, total: int) -> float:
+    """From 1 to 0 over the whole chain, along half a cosine."""
+    return 0.5 * (1 + math.cos(math.pi * step / total))
 
 
 RECIPE = ob.Recipe(
     model=net,
-    optimizer=partial(torch.optim.SGD, lr=0.05),
+    optimizer=partial(torch.optim.SGD, lr=0.03, momentum=0.9),
     loss=nn.functional.cross_entropy,
-    schedule=falling,
+    schedule=cosine,
     batch_size=32,
-    epochs=2,
+    epochs=4,
 )
+
+
+def standardised(data: TensorDataset) -> TensorDataset:
+    """Pixels with mean 0 and deviation 1, by MNIST's published figures."""
+    images, labels = data.tensors
+    return TensorDataset((images - 0.1307) / 0.3081, labels)
 
 
 def project(data: str = "", blocks: str = str(BLOCKS)) -> ob.Project:
@@ -70,8 +80,8 @@ def project(data: str = "", blocks: str = str(BLOCKS)) -> ob.Project:
     folder = data or os.environ.get("OBLIVIATE_DATA", "data/mnist")
     return ob.Project(
         recipe=RECIPE,
-        data=idx_folder(folder, "train"),
-        test=idx_folder(folder, "test"),
+        data=standardised(idx_folder(folder, "train")),
+        test=standardised(idx_folder(folder, "test")),
         blocks=int(blocks),
     )
 

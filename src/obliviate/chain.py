@@ -140,9 +140,12 @@ class Chain:
         guarantee: Guarantee,
         erasure: int | None = None,
     ) -> tuple[Entry, Update]:
-        """Store what a block did, durably; it is part of nothing until an entry is committed."""
+        """Store what a block did, durably; it is part of nothing until an entry is committed.
+
+        The previous state is used up: its memory becomes the update's.
+        """
         state, optimizer = trained.checkpoint.model, trained.checkpoint.optimizer
-        update = update_between(previous, state)
+        update = update_between(previous, state, consume=True)
         needs_keyframe = self.has_keyframe(trained.block) or not update.is_exact
         entry = Entry(
             block=trained.block,
@@ -159,7 +162,7 @@ class Chain:
         return entry, update
 
     def append(self, trained: Trained, previous: State) -> None:
-        """Add the next block that was trained on."""
+        """Add the next block that was trained on; the previous state is used up."""
         entry, _ = self.written(trained, previous, origin="trained", guarantee="exact")
         self._ledger.append(entry)
         self.entries.append(entry)

@@ -123,7 +123,7 @@ class Erasing:
         """Replay from a block on until the method stops; return where it stopped, and why."""
         series: list[float] = []
         decision, last = Decision(is_final=False, reason=""), first
-        length = self.difference.length(self.chain.update(first)) or 1.0
+        length = 0.0
         total = self.chain.blocks - (self.plan.start or 1) + 1
         for item in self.replayed(checkpoint, range(first, self.chain.blocks + 1)):
             if isinstance(item, Event):
@@ -131,7 +131,9 @@ class Erasing:
                 yield replace(item, task="replay", done=done, total=total)
                 continue
             last, checkpoint = item.entry.block, item.checkpoint
-            growth = self.difference.follow(self.chain.update(last), item.update) / length
+            original = self.chain.update(last)
+            length = length or self.difference.length(original) or 1.0
+            growth = self.difference.follow(original, item.update) / length
             series = [growth] if last in self.plan.affected else [*series, growth]
             self.entries.append(item.entry)
             self.residual_memory.append(growth)

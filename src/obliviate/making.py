@@ -13,6 +13,7 @@ from obliviate.environment import Environment, environment_facts
 from obliviate.errors import InvalidOption, RunDamaged
 from obliviate.identity import content_hashes, sampled
 from obliviate.ledger import Entry, Ledger, RunFacts
+from obliviate.lock import writing
 from obliviate.recipe import invalid
 from obliviate.state import digest
 from obliviate.training import Trainer, has_batch_norm, made_model
@@ -67,21 +68,44 @@ def new_trainer(recipe: Recipe, data: Dataset[Any], records: int, blocks: int) -
 
 def make(
     folder: Path,
-    *,
     recipe: Recipe,
-    trainer: Trainer,
+    data: Dataset[Any],
+    *,
+    blocks: int,
     subjects: Sequence[str] | None,
     left_out: NDArray[np.int64],
-    project: Mapping[str, str],
+    project: Mapping[str, str] | None,
 ) -> None:
-    """Write block 0 and the ledger: after this, and not before, there is a run."""
-    vault, marker = Vault(folder / VAULT_NAME), folder / MAKING_NAME
-    marker.touch()
-    for key in list(vault):  # what a killed call left, and nothing else: see `check_place`
-        vault.destroy(key)
-    secret = secrets.token_bytes(32)
-    layout = trainer.layout
-    facts = RunFacts(
+    """Write block 0 and the ledger: after this, and not before, there is a run.
+
+    A first step is tried before the folder is touched, so that bad input leaves nothing behind.
+    """
+    trainer = new_trainer(recipe, data, data_length(data), blocks)
+    trainer.probe(left_out)
+    with writing(folder):
+        if (folder / LEDGER_NAME).exists():
+            return  # another process was faster
+        vault, marker = Vault(folder / VAULT_NAME), folder / MAKING_NAME
+        marker.touch()
+        for key in list(vault):  # what a killed call left, and nothing else: see `check_place`
+            vault.destroy(key)
+        initial = trainer.initial().model
+        first = Entry(
+            block=0,
+            origin="initial",
+            guarantee="exact",
+            digest=digest(initial),
+            keyframe=vault.write(encode(initial)),
+        )
+        facts = _facts(recipe, trainer, left_out, project or {})
+        Ledger.create(folder / LEDGER_NAME, facts, first, subjects, left_out).close()
+
+
+def _facts(
+    recipe: Recipe, trainer: Trainer, left_out: NDArray[np.int64], project: Mapping[str, str]
+) -> RunFacts:
+    layout, secret = trainer.layout, secrets.token_bytes(32)
+    return RunFacts(
         records=layout.records,
         blocks=layout.blocks,
         smallest_batch=layout.smallest_batch,
@@ -91,15 +115,6 @@ def make(
         samples=content_hashes(trainer, sampled(layout.records, recipe.seed, left_out), secret),
         project=project,
     )
-    initial = trainer.initial().model
-    first = Entry(
-        block=0,
-        origin="initial",
-        guarantee="exact",
-        digest=digest(initial),
-        keyframe=vault.write(encode(initial)),
-    )
-    Ledger.create(folder / LEDGER_NAME, facts, first, subjects, left_out).close()
 
 
 def data_length(data: Dataset[Any]) -> int:

@@ -24,7 +24,6 @@ from obliviate.making import (
     layout_of,
     local_folder,
     make,
-    new_trainer,
     subject_faults,
 )
 from obliviate.naming import record_ids, records_of_subjects
@@ -269,9 +268,11 @@ class Run:
         return running
 
     def _training(self, chain: Chain) -> Generator[Event, None, None]:
-        start, blocks = chain.checkpoint(chain.length), range(chain.length + 1, chain.blocks + 1)
-        previous = start.model
-        for item in self.trainer.train(start, blocks, self.ledger.excluded()):
+        blocks = range(chain.length + 1, chain.blocks + 1)
+        start = chain.checkpoint(chain.length)
+        previous, training = start.model, self.trainer.train(start, blocks, self.ledger.excluded())
+        del start
+        for item in training:
             if isinstance(item, Event):
                 done = chain.length + item.done
                 yield replace(item, task="fit", done=done, total=chain.blocks)
@@ -416,18 +417,15 @@ def fitting(  # noqa: D417
     left_out = record_ids(exclude, records, what="exclude")
     check_place(folder)
     if not (folder / LEDGER_NAME).exists():
-        # tried before the folder is touched: bad input leaves nothing behind
-        trainer = new_trainer(recipe, data, records, blocks)
-        trainer.probe(left_out)
-        with writing(folder):
-            make(
-                folder,
-                recipe=recipe,
-                trainer=trainer,
-                subjects=subjects,
-                left_out=left_out,
-                project=project or {},
-            )
+        make(
+            folder,
+            recipe,
+            data,
+            blocks=blocks,
+            subjects=subjects,
+            left_out=left_out,
+            project=project,
+        )
     with writing(folder):
         (folder / MAKING_NAME).unlink(missing_ok=True)
         run = Run(folder, recipe, data)

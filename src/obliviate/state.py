@@ -25,9 +25,8 @@ if TYPE_CHECKING:
 
     State = Mapping[str, Tensor]
 
-ADDITIVE = frozenset(
-    {torch.float32, torch.float64, torch.float16, torch.bfloat16, torch.complex64, torch.complex128}
-)
+ADDITIVE = frozenset({torch.float32, torch.float64, torch.float16, torch.bfloat16, torch.complex64})
+CHUNK = 1 << 20  # entries worked on at once, so that temporaries stay small beside a state
 _BITS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 
@@ -97,9 +96,12 @@ class Update:
     is_exact: bool = True
 
 
-def _differs(left: Tensor, right: Tensor) -> Tensor:
-    bits = _BITS[real(left).element_size()]
-    return real(left).view(bits) != real(right).view(bits)
+def _bits(flat: Tensor) -> Tensor:
+    return flat.view(_BITS[flat.element_size()])
+
+
+def _flat(tensor: Tensor) -> Tensor:
+    return real(tensor).reshape(-1)
 
 
 def _stepped(old: Tensor, step: Tensor) -> Tensor:
@@ -107,31 +109,48 @@ def _stepped(old: Tensor, step: Tensor) -> Tensor:
     return torch.where(step == 0, old, old + step)
 
 
-def _corrected(base: Tensor, index: Tensor, value: Tensor) -> Tensor:
-    flat = real(base).reshape(-1)
-    flat[index] = flat[index] + value
-    return base
+def update_between(old: State, new: State, *, consume: bool = False) -> Update:
+    """The update that leads from one state to another of the same names, shapes and dtypes.
 
-
-def update_between(old: State, new: State) -> Update:
-    """The update that leads from one state to another of the same names, shapes and dtypes."""
+    Args:
+        old: The state before.
+        new: The state after.
+        consume: Write the steps into the old state's tensors, which are lost: a state less in memory.
+    """
     update, is_exact = Update(), True
     for name, before, after in _distinct(old, new):
-        if before.shape == after.shape and not _differs(before, after).any():
+        if torch.equal(_bits(_flat(before)), _bits(_flat(after))):
             continue
         if not is_additive(after):
             update.taken[name] = after
             continue
-        step = after - before
-        reached = _stepped(before, step)
-        index = _differs(reached, after).reshape(-1).nonzero().reshape(-1)
-        if len(index):
-            value = real(after).reshape(-1)[index] - real(reached).reshape(-1)[index]
-            _corrected(reached, index, value)
-            is_exact = is_exact and not bool(_differs(reached, after).any())
-            update.corrections[name] = (index, value)
+        is_spare = consume and before.is_contiguous()
+        step = before if is_spare else torch.empty(after.shape, dtype=after.dtype)
         update.steps[name] = step
+        index, value, is_reached = _fill_step(_flat(before), _flat(after), _flat(step))
+        is_exact = is_exact and is_reached
+        if len(index):
+            update.corrections[name] = (index, value)
     return Update(update.steps, update.corrections, update.taken, is_exact)
+
+
+def _fill_step(before: Tensor, after: Tensor, step: Tensor) -> tuple[Tensor, Tensor, bool]:
+    """Write after - before into step, in chunks; return the corrections and if they suffice."""
+    places, values, is_reached = [], [], True
+    for start in range(0, len(after), CHUNK):
+        old, new = before[start : start + CHUNK], after[start : start + CHUNK]
+        difference = new - old
+        reached = _stepped(old, difference)
+        step[start : start + CHUNK] = difference  # last: it may be the old state's own memory
+        index = (_bits(reached) != _bits(new)).nonzero().reshape(-1)
+        if len(index):
+            value = new[index] - reached[index]
+            is_reached &= torch.equal(_bits(reached[index] + value), _bits(new[index]))
+            places.append(index + start)
+            values.append(value)
+    if not places:
+        return torch.empty(0, dtype=torch.int64), step[:0], True
+    return torch.cat(places), torch.cat(values), is_reached
 
 
 def _distinct(old: State, new: State) -> Iterator[tuple[str, Tensor, Tensor]]:
@@ -148,16 +167,21 @@ def applied(old: State, update: Update) -> dict[str, Tensor]:
     new = {}
     for name, before in old.items():
         if id(before) not in changed:
-            after = before
-            if name in update.taken:
-                after = update.taken[name]
-            elif name in update.steps:
-                after = _stepped(before, update.steps[name])
-                if name in update.corrections:
-                    _corrected(after, *update.corrections[name])
-            changed[id(before)] = after
+            changed[id(before)] = _applied(before, name, update)
         new[name] = changed[id(before)]
     return new
+
+
+def _applied(before: Tensor, name: str, update: Update) -> Tensor:
+    if name in update.taken:
+        return update.taken[name]
+    if name not in update.steps:
+        return before
+    flat = _stepped(_flat(before), _flat(update.steps[name]))
+    if name in update.corrections:
+        index, value = update.corrections[name]
+        flat[index] = flat[index] + value
+    return flat.view(before.dtype).reshape(before.shape)
 
 
 def l1(tensors: Iterable[Tensor]) -> float:

@@ -45,7 +45,10 @@ class Difference:
         self.tensors: dict[str, Tensor] = {}
 
     def follow(self, original: Update, replayed: Update) -> float:
-        """Add V_k - V'_k; return the residual memory Δ_k = ‖V_k - V'_k‖₁ over the parameters."""
+        """Add V_k - V'_k; return the residual memory Δ_k = ‖V_k - V'_k‖₁ over the parameters.
+
+        The original update is used up: its memory becomes the difference's.
+        """
         total = 0.0
         for name in original.steps.keys() | replayed.steps.keys():
             growth = _minus(original.steps.get(name), replayed.steps.get(name))
@@ -64,7 +67,7 @@ def _minus(left: Tensor | None, right: Tensor | None) -> Tensor:
     if left is None:
         assert right is not None  # noqa: S101 - one of the two has the name
         return -_single(right)
-    return _single(left).clone() if right is None else _single(left) - _single(right)
+    return _single(left) if right is None else _single(left).sub_(_single(right))
 
 
 def _single(tensor: Tensor) -> Tensor:

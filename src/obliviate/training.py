@@ -24,7 +24,8 @@ from obliviate.feed import feed_of
 from obliviate.moments import packed_optimizer, unpack_optimizer
 from obliviate.progress import Event
 from obliviate.recipe import invalid
-from obliviate.state import ADDITIVE, captured, digest
+from obliviate.state import captured, digest
+from obliviate.vault.codec import DTYPES
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -122,6 +123,7 @@ class Trainer:
         """
         self.load(start.model)
         self._renew_optimizer(start.optimizer)
+        del start  # a state is large; nobody may need this one any more
         for block in blocks:
             yield from self._train_block(block, erased)
             if self.recipe.optimizer_state == "fresh":
@@ -244,7 +246,6 @@ class Trainer:
                 "are seeded before each record and step); keep no state outside the state dict",
             )
         self._renew_optimizer(None)
-        self.load(initial.model)
 
     def _probed_step(
         self, initial: Checkpoint, block: int, step: int, records: NDArray[np.int64]
@@ -275,8 +276,8 @@ class Trainer:
                 yield f"state dict entry {name!r} is not a tensor; keep extra state in buffers"
             elif value.layout != torch.strided:
                 yield f"state dict entry {name!r} is {value.layout}; only dense tensors can be kept"
-            elif value.is_floating_point() and value.dtype not in ADDITIVE:
-                yield f"{name!r} is {value.dtype}, which cannot be subtracted; train in bfloat16"
+            elif value.dtype not in DTYPES:
+                yield f"{name!r} is {value.dtype}, which cannot be kept; use bfloat16, float32, ..."
         if not any(parameter.requires_grad for parameter in self.model.parameters()):
             yield "no parameter of the model requires a gradient"
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from obliviate.errors import RunDamaged, StorageFull
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
     from pathlib import Path
 
 _NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM}
@@ -44,8 +44,8 @@ class Vault:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
 
-    def write(self, data: bytes) -> Stored:
-        """Store some bytes durably under a new key.
+    def write(self, pieces: Iterable[bytes | memoryview]) -> Stored:
+        """Store some bytes, given piece by piece, durably under a new key.
 
         Raises:
             StorageFull: There is no room, or no permission; nothing is left behind.
@@ -53,10 +53,14 @@ class Vault:
         key = uuid.uuid4().hex
         path = self._path(key)
         temporary = path.with_suffix(".part")
+        sha, size_bytes = hashlib.sha256(), 0
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             with temporary.open("xb") as file:
-                file.write(data)
+                for piece in pieces:
+                    file.write(piece)
+                    sha.update(piece)
+                    size_bytes += len(piece)
                 file.flush()
                 os.fsync(file.fileno())
             temporary.rename(path)
@@ -65,11 +69,11 @@ class Vault:
             temporary.unlink(missing_ok=True)
             if error.errno in _NO_ROOM:
                 raise StorageFull(
-                    f"{self.folder} cannot take another {len(data)} bytes ({error.strerror})",
+                    f"{self.folder} cannot take another object ({error.strerror})",
                     hint="make room or allow writing there, then call again; nothing was lost",
                 ) from error
             raise
-        return Stored(key=key, size_bytes=len(data), sha256=hashlib.sha256(data).hexdigest())
+        return Stored(key=key, size_bytes=size_bytes, sha256=sha.hexdigest())
 
     def read(self, stored: Stored) -> bytes:
         """The bytes of an object.

@@ -1,0 +1,1 @@
+"""Every figure in docs/benchmarks.md, and the code that measures it."""
