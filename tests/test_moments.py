@@ -98,6 +98,23 @@ def test_parameter_groups_keep_their_own_rates(recipe_of, data):
     assert digest(resumed.model) == digest(whole.model)
 
 
+class Slowing(SGD):
+    """An optimizer that counts its steps in its groups."""
+
+    def step(self, closure=None):
+        for group in self.param_groups:
+            group["taken"] = group.get("taken", 0) + 1
+            group["dampening"] = 1 - 1 / group["taken"]
+        return super().step(closure)
+
+
+def test_what_an_optimizer_keeps_in_its_groups_is_carried(recipe_of, data):
+    recipe = recipe_of(optimizer=partial(Slowing, lr=0.1, momentum=0.9), optimizer_state="carried")
+    whole = trained(recipe, data, None, [1, 2, 3, 4])
+    resumed = trained(recipe, data, trained(recipe, data, None, [1, 2]), [3, 4])
+    assert digest(resumed.model) == digest(whole.model)
+
+
 def test_a_parameter_that_was_never_trained_has_no_state():
     parameters = [nn.Parameter(torch.ones(2)), nn.Parameter(torch.ones(3))]
     optimizer = torch.optim.Adam(parameters)

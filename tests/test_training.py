@@ -349,6 +349,23 @@ def test_augmentation_differs_from_epoch_to_epoch(recipe_of, data):
     assert len(set(seen)) == 30
 
 
+def test_every_record_of_a_batch_is_augmented_for_itself(recipe_of, data):
+    seen = []
+
+    def step(model, batch):
+        seen.extend(tuple(row) for row in batch[0].tolist())
+        return cross_entropy(model(batch[0]), batch[1])
+
+    alike = TensorDataset(torch.zeros(40, 4), data.tensors[1])
+    trained(trainer_of(recipe_of(step=step), Drawing(alike)))
+    assert len(set(seen)) == 40
+
+
+def test_a_model_made_for_inference_is_trained_in_training_mode(recipe_of, data):
+    recipe, ready = recipe_of(model=dropping), recipe_of(model=lambda: dropping().eval())
+    assert digests(trainer_of(ready, data)) == digests(trainer_of(recipe, data))
+
+
 # Schedules
 
 
