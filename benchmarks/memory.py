@@ -1,4 +1,4 @@
-"""Peak memory of `fit` above the hand-written loop, in model states; each measured in its own process."""
+"""Peak memory above the hand-written loop, in model states; each figure from its own process."""
 
 from __future__ import annotations
 

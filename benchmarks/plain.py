@@ -1,4 +1,4 @@
-"""The hand-written loop that everything is measured against: no checkpoints, no seeding, no ledger."""
+"""The hand-written loop that all is measured against: no checkpoints, no seeding, no ledger."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def train(recipe, data, layout):
 
 
 def train_shuffled(recipe, data):
-    """Ordinary training: every epoch over all records in a new order, one optimizer, same schedule."""
+    """Ordinary training: in every epoch all records in a new order; one optimizer."""
     model = recipe.model()
     inputs, targets = data.tensors
     optimizer = recipe.optimizer(model.parameters())

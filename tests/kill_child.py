@@ -12,8 +12,8 @@ def arm(kill):
     """Prepare a death.
 
     Args:
-        kill: (call, number, side): die at the number-th fsync, rename, unlink or commit, just before or
-            just after it; anything else: live on.
+        kill: (call, number, side): die at the number-th fsync, rename, unlink or commit, before or
+            after it; anything else: live on.
     """
     torch.set_num_threads(1)
     if not isinstance(kill, tuple):

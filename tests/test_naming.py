@@ -45,7 +45,7 @@ def ledger_of(tmp_path):
         torch.tensor([4, 0]),
         [np.int64(4), torch.tensor(0)],
     ],
-    ids=repr,
+    ids=lambda records: type(records).__name__,
 )
 def test_ids_come_sorted_and_once_from_whatever_holds_them(records):
     ids = record_ids(records, total=5)

@@ -46,9 +46,8 @@ def subtracted(state: State, difference: State) -> dict[str, Tensor]:
 
 def clamped(state: State, variances: frozenset[str]) -> dict[str, Tensor]:
     """A state whose running variances are not negative: sums of updates know nothing of that."""
-    return {
-        name: tensor.clamp(min=0) if name in variances else tensor for name, tensor in state.items()
-    }
+    positive = {id(state[name]): state[name].clamp(min=0) for name in variances & state.keys()}
+    return {name: positive.get(id(tensor), tensor) for name, tensor in state.items()}
 
 
 class Chain:

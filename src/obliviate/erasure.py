@@ -45,18 +45,20 @@ class Outcome:
     Attributes:
         guarantee: Of the model it left.
         digest: Of that model's state.
+        digest_before: Of the model before it.
         segments: The replayed blocks, as (first, last).
         residual_memory: Δ_k relative to ‖V_d‖₁ of its segment's first block, one for each replayed
             block.
         stop_reason: Why replaying stopped, in words.
-        predicted_tail: What the fitted curve adds up to over the blocks that were not replayed: an
-            estimate of the L1 distance to the exact replay, relative as above, and no bound. None
-            without a fit.
+        predicted_tail: What the fitted curves add up to over the stitched blocks, relative to
+            ‖V_d‖₁ of the first segment: an estimate of the L1 distance to the exact replay, and
+            no bound. None where nothing was stitched.
         seconds: Until the new model was in place.
     """
 
     guarantee: Guarantee
     digest: str
+    digest_before: str | None
     segments: tuple[tuple[int, int], ...] = ()
     residual_memory: tuple[float, ...] = ()
     stop_reason: str
@@ -97,6 +99,8 @@ class Erasing:
     stitched: list[range] = field(default_factory=list)
     segments: list[tuple[int, int]] = field(default_factory=list)
     residual_memory: list[float] = field(default_factory=list)
+    lengths: list[float] = field(default_factory=list)
+    tails: list[float] = field(default_factory=list)
 
     def run(self) -> Generator[Event, None, Outcome]:
         """Carry the erasure out and commit it."""
@@ -106,12 +110,13 @@ class Erasing:
         while True:
             checkpoint, last, decision = yield from self.replay(checkpoint, first)
             first = next((block for block in self.plan.affected if block > last), 0)
+            self.estimate_tail(last, (first or self.chain.blocks + 1) - 1, decision)
             if not first:
                 break
             if first > last + 1:
                 checkpoint = self.jump(range(last + 1, first))
         result = self.finish(last)
-        outcome = self.outcome(result, last, decision, time.perf_counter() - started)
+        outcome = self.outcome(result, decision, time.perf_counter() - started)
         self.ledger.commit(
             self.number, replaced=self.entries, stitched=self.stitched, outcome=vars(outcome)
         )
@@ -149,7 +154,16 @@ class Erasing:
             if decision.is_final:
                 break
         self.segments.append((first, last))
+        self.lengths.append(length)
         return checkpoint, last, decision
+
+    def estimate_tail(self, last: int, until: int, decision: Decision) -> None:
+        """Add up what the fitted curve predicts for the blocks that are about to be stitched."""
+        if decision.law is None or until == last:
+            return
+        latest = max(block for block in self.plan.affected if block <= last)
+        tail = decision.law.tail(last - latest + 1, until - latest + 1)
+        self.tails.append(tail * self.lengths[-1] / self.lengths[0])
 
     def replayed(self, checkpoint: Checkpoint, blocks: range) -> Iterator[Event | Replayed]:
         """Q_k of block after block: first what was staged before a crash, then by training."""
@@ -204,21 +218,20 @@ class Erasing:
         self.entries.append(self.chain.restored(span[-1], state, self.number))
         return self.entries[-1]
 
-    def outcome(self, result: Entry, last: int, decision: Decision, seconds: float) -> Outcome:
+    def outcome(self, result: Entry, decision: Decision, seconds: float) -> Outcome:
         """What is written down of the erasure."""
-        latest = max((block for block in self.plan.affected if block <= last), default=last)
-        lag, until = last - latest + 1, self.chain.blocks - latest + 1
         reason = decision.reason
-        if last == self.chain.blocks and not isinstance(self.method, Exact):
+        if self.segments[-1][1] == self.chain.blocks and not isinstance(self.method, Exact):
             reason = f"the end of the chain was reached ({reason})"
         assert result.digest is not None  # noqa: S101 - block B always has one
         return Outcome(
             guarantee=result.guarantee,
             digest=result.digest,
+            digest_before=self.chain.entries[-1].digest,
             segments=merged(self.segments),
             residual_memory=tuple(self.residual_memory),
             stop_reason=reason,
-            predicted_tail=decision.law.tail(lag, until) if decision.law else None,
+            predicted_tail=sum(self.tails) if self.tails else None,
             seconds=seconds,
         )
 

@@ -13,10 +13,11 @@ from obliviate.environment import Environment, environment_facts
 from obliviate.errors import InvalidOption, RunDamaged
 from obliviate.identity import content_hashes, sampled
 from obliviate.ledger import Entry, Ledger, RunFacts
+from obliviate.ledger.ledger import now
 from obliviate.lock import writing
 from obliviate.recipe import invalid
 from obliviate.state import digest
-from obliviate.training import Trainer, has_batch_norm, made_model
+from obliviate.training import Trainer, has_batch_norm, made_model, named
 from obliviate.vault import Vault
 from obliviate.vault.codec import encode
 
@@ -114,6 +115,7 @@ def _facts(
         subject_key=secret,
         samples=content_hashes(trainer, sampled(layout.records, recipe.seed, left_out), secret),
         project=project,
+        made=now(),
     )
 
 
@@ -127,7 +129,8 @@ def data_length(data: Dataset[Any]) -> int:
         raise invalid(
             [f"data is {type(data).__name__}, without length or index; give a map-style Dataset"]
         )
-    return len(data)
+    with named("the dataset's length"):
+        return len(data)
 
 
 def block_faults(blocks: int, records: int) -> Iterator[str]:

@@ -19,6 +19,7 @@ class Erasure:
     Attributes:
         model: The model it left, in eval mode.
         digest: sha256 of that model's state.
+        digest_before: Of the model before it.
         guarantee: "exact": bit for bit what training without the erased records gives;
             "approximate": nothing is proved by itself.
         method: The name of the method.
@@ -37,6 +38,7 @@ class Erasure:
 
     model: nn.Module
     digest: str
+    digest_before: str | None
     guarantee: Guarantee
     method: str
     records: int

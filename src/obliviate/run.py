@@ -321,6 +321,7 @@ class Run:
         return Erasure(
             model=self._model(chain),
             digest=_text(last.digest),
+            digest_before=outcome.get("digest_before", last.digest),
             guarantee=last.guarantee,
             method=str(facts.method["name"]) if facts else "none",
             records=facts.records if facts else 0,
@@ -429,7 +430,7 @@ def fitting(  # noqa: D417
     with writing(folder):
         (folder / MAKING_NAME).unlink(missing_ok=True)
         run = Run(folder, recipe, data)
-        _check_same(run, blocks, left_out)
+        _check_same(run, blocks, subjects, left_out)
         yield from run._continuing()
     return run
 
@@ -451,11 +452,18 @@ def load(path: str | Path, recipe: Recipe, data: Dataset[Any]) -> Run:
     return Run(local_folder(path), recipe, data)
 
 
-def _check_same(run: Run, blocks: int, left_out: NDArray[np.int64]) -> None:
+def _check_same(
+    run: Run, blocks: int, subjects: Sequence[str] | None, left_out: NDArray[np.int64]
+) -> None:
     if blocks != run.facts.blocks:
         raise InvalidOption(
             f"{run.folder} was cut into {run.facts.blocks} blocks, not {blocks}",
             hint="give the number it was made with, or make a new run in another folder",
+        )
+    if subjects is not None and not run.ledger.has_same_subjects(subjects):
+        raise InvalidOption(
+            f"{run.folder} was made with other subjects",
+            hint="whom a record belongs to cannot be changed; make a new run in another folder",
         )
     if not np.array_equal(left_out, run.ledger.excluded()):
         raise InvalidOption(

@@ -115,7 +115,7 @@ def update_between(old: State, new: State, *, consume: bool = False) -> Update:
     Args:
         old: The state before.
         new: The state after.
-        consume: Write the steps into the old state's tensors, which are lost: a state less in memory.
+        consume: Write the steps into the old state's tensors, which are lost; saves a state.
     """
     update, is_exact = Update(), True
     for name, before, after in _distinct(old, new):

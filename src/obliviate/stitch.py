@@ -7,6 +7,7 @@ grows while the replay goes on, and its growth is what residual memory measures.
 
 from __future__ import annotations
 
+import contextlib
 from typing import TYPE_CHECKING
 
 import torch
@@ -16,7 +17,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from obliviate.blocks import key
 from obliviate.environment import seed_generators
 from obliviate.state import captured, l1
-from obliviate.training import moved
+from obliviate.training import moved, named
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -50,7 +51,7 @@ class Difference:
         The original update is used up: its memory becomes the difference's.
         """
         total = 0.0
-        for name in original.steps.keys() | replayed.steps.keys():
+        for name in original.steps | replayed.steps:  # in one order, for sums to have the same bits
             growth = _minus(original.steps.get(name), replayed.steps.get(name))
             if name in self._parameters:
                 total += l1([growth])
@@ -93,34 +94,40 @@ def reestimated(
         The state with new running means and variances; as it was, where the model keeps none or no
         record is left in the blocks.
     """
-    layers = [
-        module
-        for module in trainer.model.modules()
+    layers = {
+        name: module
+        for name, module in trainer.model.named_modules(remove_duplicate=False)
         if isinstance(module, _BatchNorm) and module.running_mean is not None
-    ]
+    }
     batches = list(_first_epochs(trainer, blocks, erased))
     if not layers or not batches:
         return dict(state)
     trainer.load(state)
     trainer.model.train()
-    momenta = [layer.momentum for layer in layers]
-    for layer in layers:
-        layer.reset_running_stats()
-        layer.momentum = None  # a plain average over the batches
-    with trainer.environment.entered(), torch.no_grad():
+    with trainer.environment.entered(), torch.no_grad(), _averaging(layers.values()):
         seed_generators(key(trainer.recipe.seed, "reestimate"), trainer.recipe.device)
         for records in batches:
-            trainer.forward(moved(trainer.batch(records), trainer.recipe.device))
-    for layer, momentum in zip(layers, momenta, strict=True):
-        layer.momentum = momentum
+            batch = moved(trainer.batch(records), trainer.recipe.device)
+            with named("measuring the statistics of BatchNorm"):
+                trainer.forward(batch)
     measured = captured(trainer.model.state_dict())
-    statistics = {
-        f"{name}.{kind}" if name else kind
-        for name, module in trainer.model.named_modules()
-        if module in layers
-        for kind in ("running_mean", "running_var")
-    }
-    return {name: measured[name] if name in statistics else state[name] for name in state}
+    kinds = ("running_mean", "running_var")
+    names = {f"{name}.{kind}" if name else kind for name in layers for kind in kinds}
+    return {name: measured[name] if name in names else state[name] for name in state}
+
+
+@contextlib.contextmanager
+def _averaging(layers: Iterable[_BatchNorm]) -> Iterator[None]:
+    """Let BatchNorm keep a plain average over the batches, from nothing, for a while."""
+    momenta = {layer: layer.momentum for layer in layers}
+    try:
+        for layer in momenta:
+            layer.reset_running_stats()
+            layer.momentum = None
+        yield
+    finally:
+        for layer, momentum in momenta.items():
+            layer.momentum = momentum
 
 
 def _first_epochs(

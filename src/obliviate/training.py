@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
     from numpy.typing import NDArray
+    from torch.optim import Optimizer
     from torch.utils.data import Dataset
 
     from obliviate.feed import Feed
@@ -86,12 +87,12 @@ class Trainer:
         self.environment = Environment(recipe.device, threads)
         with self.environment.entered():
             self.model = made_model(recipe)
-        self._optimizer = recipe.optimizer(self.model.parameters())
+        self._optimizer = self._new_optimizer()
         self._rates = [group["lr"] for group in self._optimizer.param_groups]
         self.parameters = frozenset(name for name, _ in self.model.named_parameters())
         self.variances = frozenset(
             f"{name}.running_var" if name else "running_var"
-            for name, module in self.model.named_modules()
+            for name, module in self.model.named_modules(remove_duplicate=False)
             if isinstance(module, _BatchNorm) and module.running_var is not None
         )
 
@@ -102,7 +103,7 @@ class Trainer:
 
     def fingerprint(self) -> dict[str, str]:
         """The recipe in comparable words; see `Recipe.fingerprint`."""
-        return self.recipe.fingerprint(self.model, self.recipe.optimizer(self.model.parameters()))
+        return self.recipe.fingerprint(self.model, self._new_optimizer())
 
     def train(
         self, start: Checkpoint, blocks: Iterable[int], erased: NDArray[np.int64]
@@ -139,7 +140,7 @@ class Trainer:
         Raises:
             TrainingFailed: The dataset raised.
         """
-        with self.environment.entered(), _named("the dataset"):
+        with self.environment.entered(), named("the dataset"):
             return moved(self._feed.batch(records, seed), self.recipe.device)
 
     def forward(self, batch: Any) -> Tensor:
@@ -184,12 +185,12 @@ class Trainer:
         first_step, total = self.layout.first_step(block), self.layout.total_steps
         schedule = self.recipe.schedule
         while time.perf_counter() < until:
-            with _named(f"block {block}: the dataset"):
+            with named(f"block {block}: the dataset"):
                 fetched = next(feed, None)
             if fetched is None:
                 return step, True
             step, batch = fetched
-            with _named(f"block {block}, step {step}: training"):
+            with named(f"block {block}, step {step}: training"):
                 if schedule is not None:
                     factor = schedule(first_step + step, total)
                     for group, rate in zip(self._optimizer.param_groups, self._rates, strict=True):
@@ -206,10 +207,14 @@ class Trainer:
         return loss.detach()
 
     def _renew_optimizer(self, packed: State | None) -> None:
-        self._optimizer = self.recipe.optimizer(self.model.parameters())
+        self._optimizer = self._new_optimizer()
         self._rates = [group["lr"] for group in self._optimizer.param_groups]
         if packed is not None:
             unpack_optimizer(self._optimizer, packed)
+
+    def _new_optimizer(self) -> Optimizer:
+        with named("the optimizer's factory"):
+            return self.recipe.optimizer(self.model.parameters())
 
     # Before anything is written
 
@@ -254,9 +259,9 @@ class Trainer:
         self._renew_optimizer(None)
         self.model.train()
         with self.environment.entered():
-            with _named("the dataset"):
+            with named("the dataset"):
                 batch = self._feed.batch(records, key(self.recipe.seed, "fetch", block, step))
-            with _named("a first step"):
+            with named("a first step"):
                 loss = self._checked_step(moved(batch, self.recipe.device), block, step)
         seen = digest({str(at): tensor for at, tensor in enumerate(tensors_of(batch))})
         return seen, repr(loss), digest(captured(self.model.state_dict()))
@@ -285,7 +290,7 @@ class Trainer:
 def made_model(recipe: Recipe) -> nn.Module:
     """A new module from the recipe's factory, under the run's seed, on the recipe's device."""
     seed_generators(key(recipe.seed, "model"), recipe.device)
-    with _named("the model's factory"):
+    with named("the model's factory"):
         model = recipe.model()
     if not isinstance(model, nn.Module):
         raise invalid([f"model() gave {type(model).__name__}; it must give a torch.nn.Module"])
@@ -325,8 +330,12 @@ def tensors_of(batch: Any) -> Iterator[Tensor]:
 
 
 @contextlib.contextmanager
-def _named(what: str) -> Iterator[None]:
-    """Say which part of the user's own code raised."""
+def named(what: str) -> Iterator[None]:
+    """Say which part of the user's own code raised.
+
+    Raises:
+        TrainingFailed: Something raised.
+    """
     try:
         yield
     except ObliviateError:

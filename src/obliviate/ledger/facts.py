@@ -27,6 +27,7 @@ class RunFacts:
         subject_key: The key under which subjects and samples are hashed.
         samples: Keyed hashes of the content of a few records, by record id.
         project: Where the command line finds the project, and its options.
+        made: When, ISO 8601 in UTC.
     """
 
     records: int
@@ -37,6 +38,7 @@ class RunFacts:
     subject_key: bytes
     samples: Mapping[int, str] = field(default_factory=dict)
     project: Mapping[str, str] = field(default_factory=dict)
+    made: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)

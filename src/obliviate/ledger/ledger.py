@@ -129,12 +129,23 @@ class Ledger:
                 subject_key=row.subject_key,
                 samples={row.record: row.content for row in samples},
                 project=row.project,
+                made=row.made,
             )
 
     def has_subjects(self) -> bool:
         """Whether records were given subjects."""
         with self._transaction() as connection:
             return connection.execute(select(tables.subjects.c.id).limit(1)).first() is not None
+
+    def has_same_subjects(self, subjects: Sequence[str]) -> bool:
+        """Whether the records were given these very subjects."""
+        columns = (tables.records.c.record, tables.subjects.c.hash)
+        query = select(*columns).join(tables.subjects).order_by(tables.records.c.record)
+        with self._transaction() as connection:
+            key = connection.execute(select(tables.runs.c.subject_key)).scalar_one()
+            known = [row.hash for row in connection.execute(query)]
+        hashes = {subject: subject_hash(subject, key) for subject in set(subjects)}
+        return known == [hashes[subject] for subject in subjects]
 
     def records_of(self, subject: bytes) -> list[int]:
         """The records of a subject, by its keyed hash; erased ones too."""
@@ -349,7 +360,7 @@ def _insert_rows(connection: Connection, table: Table, rows: Sequence[Mapping[st
 def _insert_run(connection: Connection, run: RunFacts) -> None:
     row = dataclasses.asdict(run)
     samples = row.pop("samples")
-    connection.execute(insert(tables.runs), row | {"format": tables.FORMAT, "made": now()})
+    connection.execute(insert(tables.runs), row | {"format": tables.FORMAT})
     rows = [{"record": record, "content": content} for record, content in samples.items()]
     _insert_rows(connection, tables.samples, rows)
 

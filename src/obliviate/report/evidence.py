@@ -71,7 +71,7 @@ class ErasureEvidence:
             to the update of the first affected block.
         guarantee: Of the model that it left.
         digest: Of that model.
-        digest_before: Of the model before it; None where it was not written down.
+        digest_before: Of the model before it.
         seconds: From the request to the new model.
     """
 
@@ -193,18 +193,14 @@ def _erasures(ledger: Ledger, facts: RunFacts) -> tuple[ErasureEvidence, ...]:
         epochs=int(facts.fingerprint["epochs"]),
         smallest_batch=facts.smallest_batch,
     )
-    before: str | None = None
     found = []
     for each in ledger.erasures():
         affected = sorted(set(layout.block_of(ledger.records_of_erasure(each.id)).tolist()))
-        found.append(_erasure(each, tuple(affected), facts.blocks, before))
-        before = found[-1].digest or before
+        found.append(_erasure(each, tuple(affected), facts.blocks))
     return tuple(found)
 
 
-def _erasure(
-    facts: ErasureFacts, affected: tuple[int, ...], blocks: int, before: str | None
-) -> ErasureEvidence:
+def _erasure(facts: ErasureFacts, affected: tuple[int, ...], blocks: int) -> ErasureEvidence:
     options = dict(facts.method)
     method = str(options.pop("name"))
     common: dict[str, Any] = {
@@ -236,6 +232,6 @@ def _erasure(
         predicted_tail=outcome["predicted_tail"],
         guarantee=outcome["guarantee"],
         digest=outcome["digest"],
-        digest_before=before,
+        digest_before=outcome["digest_before"],
         seconds=outcome["seconds"],
     )
