@@ -25,10 +25,12 @@ SAMPLED_RECORDS = 8
 _SHOWN_CHARACTERS = 120
 
 
-def sampled(records: int, seed: int, left_out: NDArray[np.int64]) -> NDArray[np.int64]:
+def sampled(
+    records: int, seed: int, left_out: NDArray[np.int64], count: int = SAMPLED_RECORDS
+) -> NDArray[np.int64]:
     """A few record ids to know the dataset by, none of them left out."""
     ids = np.setdiff1d(np.arange(records, dtype=np.int64), left_out)
-    return ids[np.argsort(keyed_hash(ids, key(seed, "sample")))[:SAMPLED_RECORDS]]
+    return ids[np.argsort(keyed_hash(ids, key(seed, "sample")))[:count]]
 
 
 def content_hashes(trainer: Trainer, ids: Iterable[int], secret: bytes) -> dict[int, str]:

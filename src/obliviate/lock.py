@@ -25,20 +25,25 @@ def writing(folder: Path) -> Iterator[None]:
         RunLocked: Another live process holds it.
         StorageFull: The folder cannot be written to.
     """
-    path, holder = folder / LOCK_NAME, folder / ".writer"
+    holder = folder / ".writer"
+    lock = FileLock(folder / LOCK_NAME, timeout=0)
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        with FileLock(path, timeout=0):
-            holder.write_text(str(os.getpid()))
-            yield
+        lock.acquire()
+        holder.write_text(str(os.getpid()))
     except Timeout:
         pid = holder.read_text() if holder.exists() else "unknown"
         raise RunLocked(
             f"process {pid} is writing to {folder}",
             hint="wait for it to end, or stop it and call again: what it began will be finished",
         ) from None
-    except PermissionError as error:
+    except OSError as error:
+        lock.release()
         raise StorageFull(
             f"{folder} cannot be written to ({error.strerror})",
-            hint="allow writing there, or choose another folder",
+            hint="make room or allow writing there, or choose another folder",
         ) from error
+    try:
+        yield
+    finally:
+        lock.release()

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import operator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -25,20 +26,8 @@ def record_ids(records: Iterable[int], total: int, what: str = "records") -> NDA
         InvalidOption: Something is not an id.
         UnknownRecord: An id is not in the dataset.
     """
-    if isinstance(records, str | bytes | int):
-        raise InvalidOption(
-            f"{what} is {records!r}", hint="give a list of record ids, such as [17, 4711]"
-        )
-    ids = []
-    for record in records:
-        try:
-            if isinstance(record, bool | np.bool_):
-                raise TypeError
-            ids.append(operator.index(record))
-        except TypeError:
-            raise InvalidOption(
-                f"{what} holds {record!r}", hint="a record id is an int: its index in the dataset"
-            ) from None
+    hint = "give a list of record ids, such as [17, 4711]"
+    ids = [_id(record, what) for record in _listed(records, what, hint)]
     unknown = sorted({each for each in ids if not 0 <= each < total})
     if unknown:
         shown = ", ".join(map(str, unknown[:5])) + (", ..." if len(unknown) > 5 else "")  # noqa: PLR2004
@@ -47,6 +36,24 @@ def record_ids(records: Iterable[int], total: int, what: str = "records") -> NDA
             hint=f"ids run from 0 to {total - 1}: the index of the record in the dataset",
         )
     return np.unique(np.array(ids, dtype=np.int64))
+
+
+def _listed(values: Iterable[Any], what: str, hint: str) -> list[Any]:
+    if not isinstance(values, str | bytes):
+        with contextlib.suppress(TypeError):  # a number, or an array of no dimension
+            return list(values)
+    raise InvalidOption(f"{what} is {values!r}", hint=hint)
+
+
+def _id(record: Any, what: str) -> int:
+    # a mask is no list of ids, though its flags would pass for 0 and 1
+    is_flag = isinstance(record, bool) or "bool" in str(getattr(record, "dtype", ""))
+    if not is_flag:
+        with contextlib.suppress(TypeError):
+            return operator.index(record)
+    raise InvalidOption(
+        f"{what} holds {record!r}", hint="a record id is an int: its index in the dataset"
+    )
 
 
 def records_of_subjects(
@@ -58,12 +65,8 @@ def records_of_subjects(
         InvalidOption: A subject is no string.
         UnknownSubject: A subject has no records, or the run knows of no subjects.
     """
-    if isinstance(subjects, str | bytes):
-        raise InvalidOption(
-            f"subjects is {subjects!r}", hint=f"give a list, such as [{subjects!r}]"
-        )
     found: set[int] = set()
-    for subject in subjects:
+    for subject in _listed(subjects, "subjects", hint=f"give a list, such as [{subjects!r}]"):
         if not isinstance(subject, str):
             raise InvalidOption(f"subjects holds {subject!r}", hint="a subject is a string")
         if not ledger.has_subjects():

@@ -57,8 +57,6 @@ def watch(events: Generator[Event, None, Result], console: Console | None = None
     try:
         while True:
             event = next(events)
-            if not bar.live.is_started and time.monotonic() - started > DRAWN_AFTER_SECONDS:
-                bar.start()
             bar.update(
                 task,
                 description=event.task,
@@ -66,6 +64,8 @@ def watch(events: Generator[Event, None, Result], console: Console | None = None
                 total=event.total,
                 detail=detail(event),
             )
+            if not bar.live.is_started and time.monotonic() - started > DRAWN_AFTER_SECONDS:
+                bar.start()
     except StopIteration as stop:
         result: Result = stop.value
         return result

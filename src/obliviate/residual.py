@@ -149,7 +149,8 @@ class DeepObliviate:
     name = "deepobliviate"
 
     def __post_init__(self) -> None:
-        if not (isinstance(self.epsilon, int | float) and 0 < self.epsilon < float("inf")):
+        is_number = isinstance(self.epsilon, int | float) and not isinstance(self.epsilon, bool)
+        if not (is_number and 0 < self.epsilon < float("inf")):
             raise InvalidOption(
                 f"epsilon is {self.epsilon!r}",
                 hint="it is a slope: a finite number above 0, such as 0.02; smaller replays more",

@@ -11,7 +11,7 @@ import numpy as np
 from obliviate.chain import Chain
 from obliviate.erasure import Erasing
 from obliviate.errors import InvalidOption, Mismatch, NothingLeft, RunUnfinished
-from obliviate.identity import check_data, check_recipe
+from obliviate.identity import SAMPLED_RECORDS, check_data, check_recipe, content_hashes, sampled
 from obliviate.ledger import Ledger
 from obliviate.lock import writing
 from obliviate.making import (
@@ -309,6 +309,15 @@ class Run:
             chain.sweep()
             raise
         chain.sweep()
+        self._sample_again()
+
+    def _sample_again(self) -> None:
+        """Know the dataset by other records in the place of erased ones."""
+        known = self.ledger.run().samples
+        left_out = np.union1d(self.ledger.erased(), sorted(known))
+        count = SAMPLED_RECORDS - len(known)
+        fresh = sampled(self.facts.records, self.recipe.seed, left_out, count)
+        self.ledger.add_samples(content_hashes(self.trainer, fresh, self.facts.subject_key))
 
     def _erasure(self, number: int | None, ignored: tuple[int, ...], seconds: float) -> Erasure:
         chain = self._finished_chain()

@@ -202,6 +202,9 @@ class Trainer:
         seed_generators(key(self.recipe.seed, "step", block, step), self.recipe.device)
         self._optimizer.zero_grad(set_to_none=True)
         loss = self.forward(batch)
+        if not isinstance(loss, Tensor) or loss.numel() != 1:
+            found = f"shape {list(loss.shape)}" if isinstance(loss, Tensor) else type(loss).__name__
+            raise invalid([f"the loss is not a scalar but has {found}; take the batch's mean"])
         loss.backward()  # type: ignore[no-untyped-call]
         self._optimizer.step()
         return loss.detach()
@@ -271,8 +274,8 @@ class Trainer:
         if self.recipe.step is None and not is_pair:
             raise invalid(["a batch is not (inputs, targets); give step(model, batch) instead"])
         loss = self._step(batch, block, step)
-        if not isinstance(loss, Tensor) or loss.numel() != 1:
-            raise invalid([f"the loss is not a scalar but has shape {list(loss.shape)}"])
+        if self.recipe.optimizer_state == "carried":
+            packed_optimizer(self._optimizer)
         return _mean_loss([loss], block) or 0.0
 
     def _faults(self) -> Iterator[str]:

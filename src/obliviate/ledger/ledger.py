@@ -10,10 +10,10 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from sqlalchemy import create_engine, delete, event, exc, func, insert, select, update
+from sqlalchemy import create_engine, delete, event, exc, func, insert, select, true, update
 from sqlalchemy.engine import URL
 
-from obliviate.errors import NewerFormat, RunDamaged, RunMissing, StorageFull
+from obliviate.errors import NewerFormat, RunDamaged, RunLocked, RunMissing, StorageFull
 from obliviate.ledger import tables
 from obliviate.ledger.facts import Entry, ErasureFacts, RunFacts
 from obliviate.vault.store import Stored
@@ -45,7 +45,7 @@ def now() -> str:
 
 def subject_hash(subject: str, key: bytes) -> bytes:
     """The keyed hash by which the ledger knows a subject (HMAC-SHA256, 16 bytes)."""
-    return hmac.digest(key, subject.encode(), hashlib.sha256)[:16]
+    return hmac.digest(key, subject.encode(errors="surrogatepass"), hashlib.sha256)[:16]
 
 
 class Ledger:
@@ -64,6 +64,8 @@ class Ledger:
                 f"there is no run in {path.parent}",
                 hint="check the path, or make one with `obliviate fit PROJECT RUN`",
             )
+        if path.stat().st_size == 0:
+            raise _damaged(path, "it is empty")
         self.path = path
         self._engine = _engine(path, _PRAGMAS)
         with self._transaction() as connection:
@@ -98,7 +100,7 @@ class Ledger:
         with _transaction(engine, part) as connection:
             tables.metadata.create_all(connection)
             _insert_run(connection, run)
-            _insert_subjects(connection, subjects or (), run.subject_key)
+            _insert_subjects(connection, () if subjects is None else subjects, run.subject_key)
             rows = [{"record": int(record), "erasure": None} for record in excluded]
             _insert_rows(connection, tables.erased, rows)
             _insert_entries(connection, tables.chain, [first])
@@ -131,6 +133,12 @@ class Ledger:
                 project=row.project,
                 made=row.made,
             )
+
+    def add_samples(self, samples: Mapping[int, str]) -> None:
+        """Know the dataset by some more records; see `RunFacts.samples`."""
+        rows = [{"record": record, "content": content} for record, content in samples.items()]
+        with self._transaction() as connection:
+            _insert_rows(connection, tables.samples, rows)
 
     def has_subjects(self) -> bool:
         """Whether records were given subjects."""
@@ -289,7 +297,8 @@ class Ledger:
         """Take a running erasure back: what it staged is condemned, its records are not erased."""
         with self._transaction() as connection:
             is_staged = tables.staged.c.erasure == erasure
-            _condemn(connection, _held(connection, is_staged, _OBJECT_COLUMNS, table=tables.staged))
+            keys = _held(connection, is_staged, _OBJECT_COLUMNS, table=tables.staged)
+            _condemn(connection, keys - _held(connection, true(), _OBJECT_COLUMNS))
             connection.execute(delete(tables.staged).where(tables.staged.c.erasure == erasure))
             connection.execute(delete(tables.erased).where(tables.erased.c.erasure == erasure))
             _finish(connection, erasure, state="failed", outcome={"reason": reason})
@@ -318,8 +327,13 @@ def _engine(path: Path, pragmas: Sequence[str]) -> Engine:
 
     @event.listens_for(engine, "connect")
     def prepare(connection: Any, _record: Any) -> None:
+        connection.isolation_level = None  # transactions are ours, those that only read too
         for pragma in pragmas:
             connection.execute(f"PRAGMA {pragma}").close()
+
+    @event.listens_for(engine, "begin")
+    def begin(connection: Connection) -> None:
+        connection.exec_driver_sql("BEGIN")
 
     return engine
 
@@ -336,15 +350,20 @@ def _transaction(engine: Engine, path: Path) -> Iterator[Connection]:
                 f"the ledger {path} cannot be written to ({reason})",
                 hint="make room or allow writing there, then call again; nothing was lost",
             ) from error
-        raise RunDamaged(
-            f"{path} cannot be read as a ledger ({reason})",
-            hint="restore the run folder from a copy, or make the run again in another folder",
-        ) from error
+        if name.startswith(("SQLITE_BUSY", "SQLITE_LOCKED")):
+            raise RunLocked(
+                f"another process keeps the ledger {path} ({reason})", hint="try again in a while"
+            ) from error
+        raise _damaged(path, reason) from error
     except exc.NoResultFound as error:
-        raise RunDamaged(
-            f"{path} lacks a row that belongs there",
-            hint="restore the run folder from a copy, or make the run again in another folder",
-        ) from error
+        raise _damaged(path, "it lacks a row that belongs there") from error
+
+
+def _damaged(path: Path, reason: str) -> RunDamaged:
+    return RunDamaged(
+        f"{path} cannot be read as a ledger ({reason})",
+        hint="restore the run folder from a copy, or make the run again in another folder",
+    )
 
 
 def _batched(items: Sequence[Any]) -> Iterator[Sequence[Any]]:

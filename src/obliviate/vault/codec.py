@@ -7,6 +7,7 @@ each tensor), the tensors.
 
 from __future__ import annotations
 
+import contextlib
 import json
 from typing import TYPE_CHECKING
 
@@ -86,9 +87,10 @@ def decode(data: bytes) -> dict[str, Tensor]:
     Raises:
         RunDamaged: They are something else.
     """
-    tensors = _load(data)
-    tied = json.loads(_metadata(data)[_TIED])
-    return tensors | {name: tensors[original] for name, original in tied.items()}
+    with _expected():
+        tensors: dict[str, Tensor] = load(data)
+        tied = json.loads(_metadata(data)[_TIED])
+        return tensors | {name: tensors[original] for name, original in tied.items()}
 
 
 def decode_update(data: bytes) -> Update:
@@ -98,23 +100,24 @@ def decode_update(data: bytes) -> Update:
         RunDamaged: They are something else.
     """
     parts: dict[str, dict[str, Tensor]] = {"step": {}, "index": {}, "value": {}, "taken": {}}
-    for name, tensor in _load(data).items():
-        kind, _, rest = name.partition("/")
-        parts[kind][rest] = tensor
-    corrections = {name: (index, parts["value"][name]) for name, index in parts["index"].items()}
-    is_exact = bool(json.loads(_metadata(data)[_EXACT]))
-    return Update(parts["step"], corrections, parts["taken"], is_exact)
+    with _expected():
+        is_exact = bool(json.loads(_metadata(data)[_EXACT]))
+        for name, tensor in load(data).items():
+            kind, _, rest = name.partition("/")
+            parts[kind][rest] = tensor
+        corrections = {name: (at, parts["value"][name]) for name, at in parts["index"].items()}
+        return Update(parts["step"], corrections, parts["taken"], is_exact)
 
 
-def _load(data: bytes) -> dict[str, Tensor]:
+@contextlib.contextmanager
+def _expected() -> Iterator[None]:
     try:
-        tensors: dict[str, Tensor] = load(data)
-    except SafetensorError as error:
+        yield
+    except (SafetensorError, ValueError, KeyError) as error:
         raise RunDamaged(
-            f"an object in the vault is not a state ({error})",
+            f"an object in the vault is not a state or an update ({error})",
             hint="restore the run folder from a copy, or make the run again",
         ) from error
-    return tensors
 
 
 def _metadata(data: bytes) -> dict[str, str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import hashlib
 import os
@@ -50,30 +51,37 @@ class Vault:
         Raises:
             StorageFull: There is no room, or no permission; nothing is left behind.
         """
-        key = uuid.uuid4().hex
-        path = self._path(key)
+        path = self._path(uuid.uuid4().hex)
         temporary = path.with_suffix(".part")
-        sha, size_bytes = hashlib.sha256(), 0
         try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            with temporary.open("xb") as file:
-                for piece in pieces:
-                    file.write(piece)
-                    sha.update(piece)
-                    size_bytes += len(piece)
-                file.flush()
-                os.fsync(file.fileno())
-            temporary.rename(path)
-            _flush_folder(self.folder)
-        except OSError as error:
-            temporary.unlink(missing_ok=True)
-            if error.errno in _NO_ROOM:
+            size_bytes, sha256 = self._write_durably(path, temporary, pieces)
+        except BaseException as error:
+            for left in (temporary, path):
+                with contextlib.suppress(OSError):  # a disk that cannot be written to
+                    left.unlink(missing_ok=True)
+            if isinstance(error, OSError) and error.errno in _NO_ROOM:
                 raise StorageFull(
                     f"{self.folder} cannot take another object ({error.strerror})",
                     hint="make room or allow writing there, then call again; nothing was lost",
                 ) from error
             raise
-        return Stored(key=key, size_bytes=size_bytes, sha256=sha.hexdigest())
+        return Stored(key=path.name, size_bytes=size_bytes, sha256=sha256)
+
+    def _write_durably(
+        self, path: Path, temporary: Path, pieces: Iterable[bytes | memoryview]
+    ) -> tuple[int, str]:
+        sha, size_bytes = hashlib.sha256(), 0
+        self.folder.mkdir(parents=True, exist_ok=True)
+        with temporary.open("xb") as file:
+            for piece in pieces:
+                file.write(piece)
+                sha.update(piece)
+                size_bytes += len(piece)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.rename(path)
+        _flush_folder(self.folder)
+        return size_bytes, sha.hexdigest()
 
     def read(self, stored: Stored) -> bytes:
         """The bytes of an object.
