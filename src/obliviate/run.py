@@ -124,7 +124,8 @@ class Run:
         method: str | Method = DEFAULT_METHOD,
     ) -> Plan:
         """What a request would touch and cost; nothing changes. See `forget` for the errors."""
-        return self._plan(self._named(records, subjects), method_of(method))
+        named = self._named(records, subjects)
+        return self._plan(named, method_of(method), self._finished_chain())
 
     def forget(
         self,
@@ -158,7 +159,7 @@ class Run:
     ) -> Generator[Event, None, Erasure]:
         """`forget`, yielding its progress."""
         chosen, named = method_of(method), self._named(records, subjects)
-        self._plan(named, chosen)
+        self._plan(named, chosen, self._finished_chain())
         return (yield from self._erasing("forget", named, chosen))
 
     def settle(self) -> Erasure:
@@ -214,8 +215,8 @@ class Run:
             )
         return ids
 
-    def _plan(self, named: NDArray[np.int64], method: Method) -> Plan:
-        chain, erased = self._finished_chain(), self.ledger.erased()
+    def _plan(self, named: NDArray[np.int64], method: Method, chain: Chain) -> Plan:
+        erased = self.ledger.erased()
         ids = np.setdiff1d(named, erased)
         if len(ids) and len(erased) + len(ids) == self.facts.records:
             raise NothingLeft(
@@ -245,27 +246,28 @@ class Run:
         self, kind: Kind, named: NDArray[np.int64], method: Method
     ) -> Generator[Event, None, Erasure]:
         with writing(self.folder):
-            resumed = yield from self._continuing()
+            chain, resumed = yield from self._continuing()
             started = time.perf_counter()
-            plan = self._plan(named, method)
+            plan = self._plan(named, method, chain)
             if plan.records or plan.start is not None:
                 options = {"name": method.name} | vars(method)
                 facts = self.ledger.begin(kind, options, np.array(plan.records, dtype=np.int64))
-                yield from self._carrying_out(facts)
+                yield from self._carrying_out(facts, chain)
                 return self._erasure(facts.id, plan.ignored, time.perf_counter() - started)
             is_same = resumed is not None and resumed.kind == kind
             return self._erasure(resumed.id if resumed and is_same else None, plan.ignored, 0.0)
 
-    def _continuing(self) -> Generator[Event, None, ErasureFacts | None]:
-        """Finish what a killed process left: training, or an erasure, which is returned."""
+    def _continuing(self) -> Generator[Event, None, tuple[Chain, ErasureFacts | None]]:
+        """Finish what a killed process left: training, or an erasure, which is returned too."""
         chain = self.chain()
         chain.sweep()
         if chain.length < chain.blocks:
             yield from self._training(chain)
         running = self.ledger.running()
         if running is not None:
-            yield from self._carrying_out(running)
-        return running
+            yield from self._carrying_out(running, chain)
+            chain = self.chain()
+        return chain, running
 
     def _training(self, chain: Chain) -> Generator[Event, None, None]:
         blocks = range(chain.length + 1, chain.blocks + 1)
@@ -283,12 +285,12 @@ class Run:
                 task="fit", done=item.block, total=chain.blocks, block=item.block, loss=item.loss
             )
 
-    def _carrying_out(self, facts: ErasureFacts) -> Generator[Event, None, None]:
-        chain, trainer = self._finished_chain(), self.trainer
+    def _carrying_out(self, facts: ErasureFacts, chain: Chain) -> Generator[Event, None, None]:
+        trainer = self.trainer
         options = dict(facts.method)
         method = method_of(str(options.pop("name")), **options)
         records = self.ledger.records_of_erasure(facts.id)
-        plan = self._plan(records, method)
+        plan = self._plan(records, method, chain)
         start = plan.start or 1
         erasing = Erasing(
             chain=chain,
@@ -314,8 +316,10 @@ class Run:
     def _sample_again(self) -> None:
         """Know the dataset by other records in the place of erased ones."""
         known = self.ledger.run().samples
-        left_out = np.union1d(self.ledger.erased(), sorted(known))
         count = SAMPLED_RECORDS - len(known)
+        if not count:
+            return
+        left_out = np.union1d(self.ledger.erased(), sorted(known))
         fresh = sampled(self.facts.records, self.recipe.seed, left_out, count)
         self.ledger.add_samples(content_hashes(self.trainer, fresh, self.facts.subject_key))
 

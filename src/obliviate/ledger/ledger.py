@@ -430,17 +430,10 @@ def _objects(connection: Connection) -> dict[str, Stored]:
 
 
 def _entry(row: Row[Any], objects: Mapping[str, Stored]) -> Entry:
-    keys = {name: getattr(row, name) for name in _OBJECT_COLUMNS}
-    return Entry(
-        block=row.block,
-        origin=row.origin,
-        guarantee=row.guarantee,
-        digest=row.digest,
-        loss=row.loss,
-        seconds=row.seconds,
-        erasure=row.erasure,
-        **{name: objects[key] for name, key in keys.items() if key},
-    )
+    values = dict(row._mapping)  # noqa: SLF001 - SQLAlchemy's public name for it
+    for name in _OBJECT_COLUMNS:
+        values[name] = objects[values[name]] if values[name] else None
+    return Entry(**values)
 
 
 def _held(
