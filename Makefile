@@ -35,7 +35,7 @@ test-slow: setup
 	$(BIN)/python -m pytest -n auto -m slow
 
 bench: setup
-	$(BIN)/python benchmarks/run.py
+	$(BIN)/python -m benchmarks
 
 clean:
 	rm -rf $(VENV) demo .coverage .mypy_cache .pytest_cache .ruff_cache .import_linter_cache

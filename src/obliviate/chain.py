@@ -36,8 +36,8 @@ def keyframe_spacing(blocks: int) -> int:
     """How many blocks lie between two keyframes: 2√B.
 
     Every erasure rewrites the keyframes behind it, and every state is restored from the last one
-    before it. On 500 blocks of a small net, twice the square root halves the one and leaves the other
-    at a fifth of a block's training time.
+    before it. On 500 blocks of a small net, twice the square root halves the one, and the other is
+    half of one block's training time at most.
     """
     return max(1, 2 * math.isqrt(blocks))
 

@@ -430,7 +430,7 @@ def _objects(connection: Connection) -> dict[str, Stored]:
 
 
 def _entry(row: Row[Any], objects: Mapping[str, Stored]) -> Entry:
-    values = dict(row._mapping)  # noqa: SLF001 - SQLAlchemy's public name for it
+    values = dict(row._mapping)  # SQLAlchemy's public name for it
     for name in _OBJECT_COLUMNS:
         values[name] = objects[values[name]] if values[name] else None
     return Entry(**values)
