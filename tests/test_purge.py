@@ -1,0 +1,92 @@
+"""After an erasure, whoever has the disk cannot put an old state together again."""
+
+import itertools
+import json
+
+import pytest
+import torch
+from safetensors.torch import load
+
+import obliviate as ob
+from tests.models import images, recipe, records_in
+
+BLOCKS = 12
+
+
+def on_disk(folder):
+    """Keyframes and updates, read from the raw files without the help of the library."""
+    keyframes, updates = [], []
+    for path in (folder / "vault").iterdir():
+        data = path.read_bytes()
+        header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
+        tensors = load(data)
+        if "tied" in header["__metadata__"]:
+            keyframes.append(tensors)
+        else:
+            steps = {n.removeprefix("step/"): t for n, t in tensors.items() if n[:5] == "step/"}
+            updates.append(steps)
+    return keyframes, updates
+
+
+def flat(tensors):
+    return torch.cat([tensors[name].double().reshape(-1) for name in sorted(tensors)])
+
+
+def reconstructed(folder, order):
+    """Every state that a keyframe and a run of updates, in the chain's order, add up to."""
+    keyframes, updates = on_disk(folder)
+    states = [flat(keyframe) for keyframe in keyframes if "1.weight" in keyframe]
+    steps = [flat(update) for update in order(updates)]
+    for start in list(states):
+        for first, last in itertools.combinations(range(len(steps) + 1), 2):
+            total = sum(steps[first:last])
+            states += [start + total, start - total]
+    return states
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "momentum-carried"])
+@pytest.mark.parametrize("method", [ob.DeepObliviate(epsilon=9), "exact"])
+def test_no_old_state_can_be_put_together_again(tmp_path, method, optimizer):
+    made = recipe("mlp", optimizer)
+    run = ob.fit(made, images(), tmp_path, blocks=BLOCKS)
+    old = [flat(run.chain().state(block)) for block in range(BLOCKS + 1)]
+    old_files = {path.name for path in (tmp_path / "vault").iterdir()}
+
+    def order(updates):
+        # the strongest attacker knows which update is whose
+        wanted = [run.chain().update(block).steps for block in range(1, BLOCKS + 1)]
+        return [next(u for u in updates if all(torch.equal(u[n], w[n]) for n in w)) for w in wanted]
+
+    found = reconstructed(tmp_path, order)
+    for state in old:  # the attack works: before the erasure it finds every state
+        assert any(torch.allclose(state, each, atol=1e-4) for each in found)
+
+    erasure = run.forget(records=records_in(run, 4), method=method)
+    found = reconstructed(tmp_path, order)
+    for block, state in enumerate(old):
+        closest = min(float((state - each).abs().max()) for each in found)
+        assert (closest < 1e-4) == (block < 4), f"block {block}: {closest}"
+
+    kept = {path.name for path in (tmp_path / "vault").iterdir()}
+    assert kept == run.ledger.keys("live")
+    assert erasure.blocks_replayed <= len(old_files - kept)
+    assert run.ledger.keys("destroyed") >= old_files - kept
+
+
+def test_nothing_of_an_erasure_that_was_taken_back_is_left(tmp_path):
+    run = ob.fit(recipe(), images(), tmp_path, blocks=BLOCKS)
+    before = {path.name for path in (tmp_path / "vault").iterdir()}
+    events = run.forgetting(records=records_in(run, 4), method="exact")
+    next(events)
+    with pytest.raises(ob.ObliviateError):
+        raise_in(run, events)
+    assert {path.name for path in (tmp_path / "vault").iterdir()} == before
+
+
+def raise_in(run, events):
+    """Let the loss go wrong in the middle of a replay."""
+    with torch.no_grad():
+        for parameter in run.trainer.model.parameters():
+            parameter.fill_(float("nan"))
+    for _ in events:
+        pass
