@@ -79,7 +79,7 @@ def project() -> Project:
     data, test = digits()
     recipe = Recipe(
         model=network,
-        optimizer=partial(torch.optim.SGD, lr=0.02, momentum=0.9),
+        optimizer=partial(torch.optim.SGD, lr=0.02),
         loss=nn.functional.cross_entropy,
         batch_size=8,
         epochs=20,
