@@ -14,7 +14,7 @@ from sqlalchemy import Engine, event
 import obliviate as ob
 from obliviate.errors import NewerFormat, RunDamaged, RunMissing, StorageFull
 from obliviate.ledger import Entry, Ledger, RunFacts
-from obliviate.ledger.ledger import subject_hash
+from obliviate.ledger.rows import subject_hash
 from obliviate.vault import Stored
 
 KEY = bytes(range(32))

@@ -97,7 +97,7 @@ def test_a_failed_erasure_does_not_quote_its_reason(run):
     def failing(_model, _batch):
         raise KeyError(PERSON)
 
-    object.__setattr__(run.recipe, "loss", failing)
+    object.__setattr__(run.recipe, "step", failing)
     with pytest.raises(ob.errors.TrainingFailed, match=PERSON):
         run.forget(subjects=[PERSON])
     (erasure,) = gathered(run.folder).erasures

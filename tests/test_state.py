@@ -15,7 +15,6 @@ from obliviate.state import (
     is_additive,
     l1,
     raw_bytes,
-    size_bytes,
     update_between,
 )
 
@@ -115,7 +114,7 @@ def test_tied_entries_are_copied_as_one_tensor():
     copy = captured(Tied().state_dict())
     assert copy["embed.weight"] is copy["head.weight"]
     assert copy["head.bias"] is not copy["head.weight"]
-    assert size_bytes(copy) == 4 * (15 + 5)
+    assert len({id(tensor) for tensor in copy.values()}) == 2
 
 
 def test_equal_values_are_no_tie():

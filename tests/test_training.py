@@ -19,6 +19,7 @@ import obliviate as ob
 from obliviate.environment import Environment, environment_facts
 from obliviate.errors import InvalidRecipe, NotDeterministic, NotFinite, TrainingFailed
 from obliviate.making import layout_of, new_trainer
+from obliviate.probe import probe
 from obliviate.progress import Event
 from obliviate.state import captured, digest
 from obliviate.training import SECONDS_BETWEEN_EVENTS, Trained, Trainer
@@ -270,7 +271,7 @@ def test_erased_records_are_never_asked_for(recipe_of, data):
 
     erased = np.array([0, 7, 39])
     trainer = trainer_of(recipe_of(), Asked(data))
-    trainer.probe(erased)
+    probe(trainer, erased)
     trained(trainer, erased=erased)
     assert sorted(set(asked)) == sorted(set(range(40)) - {0, 7, 39})
 
@@ -458,7 +459,7 @@ def unseeded():
 def test_a_step_that_cannot_be_repeated_is_noticed(recipe_of, data):
     trainer = trainer_of(recipe_of(step=faulty_step(lambda loss: loss * unseeded())), data)
     with pytest.raises(NotDeterministic, match="the loss differs"):
-        trainer.probe(NOBODY)
+        probe(trainer, NOBODY)
 
 
 def test_a_dataset_that_cannot_be_repeated_is_noticed(recipe_of, data):
@@ -470,7 +471,7 @@ def test_a_dataset_that_cannot_be_repeated_is_noticed(recipe_of, data):
             return inputs + generator.normal(), target
 
     with pytest.raises(NotDeterministic, match="the batch differs"):
-        trainer_of(recipe_of(), Fresh(data)).probe(NOBODY)
+        probe(trainer_of(recipe_of(), Fresh(data)), NOBODY)
 
 
 class WithExtra(nn.Linear):
@@ -539,14 +540,14 @@ def test_batches_that_are_no_pairs_need_a_step(recipe_of, data):
     inputs, targets = data.tensors
     triples = TensorDataset(inputs, targets, targets)
     with pytest.raises(InvalidRecipe, match="not \\(inputs, targets\\)"):
-        trainer_of(recipe_of(), triples).probe(NOBODY)
+        probe(trainer_of(recipe_of(), triples), NOBODY)
     recipe = recipe_of(step=lambda model, batch: cross_entropy(model(batch[0]), batch[2]))
-    trainer_of(recipe, triples).probe(NOBODY)
+    probe(trainer_of(recipe, triples), NOBODY)
 
 
 def test_a_probe_leaves_no_trace(recipe_of, data):
     probed, fresh = (trainer_of(recipe_of(model=dropping), data) for _ in range(2))
-    probed.probe(NOBODY)
+    probe(probed, NOBODY)
     assert digests(probed) == digests(fresh)
 
 
@@ -554,4 +555,4 @@ def test_one_record_is_too_few_for_batch_norm(recipe_of, data):
     recipe = recipe_of(model=lambda: nn.Sequential(nn.BatchNorm1d(4), nn.Linear(4, 3)))
     trainer = trainer_of(replace(recipe, batch_size=1), data)
     with pytest.raises(InvalidRecipe, match="no batch is large enough"):
-        trainer.probe(NOBODY)
+        probe(trainer, NOBODY)

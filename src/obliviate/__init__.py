@@ -1,11 +1,12 @@
 """Obliviate makes trained PyTorch models forget people."""
 
 from obliviate.errors import ObliviateError
+from obliviate.fitting import fit, fitting
 from obliviate.plan import Plan
 from obliviate.recipe import Project, Recipe
 from obliviate.residual import DeepObliviate, Exact
 from obliviate.results import Erasure, Status
-from obliviate.run import Run, fit, fitting, load
+from obliviate.run import Run, load
 from obliviate.verification import Verification
 
 __version__ = "0.1.0"

@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from obliviate.audit import accuracy
+from obliviate.fitting import fitting
 from obliviate.residual import METHODS
-from obliviate.run import fitting, load
+from obliviate.run import load
 
 if TYPE_CHECKING:
     from collections.abc import Generator

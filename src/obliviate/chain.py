@@ -84,6 +84,10 @@ class Chain:
         inexact = (entry.block for entry in self.entries if entry.guarantee != "exact")
         return next(inexact, None)
 
+    def is_current(self) -> bool:
+        """Whether no other process has rewritten the chain since it was read."""
+        return self._ledger.entries() == self.entries
+
     def has_keyframe(self, block: int) -> bool:
         """Whether the plan of the chain sets a keyframe at this block."""
         return block % self.spacing == 0 or block == self.blocks
@@ -215,6 +219,8 @@ class Chain:
         for key in doomed:
             self._vault.destroy(key)
         self._ledger.mark_destroyed(condemned)
+        if doomed:
+            self._ledger.flush()
         return len(doomed)
 
 

@@ -22,12 +22,12 @@ from obliviate.audit import accuracy, auditing
 from obliviate.datasets import digits
 from obliviate.environment import Environment
 from obliviate.errors import InvalidOption, StorageFull
+from obliviate.fitting import fitting
 from obliviate.ledger import Ledger
 from obliviate.making import LEDGER_NAME, check_place
 from obliviate.progress import watch
 from obliviate.recipe import Project, Recipe
 from obliviate.report import gathered, page, saved_picture
-from obliviate.run import Run, fitting
 from obliviate.terminal import watch_replay
 from obliviate.wording import counted, percent
 
@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 
     from obliviate.ledger.facts import Guarantee
     from obliviate.results import Erasure
+    from obliviate.run import Run
 
 FIRST, SECOND = "person-017", "person-044"
 RUN_NAME, PAGE_NAME, CURVE_NAME = "run", "report.html", "curve.png"

@@ -17,6 +17,10 @@ if TYPE_CHECKING:
 deterministic: Any = torch.utils.deterministic
 
 
+BITS_DEPEND_ON = ("torch", "processor")
+"""What cannot be set by us: where it differs, so may the last bits of every state."""
+
+
 class Environment:
     """The process-wide settings that bits depend on, set for a while and then put back."""
 
@@ -26,12 +30,17 @@ class Environment:
 
     @contextlib.contextmanager
     def entered(self) -> Iterator[None]:
-        """Deterministic algorithms, the run's thread count, and generators of our own."""
+        """Deterministic algorithms, the run's threads, gradients, no autocast, own generators."""
         threads, fill = torch.get_num_threads(), deterministic.fill_uninitialized_memory
         is_deterministic = torch.are_deterministic_algorithms_enabled()
         warns_only = torch.is_deterministic_algorithms_warn_only_enabled()
         python, numpy = random.getstate(), np.random.get_state()
-        with torch.random.fork_rng(devices=self._devices):
+        with contextlib.ExitStack() as stack:
+            stack.enter_context(torch.random.fork_rng(devices=self._devices))
+            stack.enter_context(torch.inference_mode(mode=False))
+            stack.enter_context(torch.enable_grad())
+            for kind in sorted({"cpu", *(device.type for device in self._devices)}):
+                stack.enter_context(torch.autocast(kind, enabled=False))
             try:
                 self._set_threads(self._threads)
                 torch.use_deterministic_algorithms(True)

@@ -83,6 +83,7 @@ class Erasing:
         number: Its number in the ledger.
         erased: All erased records, those of this erasure among them; sorted.
         is_exact: Whether the replay so far rests on exact states alone.
+        changed: What bits depend on and has changed since the run was made.
     """
 
     chain: Chain
@@ -95,6 +96,7 @@ class Erasing:
     difference: Difference
     is_exact: bool
     staged: dict[int, Entry]
+    changed: dict[str, tuple[str, str]] = field(default_factory=dict)
     entries: list[Entry] = field(default_factory=list)
     stitched: list[range] = field(default_factory=list)
     segments: list[tuple[int, int]] = field(default_factory=list)
@@ -120,7 +122,7 @@ class Erasing:
         self.ledger.commit(
             self.number, replaced=self.entries, stitched=self.stitched, outcome=vars(outcome)
         )
-        return replace(outcome, seconds=time.perf_counter() - started)
+        return outcome
 
     def replay(
         self, checkpoint: Checkpoint, first: int
@@ -137,7 +139,7 @@ class Erasing:
                 continue
             last, checkpoint = item.entry.block, item.checkpoint
             original = self.chain.update(last)
-            length = length or self.difference.length(original) or 1.0
+            length = length or self.difference.size_of(original) or 1.0
             growth = self.difference.follow(original, item.update) / length
             series = [growth] if last in self.plan.affected else [*series, growth]
             self.entries.append(item.entry)
@@ -223,6 +225,8 @@ class Erasing:
         reason = decision.reason
         if self.segments[-1][1] == self.chain.blocks and not isinstance(self.method, Exact):
             reason = f"the end of the chain was reached ({reason})"
+        for name, (then, now) in self.changed.items():
+            reason += f"; not exact, since the run was made with {name} {then}, not {now}"
         assert result.digest is not None  # noqa: S101 - block B always has one
         return Outcome(
             guarantee=result.guarantee,

@@ -8,13 +8,16 @@ disappears.
 from __future__ import annotations
 
 import random
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
 import numpy as np
 import torch
+from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, TensorDataset, default_collate
 
 from obliviate.blocks import key
+from obliviate.state import raw_bytes
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -87,6 +90,32 @@ class LoaderFeed:
 
 def _keys(records: NDArray[np.int64], seed: int) -> list[tuple[int, int]]:
     return [(int(record), key(seed, int(record))) for record in records]
+
+
+def content_of(item: Any) -> Iterator[bytes | memoryview]:
+    """The content of a record or a batch, in a canonical order of bytes.
+
+    Tensors, arrays, text, bytes, numbers, and sequences and mappings of them; of anything else, its
+    type.
+    """
+    if isinstance(item, Tensor):
+        yield f"{item.dtype}{list(item.shape)}".encode()
+        yield raw_bytes(item.cpu())
+    elif isinstance(item, np.ndarray | np.generic):
+        yield f"{item.dtype}{list(item.shape)}".encode()
+        yield item.tobytes()
+    elif isinstance(item, Mapping):
+        for name, value in item.items():
+            yield repr(name).encode()
+            yield from content_of(value)
+    elif isinstance(item, list | tuple):
+        yield str(len(item)).encode()
+        for value in item:
+            yield from content_of(value)
+    elif isinstance(item, str | bytes | bool | int | float | complex | None):
+        yield repr(item).encode(errors="surrogatepass")
+    else:
+        yield type(item).__qualname__.encode()
 
 
 class _Sampler:

@@ -10,8 +10,7 @@ import numpy as np
 
 from obliviate.blocks import key, keyed_hash
 from obliviate.errors import ForeignData, ForeignRecipe
-from obliviate.state import raw_bytes
-from obliviate.training import tensors_of
+from obliviate.feed import content_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -38,9 +37,8 @@ def content_hashes(trainer: Trainer, ids: Iterable[int], secret: bytes) -> dict[
     hashes = {}
     for record in ids:
         mac = hmac.new(secret, str(record).encode(), hashlib.sha256)
-        for tensor in tensors_of(trainer.batch(np.array([record], dtype=np.int64))):
-            mac.update(f"{tensor.dtype}{list(tensor.shape)}".encode())
-            mac.update(raw_bytes(tensor))
+        for piece in content_of(trainer.batch(np.array([record], dtype=np.int64))):
+            mac.update(piece)
         hashes[int(record)] = mac.hexdigest()
     return hashes
 

@@ -13,8 +13,9 @@ from obliviate.environment import Environment, environment_facts
 from obliviate.errors import InvalidOption, RunDamaged
 from obliviate.identity import content_hashes, sampled
 from obliviate.ledger import Entry, Ledger, RunFacts
-from obliviate.ledger.ledger import now
+from obliviate.ledger.rows import now
 from obliviate.lock import writing
+from obliviate.probe import probe
 from obliviate.recipe import invalid
 from obliviate.state import digest
 from obliviate.training import Trainer, has_batch_norm, made_model, named
@@ -82,7 +83,7 @@ def make(
     A first step is tried before the folder is touched, so that bad input leaves nothing behind.
     """
     trainer = new_trainer(recipe, data, data_length(data), blocks)
-    trainer.probe(left_out)
+    probe(trainer, left_out)
     with writing(folder):
         if (folder / LEDGER_NAME).exists():
             return  # another process was faster
@@ -135,7 +136,7 @@ def data_length(data: Dataset[Any]) -> int:
 
 def block_faults(blocks: int, records: int) -> Iterator[str]:
     """What is wrong with a number of blocks."""
-    if isinstance(blocks, bool) or not isinstance(blocks, int):
+    if isinstance(blocks, bool) or not hasattr(blocks, "__index__"):
         yield f"blocks is {blocks!r}; it must be an int"
     elif not 1 <= blocks <= records:
         yield f"blocks is {blocks}; it must be between 1 and the number of records, {records}"
@@ -147,6 +148,8 @@ def subject_faults(subjects: Sequence[str] | None, records: int) -> Iterator[str
         return
     if isinstance(subjects, str):
         yield f"subjects is {subjects!r}; give one string for each record"
+    elif not hasattr(subjects, "__len__"):
+        yield f"subjects is {type(subjects).__name__}; give a list, one string for each record"
     elif len(subjects) != records:
         yield f"there are {len(subjects)} subjects for {records} records; give one for each record"
     else:

@@ -27,6 +27,7 @@ def packed_optimizer(optimizer: Optimizer) -> dict[str, Tensor]:
     Raises:
         InvalidRecipe: The optimizer keeps something else, such as a list.
     """
+    _check_state(optimizer)
     tensors: dict[str, Tensor] = {}
     numbers: dict[str, Any] = {"state": {}, "groups": [], "devices": {}}
     for at, parameter in enumerate(_parameters(optimizer)):
@@ -38,10 +39,7 @@ def packed_optimizer(optimizer: Optimizer) -> dict[str, Tensor]:
             elif value is None or isinstance(value, bool | int | float):
                 numbers["state"][place] = value
             else:
-                raise InvalidRecipe(
-                    f"{type(optimizer).__name__} keeps {name!r} as {type(value).__name__}",
-                    hint='such a state cannot be carried; use optimizer_state="fresh"',
-                )
+                raise _uncarried(optimizer, f"keeps {name!r} as {type(value).__name__}")
     numbers["groups"] = [
         {name: value for name, value in group.items() if isinstance(value, bool | int | float)}
         for group in optimizer.param_groups
@@ -65,6 +63,23 @@ def unpack_optimizer(optimizer: Optimizer, packed: State) -> None:
         optimizer.state[parameter][name] = value
     for group, values in zip(optimizer.param_groups, numbers["groups"], strict=True):
         group.update(values)
+
+
+def _check_state(optimizer: Optimizer) -> None:
+    known = {id(parameter) for parameter in _parameters(optimizer)}
+    if any(id(key) not in known for key in optimizer.state):
+        raise _uncarried(optimizer, "keeps state that belongs to no parameter")
+    for group in optimizer.param_groups:
+        for name, value in group.items():
+            if isinstance(value, Tensor) and name != "lr":
+                raise _uncarried(optimizer, f"keeps the tensor {name!r} in its parameter groups")
+
+
+def _uncarried(optimizer: Optimizer, what: str) -> InvalidRecipe:
+    return InvalidRecipe(
+        f"{type(optimizer).__name__} {what}",
+        hint='such a state cannot be carried; use optimizer_state="fresh"',
+    )
 
 
 def _parameters(optimizer: Optimizer) -> list[Tensor]:

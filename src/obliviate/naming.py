@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from obliviate.errors import InvalidOption, UnknownRecord, UnknownSubject
-from obliviate.ledger.ledger import subject_hash
+from obliviate.ledger.rows import subject_hash
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

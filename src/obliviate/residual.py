@@ -189,8 +189,8 @@ def method_of(method: str | Method, **options: object) -> Method:
     Raises:
         UnknownMethod: It is neither.
     """
-    if isinstance(method, Exact | DeepObliviate):
-        return method
+    if type(method) in METHODS.values():
+        return method  # type: ignore[return-value]
     if isinstance(method, str) and method in METHODS:
         return METHODS[method](**options)  # type: ignore[arg-type]
     raise UnknownMethod(

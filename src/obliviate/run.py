@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Literal
@@ -9,27 +10,32 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from obliviate.chain import Chain
+from obliviate.environment import BITS_DEPEND_ON, environment_facts
 from obliviate.erasure import Erasing
-from obliviate.errors import InvalidOption, Mismatch, NothingLeft, RunUnfinished
+from obliviate.errors import (
+    InvalidOption,
+    Mismatch,
+    NothingLeft,
+    ObliviateError,
+    RunDamaged,
+    RunLocked,
+    RunUnfinished,
+    StorageFull,
+    TrainingFailed,
+)
 from obliviate.identity import SAMPLED_RECORDS, check_data, check_recipe, content_hashes, sampled
 from obliviate.ledger import Ledger
 from obliviate.lock import writing
 from obliviate.making import (
     LEDGER_NAME,
-    MAKING_NAME,
     VAULT_NAME,
-    block_faults,
-    check_place,
     data_length,
     layout_of,
     local_folder,
-    make,
-    subject_faults,
 )
 from obliviate.naming import record_ids, records_of_subjects
 from obliviate.plan import EXPECTED_LAG, Plan, make_plan
 from obliviate.progress import Event, watch
-from obliviate.recipe import invalid
 from obliviate.residual import DeepObliviate, Exact, Method, method_of
 from obliviate.results import Erasure, Status
 from obliviate.stitch import Difference
@@ -38,7 +44,7 @@ from obliviate.vault import Vault
 from obliviate.verification import Verification, verifying
 
 if TYPE_CHECKING:
-    from collections.abc import Generator, Iterable, Mapping, Sequence
+    from collections.abc import Generator, Iterable, Mapping
     from pathlib import Path
 
     from numpy.typing import NDArray
@@ -75,12 +81,19 @@ class Run:
             threads=int(self.facts.environment["threads"]),
         )
         check_recipe(self.facts, self.trainer.fingerprint())
+        self._sweep_if_free()
         check_data(self.facts, self.trainer, data_length(data), self._erased_or_waiting())
 
     @property
     def model(self) -> nn.Module:
         """The model as it is now: a new module, in eval mode."""
-        return self._model(self._finished_chain())
+        chain = self._finished_chain()
+        try:
+            return self._model(chain)
+        except RunDamaged:
+            if chain.is_current():
+                raise
+        return self._model(self._finished_chain())  # another process rewrote it while we read
 
     @property
     def digest(self) -> str:
@@ -110,6 +123,25 @@ class Run:
             else 0.0,
             erasures=tuple(self.ledger.erasures()),
         )
+
+    def changed_environment(self) -> dict[str, tuple[str, str]]:
+        """What bits depend on and has changed since the run was made: name -> (then, now).
+
+        While there is something, no replay can be equal to the original training: what is erased is
+        erased, but the guarantee is "approximate", also after `settle`.
+        """
+        now = environment_facts() | {"threads": self.facts.environment["threads"]}
+        return {
+            name: (then, now[name])
+            for name, then in self.facts.environment.items()
+            if name in BITS_DEPEND_ON and now[name] != then
+        }
+
+    def _sweep_if_free(self) -> None:
+        """Destroy what a process that was killed after its commit had still to destroy."""
+        if self.ledger.keys("condemned"):
+            with contextlib.suppress(RunLocked, StorageFull), writing(self.folder):
+                self.chain().sweep()
 
     def chain(self) -> Chain:
         """The chain as it is now."""
@@ -246,7 +278,7 @@ class Run:
         self, kind: Kind, named: NDArray[np.int64], method: Method
     ) -> Generator[Event, None, Erasure]:
         with writing(self.folder):
-            chain, resumed = yield from self._continuing()
+            chain, resumed = yield from self.continuing()
             started = time.perf_counter()
             plan = self._plan(named, method, chain)
             if plan.records or plan.start is not None:
@@ -255,9 +287,15 @@ class Run:
                 yield from self._carrying_out(facts, chain)
                 return self._erasure(facts.id, plan.ignored, time.perf_counter() - started)
             is_same = resumed is not None and resumed.kind == kind
-            return self._erasure(resumed.id if resumed and is_same else None, plan.ignored, 0.0)
+            if (
+                resumed
+                and is_same
+                and np.array_equal(self.ledger.records_of_erasure(resumed.id), named)
+            ):
+                return self._erasure(resumed.id, (), 0.0)
+            return self._erasure(None, plan.ignored, 0.0)
 
-    def _continuing(self) -> Generator[Event, None, tuple[Chain, ErasureFacts | None]]:
+    def continuing(self) -> Generator[Event, None, tuple[Chain, ErasureFacts | None]]:
         """Finish what a killed process left: training, or an erasure, which is returned too."""
         chain = self.chain()
         chain.sweep()
@@ -265,7 +303,12 @@ class Run:
             yield from self._training(chain)
         running = self.ledger.running()
         if running is not None:
-            yield from self._carrying_out(running, chain)
+            try:
+                yield from self._carrying_out(running, chain, is_resumed=True)
+            except ObliviateError as error:
+                error.message = f"erasure {running.id}, begun {running.started}: {error.message}"
+                error.args = (error.message, error.hint)
+                raise
             chain = self.chain()
         return chain, running
 
@@ -285,14 +328,39 @@ class Run:
                 task="fit", done=item.block, total=chain.blocks, block=item.block, loss=item.loss
             )
 
-    def _carrying_out(self, facts: ErasureFacts, chain: Chain) -> Generator[Event, None, None]:
+    def _carrying_out(
+        self, facts: ErasureFacts, chain: Chain, *, is_resumed: bool = False
+    ) -> Generator[Event, None, None]:
+        """Carry an erasure out, or take it back.
+
+        One that a killed process began is taken back only where trying again cannot help: whoever
+        asked for it is not there to hear of it.
+        """
+        try:
+            yield from self._erasing_of(facts, chain).run()
+        except (TrainingFailed, StorageFull) as error:
+            if not is_resumed:
+                self._give_up(facts, chain, error)
+            raise
+        except Exception as error:
+            self._give_up(facts, chain, error)
+            raise
+        chain.sweep()
+        self._sample_again()
+
+    def _give_up(self, facts: ErasureFacts, chain: Chain, error: Exception) -> None:
+        self.ledger.give_up(facts.id, str(error))
+        chain.sweep()
+
+    def _erasing_of(self, facts: ErasureFacts, chain: Chain) -> Erasing:
         trainer = self.trainer
         options = dict(facts.method)
         method = method_of(str(options.pop("name")), **options)
         records = self.ledger.records_of_erasure(facts.id)
         plan = self._plan(records, method, chain)
         start = plan.start or 1
-        erasing = Erasing(
+        changed = self.changed_environment()
+        return Erasing(
             chain=chain,
             trainer=trainer,
             ledger=self.ledger,
@@ -301,17 +369,10 @@ class Run:
             method=method,
             erased=self.ledger.erased(running=facts.id),
             difference=Difference(trainer.parameters),
-            is_exact=chain.entries[start - 1].guarantee == "exact",
+            is_exact=chain.entries[start - 1].guarantee == "exact" and not changed,
             staged=self.ledger.staged(facts.id),
+            changed=changed,
         )
-        try:
-            yield from erasing.run()
-        except Exception as error:
-            self.ledger.give_up(facts.id, str(error))
-            chain.sweep()
-            raise
-        chain.sweep()
-        self._sample_again()
 
     def _sample_again(self) -> None:
         """Know the dataset by other records in the place of erased ones."""
@@ -374,80 +435,6 @@ class Run:
         return np.union1d(self.ledger.erased(), self._waiting())
 
 
-def fit(
-    recipe: Recipe,
-    data: Dataset[Any],
-    path: str | Path,
-    *,
-    blocks: int = 100,
-    subjects: Sequence[str] | None = None,
-    exclude: Iterable[int] = (),
-) -> Run:
-    """Train a chain, or resume the training of one that was interrupted.
-
-    Args:
-        recipe: How to train.
-        data: A map-style dataset of (input, target); a record's id is its index, for ever.
-        path: The folder of the run; made if it is not there.
-        blocks: How many blocks the data is cut into.
-        subjects: The person that each record belongs to. Kept as keyed hashes.
-        exclude: Records to leave out, as if they had been erased before training.
-
-    Returns:
-        The run, trained to its end.
-
-    Raises:
-        InvalidRecipe: The recipe, the data or the arguments cannot be trained; every fault in one
-            message, nothing written.
-        NotDeterministic: Trying the first step twice gave two results.
-        ForeignRecipe, ForeignData: The folder holds a run of another recipe or dataset.
-        NotFinite, TrainingFailed, StorageFull: Training stopped; the chain up to there is kept.
-        RunLocked: Another live process is writing to the run.
-    """
-    return watch(fitting(recipe, data, path, blocks=blocks, subjects=subjects, exclude=exclude))
-
-
-def fitting(  # noqa: D417
-    recipe: Recipe,
-    data: Dataset[Any],
-    path: str | Path,
-    *,
-    blocks: int = 100,
-    subjects: Sequence[str] | None = None,
-    exclude: Iterable[int] = (),
-    project: Mapping[str, str] | None = None,
-) -> Generator[Event, None, Run]:
-    """`fit`, yielding its progress.
-
-    Args:
-        project: Where the command line finds the project again; kept with the run. The others: see
-            `fit`.
-    """
-    folder = local_folder(path)
-    records = data_length(data)
-    faults = [*block_faults(blocks, records), *subject_faults(subjects, records)]
-    if faults:
-        raise invalid(faults)
-    left_out = record_ids(exclude, records, what="exclude")
-    check_place(folder)
-    if not (folder / LEDGER_NAME).exists():
-        make(
-            folder,
-            recipe,
-            data,
-            blocks=blocks,
-            subjects=subjects,
-            left_out=left_out,
-            project=project,
-        )
-    with writing(folder):
-        (folder / MAKING_NAME).unlink(missing_ok=True)
-        run = Run(folder, recipe, data)
-        _check_same(run, blocks, subjects, left_out)
-        yield from run._continuing()
-    return run
-
-
 def load(path: str | Path, recipe: Recipe, data: Dataset[Any]) -> Run:
     """Open a run.
 
@@ -463,26 +450,6 @@ def load(path: str | Path, recipe: Recipe, data: Dataset[Any]) -> Run:
         RunDamaged, NewerFormat: It cannot be read.
     """
     return Run(local_folder(path), recipe, data)
-
-
-def _check_same(
-    run: Run, blocks: int, subjects: Sequence[str] | None, left_out: NDArray[np.int64]
-) -> None:
-    if blocks != run.facts.blocks:
-        raise InvalidOption(
-            f"{run.folder} was cut into {run.facts.blocks} blocks, not {blocks}",
-            hint="give the number it was made with, or make a new run in another folder",
-        )
-    if subjects is not None and not run.ledger.has_same_subjects(subjects):
-        raise InvalidOption(
-            f"{run.folder} was made with other subjects",
-            hint="whom a record belongs to cannot be changed; make a new run in another folder",
-        )
-    if not np.array_equal(left_out, run.ledger.excluded()):
-        raise InvalidOption(
-            f"{run.folder} was made with another exclude",
-            hint="to erase more records from a run that exists, call forget",
-        )
 
 
 def _text(digest: str | None) -> str:

@@ -70,14 +70,6 @@ def captured(source: State) -> dict[str, Tensor]:
     return state
 
 
-def size_bytes(state: State) -> int:
-    """The bytes of a state's tensors, tied ones counted once."""
-    return sum(
-        tensor.numel() * tensor.element_size()
-        for tensor in {id(t): t for t in state.values()}.values()
-    )
-
-
 @dataclass(frozen=True)
 class Update:
     """What a block did to a state: `applied(old, update)` is the new state.

@@ -59,7 +59,7 @@ class Difference:
             self.tensors[name] = growth if known is None else known.add_(growth)
         return total
 
-    def length(self, update: Update) -> float:
+    def size_of(self, update: Update) -> float:
         """‖V_k‖₁ over the parameters: what residual memory is taken relative to."""
         return l1(step for name, step in update.steps.items() if name in self._parameters)
 
@@ -99,12 +99,16 @@ def reestimated(
         for name, module in trainer.model.named_modules(remove_duplicate=False)
         if isinstance(module, _BatchNorm) and module.running_mean is not None
     }
+    trainer.load(state)
+    trainer.model.train()
+    # a frozen layer stays in evaluation, and one without momentum does not follow its batches
+    layers = {
+        name: layer for name, layer in layers.items() if layer.training and layer.momentum != 0
+    }
     batches = list(_first_epochs(trainer, blocks, erased))
     if not layers or not batches:
         return dict(state)
-    trainer.load(state)
-    trainer.model.train()
-    with trainer.environment.entered(), torch.no_grad(), _averaging(layers.values()):
+    with trainer.environment.entered(), _averaging(layers.values()):
         seed_generators(key(trainer.recipe.seed, "reestimate"), trainer.recipe.device)
         for records in batches:
             batch = moved(trainer.batch(records), trainer.recipe.device)
@@ -112,7 +116,8 @@ def reestimated(
                 trainer.forward(batch)
     measured = captured(trainer.model.state_dict())
     kinds = ("running_mean", "running_var")
-    names = {f"{name}.{kind}" if name else kind for name in layers for kind in kinds}
+    seen = [name for name, layer in layers.items() if bool(layer.num_batches_tracked)]
+    names = {f"{name}.{kind}" if name else kind for name in seen for kind in kinds}
     return {name: measured[name] if name in names else state[name] for name in state}
 
 

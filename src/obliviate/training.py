@@ -8,27 +8,34 @@ of later steps does not shift when a record disappears.
 from __future__ import annotations
 
 import contextlib
+import copy
 import time
 from dataclasses import dataclass
+from hashlib import sha256
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.batchnorm import _BatchNorm, _NormBase
 
 from obliviate.blocks import Layout, key
 from obliviate.environment import Environment, seed_generators
-from obliviate.errors import NotDeterministic, NotFinite, ObliviateError, TrainingFailed
-from obliviate.feed import feed_of
+from obliviate.errors import (
+    NotFinite,
+    ObliviateError,
+    RunLocked,
+    TrainingFailed,
+)
+from obliviate.feed import content_of, feed_of
+from obliviate.hidden import Hidden
 from obliviate.moments import packed_optimizer, unpack_optimizer
 from obliviate.progress import Event
 from obliviate.recipe import invalid
 from obliviate.state import captured, digest
-from obliviate.vault.codec import DTYPES
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 
     from numpy.typing import NDArray
     from torch.optim import Optimizer
@@ -78,22 +85,29 @@ class Trainer:
         model: The live module, on the recipe's device.
         environment: The process-wide settings that bits depend on.
         parameters: Names of the parameters, tied ones once: what residual memory is measured on.
-        variances: Names of the running variances of BatchNorm: what must not become negative.
+        variances: Names of running variances: what must not become negative.
     """
 
     def __init__(self, recipe: Recipe, data: Dataset[Any], layout: Layout, threads: int) -> None:
         self.recipe, self.layout = recipe, layout
         self._feed: Feed = feed_of(data, recipe.workers)
+        self._is_busy = False
         self.environment = Environment(recipe.device, threads)
         with self.environment.entered():
             self.model = made_model(recipe)
+        # a loss that is a module may change in training; the recipe's own stays as it is
+        loss = recipe.loss
+        if isinstance(loss, nn.Module):
+            loss = copy.deepcopy(loss).to(recipe.device)
+        self._loss: Callable[[Any, Any], Tensor] | None = loss
+        self._hidden = Hidden(self.model, self._loss)
         self._optimizer = self._new_optimizer()
         self._rates = [group["lr"] for group in self._optimizer.param_groups]
         self.parameters = frozenset(name for name, _ in self.model.named_parameters())
         self.variances = frozenset(
             f"{name}.running_var" if name else "running_var"
             for name, module in self.model.named_modules(remove_duplicate=False)
-            if isinstance(module, _BatchNorm) and module.running_var is not None
+            if isinstance(module, _NormBase) and module.running_var is not None
         )
 
     def initial(self) -> Checkpoint:
@@ -119,16 +133,29 @@ class Trainer:
             Each block as `Trained`; in between, for long blocks, how far the block has come.
 
         Raises:
-            NotFinite: The loss of a block is NaN or infinite.
+            NotFinite: The loss of a block, or a parameter after it, is NaN or infinite.
             TrainingFailed: The dataset, the model, the loss or the optimizer raised.
+            RunLocked: Another call is training with this trainer, and has not come to its end.
         """
-        self.load(start.model)
-        self._renew_optimizer(start.optimizer)
-        del start  # a state is large; nobody may need this one any more
-        for block in blocks:
-            yield from self._train_block(block, erased)
-            if self.recipe.optimizer_state == "fresh":
-                self._renew_optimizer(None)
+        if self._is_busy:
+            raise RunLocked(
+                "another call on this very run is in the middle of training",
+                hint="let it come to its end first, or open the run once more with load",
+            )
+        self._is_busy = True
+        try:
+            self.load(start.model)
+            packed = start.optimizer
+            del start  # a state is large; nobody may need this one any more
+            for block in blocks:
+                # whatever is not in the checkpoint starts anew, here as in every replay
+                self._hidden.put_back()
+                self._renew_optimizer(packed)
+                trained = yield from self._train_block(block, erased)
+                packed = trained.checkpoint.optimizer
+                yield trained
+        finally:
+            self._is_busy = False
 
     def load(self, state: State) -> None:
         """Put a state into the live module."""
@@ -148,10 +175,12 @@ class Trainer:
         if self.recipe.step is not None:
             return self.recipe.step(self.model, batch)
         inputs, targets = batch
-        assert self.recipe.loss is not None  # noqa: S101 - the recipe saw to it
-        return self.recipe.loss(self.model(inputs), targets)
+        assert self._loss is not None  # noqa: S101 - the recipe saw to it
+        return self._loss(self.model(inputs), targets)
 
-    def _train_block(self, block: int, erased: NDArray[np.int64]) -> Iterator[Event | Trained]:
+    def _train_block(
+        self, block: int, erased: NDArray[np.int64]
+    ) -> Generator[Event, None, Trained]:
         started = time.perf_counter()
         steps = self.layout.batches(block, erased)
         feed = self._feed.batches(steps, key(self.recipe.seed, "fetch", block))
@@ -167,15 +196,22 @@ class Trainer:
                 )
         loss = _mean_loss(losses, block)
         optimizer = self._optimizer if self.recipe.optimizer_state == "carried" else None
-        yield Trained(
+        state = captured(self.model.state_dict())
+        self._check_finite(state, block)
+        return Trained(
             block=block,
             checkpoint=Checkpoint(
-                model=captured(self.model.state_dict()),
+                model=state,
                 optimizer=None if optimizer is None else packed_optimizer(optimizer),
             ),
             loss=loss,
             seconds=time.perf_counter() - started,
         )
+
+    def _check_finite(self, state: State, block: int) -> None:
+        for name in sorted(self.parameters):
+            if not bool(state[name].isfinite().all()):
+                raise not_finite(f"block {block}: parameter {name!r} is no longer finite")
 
     def _spurt(
         self, block: int, feed: Iterator[tuple[int, Any]], losses: list[Tensor]
@@ -219,46 +255,20 @@ class Trainer:
         with named("the optimizer's factory"):
             return self.recipe.optimizer(self.model.parameters())
 
-    # Before anything is written
+    def try_step(
+        self, start: Checkpoint, block: int, step: int, records: NDArray[np.int64]
+    ) -> tuple[str, str, str]:
+        """Make one step from a checkpoint, as training would; return what came of it.
 
-    def probe(self, erased: NDArray[np.int64]) -> None:
-        """Try one step, twice, before a run is made.
+        Returns:
+            A hash of the batch, the loss in digits, and the digest of the state.
 
         Raises:
-            InvalidRecipe: Faults of the model, the optimizer or the batch, all in one message.
-            NotDeterministic: The second time gave something else.
-            TrainingFailed: The dataset, the model, the loss or the optimizer raised.
-            NotFinite: The loss is NaN or infinite.
+            InvalidRecipe: The batch, the loss or the optimizer's state cannot be used.
+            TrainingFailed, NotFinite: See `train`.
         """
-        faults = list(self._faults())
-        if faults:
-            raise invalid(faults)
-        found = next(
-            (
-                (block, step, records)
-                for block in range(1, self.layout.blocks + 1)
-                for step, records in self.layout.batches(block, erased)
-            ),
-            None,
-        )
-        if found is None:
-            raise invalid(["no batch is large enough to train on; take fewer blocks"])
-        initial = self.initial()
-        first, second = (self._probed_step(initial, *found) for _ in range(2))
-        if first != second:
-            parts = ("the batch", "the loss", "the state after the step")
-            which = next(part for part, a, b in zip(parts, first, second, strict=True) if a != b)
-            raise NotDeterministic(
-                f"the first step, tried twice, gave two results: {which} differs",
-                hint="draw randomness from the global generators of torch, numpy and Python (they "
-                "are seeded before each record and step); keep no state outside the state dict",
-            )
-        self._renew_optimizer(None)
-
-    def _probed_step(
-        self, initial: Checkpoint, block: int, step: int, records: NDArray[np.int64]
-    ) -> tuple[str, str, str]:
-        self.load(initial.model)
+        self.load(start.model)
+        self._hidden.put_back()
         self._renew_optimizer(None)
         self.model.train()
         with self.environment.entered():
@@ -266,8 +276,10 @@ class Trainer:
                 batch = self._feed.batch(records, key(self.recipe.seed, "fetch", block, step))
             with named("a first step"):
                 loss = self._checked_step(moved(batch, self.recipe.device), block, step)
-        seen = digest({str(at): tensor for at, tensor in enumerate(tensors_of(batch))})
-        return seen, repr(loss), digest(captured(self.model.state_dict()))
+        seen = sha256()
+        for piece in content_of(batch):
+            seen.update(piece)
+        return seen.hexdigest(), repr(loss), digest(captured(self.model.state_dict()))
 
     def _checked_step(self, batch: Any, block: int, step: int) -> float:
         is_pair = isinstance(batch, list | tuple) and len(batch) == 2  # noqa: PLR2004
@@ -277,17 +289,6 @@ class Trainer:
         if self.recipe.optimizer_state == "carried":
             packed_optimizer(self._optimizer)
         return _mean_loss([loss], block) or 0.0
-
-    def _faults(self) -> Iterator[str]:
-        for name, value in self.model.state_dict().items():
-            if not isinstance(value, Tensor):
-                yield f"state dict entry {name!r} is not a tensor; keep extra state in buffers"
-            elif value.layout != torch.strided:
-                yield f"state dict entry {name!r} is {value.layout}; only dense tensors can be kept"
-            elif value.dtype not in DTYPES:
-                yield f"{name!r} is {value.dtype}, which cannot be kept; use bfloat16, float32, ..."
-        if not any(parameter.requires_grad for parameter in self.model.parameters()):
-            yield "no parameter of the model requires a gradient"
 
 
 def made_model(recipe: Recipe) -> nn.Module:
@@ -319,17 +320,9 @@ def moved(batch: Any, device: str) -> Any:
     if isinstance(batch, dict):
         return {name: moved(value, device) for name, value in batch.items()}
     if isinstance(batch, list | tuple):
-        return [moved(value, device) for value in batch]
+        values = [moved(value, device) for value in batch]
+        return type(batch)(*values) if hasattr(batch, "_fields") else values
     return batch
-
-
-def tensors_of(batch: Any) -> Iterator[Tensor]:
-    """The tensors of a batch, in order."""
-    if isinstance(batch, Tensor):
-        yield batch.cpu()
-    elif isinstance(batch, dict | list | tuple):
-        for value in batch.values() if isinstance(batch, dict) else batch:
-            yield from tensors_of(value)
 
 
 @contextlib.contextmanager
@@ -355,9 +348,14 @@ def _mean_loss(losses: Sequence[Tensor], block: int) -> float | None:
         return None
     mean = float(torch.stack([loss.reshape(()) for loss in losses]).double().mean())
     if not np.isfinite(mean):
-        raise NotFinite(
-            f"block {block}: the loss is {mean}",
-            hint="lower the learning rate, clip the gradients in a step of your own, or look for "
-            "bad records; the chain up to the block before is kept",
-        )
+        raise not_finite(f"block {block}: the loss is {mean}")
     return mean
+
+
+def not_finite(message: str) -> NotFinite:
+    """The error of a training that went astray."""
+    return NotFinite(
+        message,
+        hint="lower the learning rate, take an optimizer that clips gradients, or look for bad "
+        "records; the chain up to the block before is kept",
+    )

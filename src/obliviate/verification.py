@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -17,6 +18,9 @@ if TYPE_CHECKING:
 
     from obliviate.chain import Chain
     from obliviate.training import Trainer
+
+
+CHANGED = "the run was changed meanwhile; verify once more"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,6 +52,9 @@ def verifying(
 ) -> Generator[Event, None, Verification]:
     """Replay blocks from the checkpoint before each, and compare.
 
+    Where all blocks are asked for, block 0 is made anew too. A block that another process rewrites
+    meanwhile is skipped.
+
     Args:
         chain: The chain.
         trainer: What to replay with.
@@ -58,40 +65,61 @@ def verifying(
     Raises:
         InvalidOption: There is no such block.
     """
-    numbers = sorted(set(range(1, chain.length + 1) if blocks is None else blocks))
-    for number in numbers:
-        if isinstance(number, bool) or number not in range(1, chain.length + 1):
-            raise InvalidOption(
-                f"there is no block {number!r}", hint=f"blocks run from 1 to {chain.length}"
-            )
+    numbers = list(range(chain.length + 1)) if blocks is None else _numbers(blocks, chain.length)
     reproduced: list[int] = []
     failed: dict[int, str] = {}
     skipped: dict[int, str] = {}
     for done, number in enumerate(numbers):
         yield Event(task="verify", done=done, total=len(numbers), block=number)
-        if number in waiting:
-            skipped[number] = "holds records of an erasure that is not finished"
-        elif "approximate" in (
-            chain.entries[number].guarantee,
-            chain.entries[number - 1].guarantee,
-        ):
-            skipped[number] = f"approximate ({chain.entries[number].origin})"
+        reason = _reason_to_skip(chain, number, waiting)
+        fault = None if reason else _fault(chain, trainer, number, erased)
+        if fault and not chain.is_current():
+            reason = CHANGED
+        if reason:
+            skipped[number] = reason
+        elif fault:
+            failed[number] = fault
         else:
-            fault = _fault(chain, trainer, number, erased)
-            failed |= {number: fault} if fault else {}
-            reproduced += [] if fault else [number]
+            reproduced.append(number)
     return Verification(reproduced=tuple(reproduced), failed=failed, skipped=skipped)
+
+
+def _numbers(blocks: Iterable[int], last: int) -> list[int]:
+    hint = f"give a list of blocks; they run from 1 to {last}"
+    try:
+        numbers = sorted({operator.index(block) for block in blocks})
+    except TypeError:
+        raise InvalidOption(f"blocks is {blocks!r}", hint=hint) from None
+    unknown = [number for number in numbers if not 1 <= number <= last]
+    if unknown:
+        raise InvalidOption(f"there is no block {unknown[0]}", hint=hint)
+    return numbers
+
+
+def _reason_to_skip(chain: Chain, number: int, waiting: frozenset[int]) -> str | None:
+    if not chain.is_current():
+        return CHANGED
+    if number in waiting:
+        return "holds records of an erasure that is not finished"
+    entry, before = chain.entries[number], chain.entries[max(number - 1, 0)]
+    if "approximate" in (entry.guarantee, before.guarantee):
+        return f"approximate ({entry.origin})"
+    return None
 
 
 def _fault(chain: Chain, trainer: Trainer, number: int, erased: NDArray[np.int64]) -> str | None:
     try:
-        start = chain.checkpoint(number - 1)
+        start = chain.checkpoint(max(number - 1, 0))
         chain.state(number)
     except (RunDamaged, Mismatch) as error:
         return error.message
-    *_, trained = trainer.train(start, [number], erased)
-    assert not isinstance(trained, Event)  # noqa: S101 - the last item is the block
-    found, stored = digest(trained.checkpoint.model), chain.entries[number].digest
+    if number == 0:
+        state = trainer.initial().model
+    else:
+        *_, trained = trainer.train(start, [number], erased)
+        assert not isinstance(trained, Event)  # noqa: S101 - the last item is the block
+        state = trained.checkpoint.model
+    found, stored = digest(state), chain.entries[number].digest
     if found == stored:
         return None
     return f"the replay has digest {found[:12]}, the stored state {str(stored)[:12]}"

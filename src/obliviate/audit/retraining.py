@@ -9,10 +9,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from obliviate.audit.accuracy import accuracy
-from obliviate.environment import environment_facts
 from obliviate.errors import RunUnfinished
+from obliviate.fitting import fitting
 from obliviate.progress import Event, watch
-from obliviate.run import fitting
 from obliviate.state import l1
 
 if TYPE_CHECKING:
@@ -108,7 +107,7 @@ def auditing(run: Run, test: Dataset[Any] | None = None) -> Generator[Event, Non
         accuracy_retrained=accuracy(again, test, device),
         left_out=len(left_out),
         seconds=seconds,
-        changed_environment=_changed(run),
+        changed_environment=run.changed_environment(),
     )
 
 
@@ -127,12 +126,3 @@ def _retraining(run: Run, left_out: list[int], folder: Path) -> Generator[Event,
 def _distance(left: dict[str, Any], right: dict[str, Any], names: frozenset[str]) -> float:
     apart = l1(left[name] - right[name] for name in names)
     return apart / (l1(right[name] for name in names) or 1.0)
-
-
-def _changed(run: Run) -> dict[str, tuple[str, str]]:
-    with run.trainer.environment.entered():
-        now = environment_facts()
-    then = run.facts.environment
-    return {
-        name: (then.get(name, "unknown"), now[name]) for name in now if then.get(name) != now[name]
-    }

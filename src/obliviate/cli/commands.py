@@ -13,9 +13,10 @@ from obliviate.cli import shown
 from obliviate.cli.answer import DONE, FAILED, Answer, Commands
 from obliviate.cli.project import load_project, open_run, options_of, remembered
 from obliviate.errors import InvalidOption
+from obliviate.fitting import fitting
 from obliviate.progress import watch
 from obliviate.residual import METHODS, method_of
-from obliviate.run import DEFAULT_METHOD, fitting
+from obliviate.run import DEFAULT_METHOD
 from obliviate.terminal import printing, watch_replay
 from obliviate.wording import percent
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import obliviate
 from obliviate.blocks import Layout
 from obliviate.ledger import Ledger
-from obliviate.ledger.ledger import now
+from obliviate.ledger.rows import now
 from obliviate.making import LEDGER_NAME, local_folder
 from obliviate.report.curve import Curve
 

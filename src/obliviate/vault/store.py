@@ -91,9 +91,9 @@ class Vault:
         """
         try:
             data = self._path(stored.key).read_bytes()
-        except FileNotFoundError as error:
+        except OSError as error:
             raise RunDamaged(
-                f"object {stored.key} is missing from {self.folder}",
+                f"object {stored.key} is missing from {self.folder} ({error.strerror})",
                 hint="restore it from a copy of the run folder, or make the run again",
             ) from error
         if hashlib.sha256(data).hexdigest() != stored.sha256:
@@ -111,7 +111,8 @@ class Vault:
         """The keys of all objects there are, unfinished ones too."""
         if self.folder.exists():
             for path in self.folder.iterdir():
-                yield path.name
+                if not path.is_dir():
+                    yield path.name
 
     def _path(self, key: str) -> Path:
         return self.folder / key
