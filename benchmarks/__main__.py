@@ -43,10 +43,9 @@ def main() -> None:
     torch.set_num_threads(chosen.threads)
     folder = Path(chosen.data)
 
-    overhead = cost.overhead(folder)
-    print(overhead, flush=True)
     facts, rows = mnist.run(folder)
-    shuffled = cost.shuffled_accuracy(folder)
+    beside = cost.beside_the_loop(folder)
+    one_epoch = cost.one_epoch_ratio(folder)
     peaks = memory.run()
     blocks = [row["blocks"] for row in rows]
     text = TEMPLATE.read_text().format(
@@ -79,11 +78,20 @@ def main() -> None:
         least_wall=min(row["speedup"] for row in rows),
         median_overhead=statistics.median(row["overhead"] for row in rows),
         most_overhead=max(row["overhead"] for row in rows),
-        overhead=overhead["median ratio"],
-        ratios=", ".join(f"{ratio:.3f}" for ratio in overhead["ratios"]),
-        loop=overhead["loop seconds"],
-        shuffled=table(shuffled, {"seed": "", "in blocks": ".2f", "shuffled": ".2f"}),
-        gap=statistics.mean(row["in blocks"] - row["shuffled"] for row in shuffled),
+        beside=table(
+            beside,
+            {
+                "seed": "",
+                "fit seconds": ".1f",
+                "loop seconds": ".1f",
+                "ratio": ".3f",
+                "accuracy in blocks": ".2f",
+                "accuracy shuffled": ".2f",
+            },
+        ),
+        overhead=statistics.median(row["ratio"] for row in beside),
+        one_epoch=one_epoch,
+        gap=statistics.mean(row["accuracy in blocks"] - row["accuracy shuffled"] for row in beside),
         memory=table(
             peaks,
             {

@@ -58,12 +58,18 @@ class Hidden:
         return {name: self._copy(value) for name, value in attributes.items()}
 
     def _copy(self, value: Any) -> Any:
-        if isinstance(value, _CONSTANT):
+        if isinstance(value, _CONSTANT) or (isinstance(value, tuple) and _is_constant(value)):
             return value
+        if isinstance(value, dict | set) and not value:
+            return type(value)()  # nearly all of them: the hooks that a module might have
         try:
             return copy.deepcopy(value, dict(self._known))
         except (TypeError, RuntimeError):  # a lock, a file, a stream: nothing to put back
             return value
+
+
+def _is_constant(values: tuple[Any, ...]) -> bool:
+    return all(isinstance(value, _CONSTANT) for value in values)
 
 
 def _attributes(module: nn.Module) -> dict[str, Any]:
