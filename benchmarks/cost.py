@@ -39,7 +39,7 @@ def pair(recipe, data):
 
 
 def beside_the_loop(folder: Path) -> list[dict[str, float]]:
-    """On each seed: `fit` and the loop timed, and the accuracy beside ordinary shuffled training."""
+    """On each seed: `fit` and the loop timed, and accuracy beside ordinary shuffled training."""
     mnist = project(data=str(folder))
     rows = []
     for seed in range(SEEDS):

@@ -3,8 +3,8 @@
 Every block has its update V_k = P_k - P_{k-1}; keyframes, full states, stand at the start, at the
 end and every 2√B blocks. A state is the last keyframe before it and the updates since. A
 stitch leaves later updates as they are, so an erasure replaces as many updates as it replayed
-blocks, and the keyframes behind them; once the old updates are destroyed no old state can be put
-together again.
+blocks, and the keyframes behind them; once the old updates are destroyed no old state can be added
+up from what is left.
 """
 
 from __future__ import annotations
@@ -21,6 +21,8 @@ from obliviate.training import Checkpoint
 from obliviate.vault.codec import decode, decode_update, encode, encode_update
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
     from torch import Tensor
 
     from obliviate.ledger import Ledger
@@ -142,23 +144,19 @@ class Chain:
 
     # Writing
 
-    def written(
+    def stored(
         self,
         trained: Trained,
-        previous: State,
+        update: Update,
         *,
         origin: Origin,
         guarantee: Guarantee,
         erasure: int | None = None,
-    ) -> tuple[Entry, Update]:
-        """Store what a block did, durably; it is part of nothing until an entry is committed.
-
-        The previous state is used up: its memory becomes the update's.
-        """
+    ) -> Entry:
+        """Store what a block did, durably; it is part of nothing until an entry is committed."""
         state, optimizer = trained.checkpoint.model, trained.checkpoint.optimizer
-        update = update_between(previous, state, consume=True)
         needs_keyframe = self.has_keyframe(trained.block) or not update.is_exact
-        entry = Entry(
+        return Entry(
             block=trained.block,
             origin=origin,
             guarantee=guarantee,
@@ -170,11 +168,11 @@ class Chain:
             optimizer=self._vault.write(encode(optimizer)) if optimizer else None,
             erasure=erasure,
         )
-        return entry, update
 
     def append(self, trained: Trained, previous: State) -> None:
         """Add the next block that was trained on; the previous state is used up."""
-        entry, _ = self.written(trained, previous, origin="trained", guarantee="exact")
+        update = update_between(previous, trained.checkpoint.model, consume=True)
+        entry = self.stored(trained, update, origin="trained", guarantee="exact")
         self._ledger.append(entry)
         self.entries.append(entry)
 
@@ -201,15 +199,25 @@ class Chain:
 
     def restored(self, block: int, state: State, erasure: int) -> Entry:
         """The entry of a stitched block, which keeps its update and has this state as keyframe."""
-        return replace(
-            self.entries[block],
-            origin="stitched",
-            guarantee="approximate",
-            digest=digest(state),
-            keyframe=self._vault.write(encode(state)),
-            optimizer=None,
-            erasure=erasure,
-        )
+        stored = self._vault.write(encode(state))
+        entry = stitched_entry(self.entries[block], erasure)
+        return replace(entry, digest=digest(state), keyframe=stored)
+
+    def rewrite(
+        self,
+        erasure: int,
+        *,
+        replaced: Sequence[Entry],
+        stitched: Sequence[range],
+        outcome: Mapping[str, object],
+    ) -> None:
+        """Commit an erasure; see `Ledger.commit`."""
+        self._ledger.commit(erasure, replaced=replaced, stitched=stitched, outcome=outcome)
+        for span in stitched:
+            for at in span:
+                self.entries[at] = stitched_entry(self.entries[at], erasure)
+        for entry in replaced:
+            self.entries[entry.block] = entry
 
     def sweep(self) -> int:
         """Destroy condemned objects and the orphans of a crash; return how many there were."""
@@ -222,6 +230,19 @@ class Chain:
         if doomed:
             self._ledger.flush()
         return len(doomed)
+
+
+def stitched_entry(entry: Entry, erasure: int) -> Entry:
+    """What becomes of an entry that an erasure stitches on: it keeps its update alone."""
+    return replace(
+        entry,
+        origin="stitched",
+        guarantee="approximate",
+        digest=None,
+        keyframe=None,
+        optimizer=None,
+        erasure=erasure,
+    )
 
 
 def _present(stored: Stored | None, block: int) -> Stored:

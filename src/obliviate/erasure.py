@@ -12,11 +12,13 @@ of it is.
 from __future__ import annotations
 
 import time
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from obliviate.progress import Event
 from obliviate.residual import Decision, Exact
+from obliviate.state import update_between
 from obliviate.stitch import reestimated
 from obliviate.training import Checkpoint
 
@@ -68,9 +70,19 @@ class Outcome:
 
 @dataclass(frozen=True, kw_only=True)
 class Replayed:
-    """Q_k: a block that was trained again without the erased records."""
+    """Q_k: a block that was trained again without the erased records.
 
-    entry: Entry
+    Attributes:
+        block: Its number.
+        loss: Mean training loss.
+        entry: What the chain will hold of it; it may still be on its way to the disk.
+        update: V'_k.
+        checkpoint: Q_k.
+    """
+
+    block: int
+    loss: float | None
+    entry: Future[Entry]
     update: Update
     checkpoint: Checkpoint
 
@@ -98,6 +110,8 @@ class Erasing:
     staged: dict[int, Entry]
     changed: dict[str, tuple[str, str]] = field(default_factory=dict)
     entries: list[Entry] = field(default_factory=list)
+    written: list[Future[Entry]] = field(default_factory=list)
+    writer: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(1))
     stitched: list[range] = field(default_factory=list)
     segments: list[tuple[int, int]] = field(default_factory=list)
     residual_memory: list[float] = field(default_factory=list)
@@ -106,6 +120,10 @@ class Erasing:
 
     def run(self) -> Generator[Event, None, Outcome]:
         """Carry the erasure out and commit it."""
+        with self.writer:
+            return (yield from self._run())
+
+    def _run(self) -> Generator[Event, None, Outcome]:
         started = time.perf_counter()
         assert self.plan.start is not None  # noqa: S101 - the caller saw to it
         checkpoint, first = self.chain.checkpoint(self.plan.start - 1), self.plan.start
@@ -119,8 +137,9 @@ class Erasing:
                 checkpoint = self.jump(range(last + 1, first))
         result = self.finish(last)
         outcome = self.outcome(result, decision, time.perf_counter() - started)
-        self.ledger.commit(
-            self.number, replaced=self.entries, stitched=self.stitched, outcome=vars(outcome)
+        replaced = [*self.entries, *(entry.result() for entry in self.written)]
+        self.chain.rewrite(
+            self.number, replaced=replaced, stitched=self.stitched, outcome=vars(outcome)
         )
         return outcome
 
@@ -137,12 +156,12 @@ class Erasing:
                 done = len(self.residual_memory) + item.done
                 yield replace(item, task="replay", done=done, total=total)
                 continue
-            last, checkpoint = item.entry.block, item.checkpoint
+            last, checkpoint = item.block, item.checkpoint
             original = self.chain.update(last)
             length = length or self.difference.size_of(original) or 1.0
             growth = self.difference.follow(original, item.update) / length
             series = [growth] if last in self.plan.affected else [*series, growth]
-            self.entries.append(item.entry)
+            self.written.append(item.entry)
             self.residual_memory.append(growth)
             decision = self.method.decide(series)
             yield Event(
@@ -150,7 +169,7 @@ class Erasing:
                 done=len(self.residual_memory),
                 total=total,
                 block=last,
-                loss=item.entry.loss,
+                loss=item.loss,
                 residual_memory=growth,
             )
             if decision.is_final:
@@ -174,7 +193,11 @@ class Erasing:
                 break
             entry = self.staged[block]
             checkpoint, update = self.chain.after(checkpoint.model, entry)
-            yield Replayed(entry=entry, update=update, checkpoint=checkpoint)
+            done: Future[Entry] = Future()
+            done.set_result(entry)
+            yield Replayed(
+                block=block, loss=entry.loss, entry=done, update=update, checkpoint=checkpoint
+            )
         else:
             return
         for item in self.trainer.train(checkpoint, range(block, blocks.stop), self.erased):
@@ -186,16 +209,28 @@ class Erasing:
             yield replayed
 
     def stage(self, trained: Trained, previous: State) -> Replayed:
-        """Store a replayed block for good, though not in the chain yet."""
-        entry, update = self.chain.written(
+        """Store a replayed block, though not in the chain yet, while the next one trains."""
+        if self.written:
+            self.written[-1].result()  # one at a time; and it may still need the previous state
+        update = update_between(previous, trained.checkpoint.model, consume=True)
+        return Replayed(
+            block=trained.block,
+            loss=trained.loss,
+            entry=self.writer.submit(self._write, trained, update, self.is_exact),
+            update=update,
+            checkpoint=trained.checkpoint,
+        )
+
+    def _write(self, trained: Trained, update: Update, is_exact: bool) -> Entry:
+        entry = self.chain.stored(
             trained,
-            previous,
+            update,
             origin="replayed",
-            guarantee="exact" if self.is_exact else "approximate",
+            guarantee="exact" if is_exact else "approximate",
             erasure=self.number,
         )
         self.ledger.stage(entry)
-        return Replayed(entry=entry, update=update, checkpoint=trained.checkpoint)
+        return entry
 
     def jump(self, span: range) -> Checkpoint:
         """Stitch the blocks up to the next affected one; replaying resumes from the last state."""
@@ -209,7 +244,7 @@ class Erasing:
     def finish(self, last: int) -> Entry:
         """Stitch the rest of the chain on, if there is a rest; return the entry of block B."""
         if last == self.chain.blocks:
-            return self.entries[-1]
+            return self.written[-1].result()
         span = range(last + 1, self.chain.blocks + 1)
         self.is_exact = False
         self.stitched.append(span)

@@ -285,15 +285,16 @@ class Run:
                 options = {"name": method.name} | vars(method)
                 facts = self.ledger.begin(kind, options, np.array(plan.records, dtype=np.int64))
                 yield from self._carrying_out(facts, chain)
-                return self._erasure(facts.id, plan.ignored, time.perf_counter() - started)
+                seconds = time.perf_counter() - started
+                return self._erasure(chain, facts.id, plan.ignored, seconds)
             is_same = resumed is not None and resumed.kind == kind
             if (
                 resumed
                 and is_same
                 and np.array_equal(self.ledger.records_of_erasure(resumed.id), named)
             ):
-                return self._erasure(resumed.id, (), 0.0)
-            return self._erasure(None, plan.ignored, 0.0)
+                return self._erasure(chain, resumed.id, (), 0.0)
+            return self._erasure(chain, None, plan.ignored, 0.0)
 
     def continuing(self) -> Generator[Event, None, tuple[Chain, ErasureFacts | None]]:
         """Finish what a killed process left: training, or an erasure, which is returned too."""
@@ -309,7 +310,6 @@ class Run:
                 error.message = f"erasure {running.id}, begun {running.started}: {error.message}"
                 error.args = (error.message, error.hint)
                 raise
-            chain = self.chain()
         return chain, running
 
     def _training(self, chain: Chain) -> Generator[Event, None, None]:
@@ -384,8 +384,9 @@ class Run:
         fresh = sampled(self.facts.records, self.recipe.seed, left_out, count)
         self.ledger.add_samples(content_hashes(self.trainer, fresh, self.facts.subject_key))
 
-    def _erasure(self, number: int | None, ignored: tuple[int, ...], seconds: float) -> Erasure:
-        chain = self._finished_chain()
+    def _erasure(
+        self, chain: Chain, number: int | None, ignored: tuple[int, ...], seconds: float
+    ) -> Erasure:
         last = chain.entries[-1]
         facts = self.ledger.erasure(number) if number is not None else None
         outcome: Mapping[str, Any] = facts.outcome if facts else {"stop_reason": "nothing to do"}

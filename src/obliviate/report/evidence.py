@@ -47,6 +47,9 @@ NOT_REACHED = (
     "Models derived from it, such as fine-tuned or distilled ones, and its recorded predictions.",
     "The training data itself: erased records are never read again by this run, but deleting them "
     "at their source is the data holder's task.",
+    "The updates behind a fast erasure, until the run is settled: they are kept, and whoever has "
+    "the run folder, the retained data and the means to solve for the state they were computed "
+    "from can come close to it. Settling replaces them.",
     "Physical remains on storage media: objects are deleted from the file system, not overwritten.",
 )
 
