@@ -90,6 +90,7 @@ def main() -> None:
             },
         ),
         overhead=statistics.median(row["ratio"] for row in beside),
+        erasing=statistics.median(row["erasing"] for row in beside),
         one_epoch=one_epoch,
         gap=statistics.mean(row["accuracy in blocks"] - row["accuracy shuffled"] for row in beside),
         memory=table(

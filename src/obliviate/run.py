@@ -191,7 +191,8 @@ class Run:
     ) -> Generator[Event, None, Erasure]:
         """`forget`, yielding its progress."""
         chosen, named = method_of(method), self._named(records, subjects)
-        self._plan(named, chosen, self._finished_chain())
+        self._check_finished(self.ledger.length())
+        self._left_of(named)
         return (yield from self._erasing("forget", named, chosen))
 
     def settle(self) -> Erasure:
@@ -205,7 +206,7 @@ class Run:
 
     def settling(self) -> Generator[Event, None, Erasure]:
         """`settle`, yielding its progress."""
-        self._finished_chain()
+        self._check_finished(self.ledger.length())
         return (yield from self._erasing("settle", np.array([], dtype=np.int64), Exact()))
 
     def verify(self, blocks: Iterable[int] | None = None) -> Verification:
@@ -247,7 +248,8 @@ class Run:
             )
         return ids
 
-    def _plan(self, named: NDArray[np.int64], method: Method, chain: Chain) -> Plan:
+    def _left_of(self, named: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """The named records that are not erased yet, and those that are."""
         erased = self.ledger.erased()
         ids = np.setdiff1d(named, erased)
         if len(ids) and len(erased) + len(ids) == self.facts.records:
@@ -255,11 +257,15 @@ class Run:
                 "the request would erase every record there is",
                 hint="a model of nobody cannot be trained; delete the run's folder instead",
             )
+        return ids, np.intersect1d(named, erased)
+
+    def _plan(self, named: NDArray[np.int64], method: Method, chain: Chain) -> Plan:
+        ids, ignored = self._left_of(named)
         blocks = self.trainer.layout.block_of(ids)
         return make_plan(
             method=method.name,
             block_of=dict(zip(ids.tolist(), blocks.tolist(), strict=True)),
-            ignored=np.intersect1d(named, erased).tolist(),
+            ignored=ignored.tolist(),
             seconds=[entry.seconds for entry in chain.entries[1:]],
             first_approximate=chain.first_approximate,
             expected_lag=self._expected_lag(),
@@ -414,12 +420,15 @@ class Run:
 
     def _finished_chain(self) -> Chain:
         chain = self.chain()
-        if chain.length < chain.blocks:
+        self._check_finished(chain.length)
+        return chain
+
+    def _check_finished(self, length: int) -> None:
+        if length < self.facts.blocks:
             raise RunUnfinished(
-                f"{self.folder} has been trained to block {chain.length} of {chain.blocks}",
+                f"{self.folder} has been trained to block {length} of {self.facts.blocks}",
                 hint="call fit again with the same arguments: it goes on where it was",
             )
-        return chain
 
     def _model(self, chain: Chain) -> nn.Module:
         with self.trainer.environment.entered():

@@ -187,6 +187,11 @@ class Ledger:
             rows = connection.execute(select(tables.chain).order_by(tables.chain.c.block))
             return [entry_of(row, objects) for row in rows]
 
+    def length(self) -> int:
+        """The number of the last block of the chain."""
+        with self._transaction() as connection:
+            return int(connection.execute(select(func.max(tables.chain.c.block))).scalar_one())
+
     def append(self, entry: Entry) -> None:
         """Add a checkpoint at the end of the chain; its objects become live with it."""
         with self._transaction() as connection:
