@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 
 from obliviate.errors import Mismatch, RunDamaged
 from obliviate.ledger import Entry
+from obliviate.ledger.facts import STITCHED
 from obliviate.state import applied, digest, update_between
 from obliviate.training import Checkpoint
 from obliviate.vault.codec import decode, decode_update, encode, encode_update
@@ -200,7 +201,7 @@ class Chain:
     def restored(self, block: int, state: State, erasure: int) -> Entry:
         """The entry of a stitched block, which keeps its update and has this state as keyframe."""
         stored = self._vault.write(encode(state))
-        entry = stitched_entry(self.entries[block], erasure)
+        entry = replace(self.entries[block], **STITCHED, erasure=erasure)
         return replace(entry, digest=digest(state), keyframe=stored)
 
     def rewrite(
@@ -215,7 +216,7 @@ class Chain:
         self._ledger.commit(erasure, replaced=replaced, stitched=stitched, outcome=outcome)
         for span in stitched:
             for at in span:
-                self.entries[at] = stitched_entry(self.entries[at], erasure)
+                self.entries[at] = replace(self.entries[at], **STITCHED, erasure=erasure)
         for entry in replaced:
             self.entries[entry.block] = entry
 
@@ -230,19 +231,6 @@ class Chain:
         if doomed:
             self._ledger.flush()
         return len(doomed)
-
-
-def stitched_entry(entry: Entry, erasure: int) -> Entry:
-    """What becomes of an entry that an erasure stitches on: it keeps its update alone."""
-    return replace(
-        entry,
-        origin="stitched",
-        guarantee="approximate",
-        digest=None,
-        keyframe=None,
-        optimizer=None,
-        erasure=erasure,
-    )
 
 
 def _present(stored: Stored | None, block: int) -> Stored:

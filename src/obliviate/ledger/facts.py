@@ -75,6 +75,16 @@ class Entry:
         return [stored for stored in (self.update, self.keyframe, self.optimizer) if stored]
 
 
+STITCHED: Mapping[str, Any] = {
+    "origin": "stitched",
+    "guarantee": "approximate",
+    "digest": None,
+    "keyframe": None,
+    "optimizer": None,
+}
+"""What becomes of an entry that an erasure stitches on: it keeps its update alone."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class ErasureFacts:
     """One erasure, from its request to its result.

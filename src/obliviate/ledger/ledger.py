@@ -10,7 +10,7 @@ from sqlalchemy import delete, func, insert, select, true, update
 from obliviate.errors import NewerFormat, RunMissing
 from obliviate.ledger import tables
 from obliviate.ledger.database import PRAGMAS, damaged, made_engine, transaction
-from obliviate.ledger.facts import Entry, ErasureFacts, RunFacts
+from obliviate.ledger.facts import STITCHED, Entry, ErasureFacts, RunFacts
 from obliviate.ledger.rows import (
     OBJECT_COLUMNS,
     batched,
@@ -35,14 +35,6 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
     from sqlalchemy import Connection
-
-_STITCHED = {
-    "origin": "stitched",
-    "guarantee": "approximate",
-    "digest": None,
-    "keyframe": None,
-    "optimizer": None,
-}
 
 
 class Ledger:
@@ -282,7 +274,7 @@ class Ledger:
                 is_stitched = chain.c.block.between(span.start, span.stop - 1)
                 condemn(connection, held(connection, is_stitched, ("keyframe", "optimizer")))
                 connection.execute(
-                    update(chain).where(is_stitched).values(_STITCHED | {"erasure": erasure})
+                    update(chain).where(is_stitched).values({**STITCHED, "erasure": erasure})
                 )
             for some in batched(blocks):
                 is_replaced = chain.c.block.in_(some)
