@@ -14,6 +14,7 @@ from examples.mnist import project
 import obliviate as ob
 from benchmarks import plain
 from benchmarks.mnist import reading_seconds
+from obliviate.ledger import Part
 from obliviate.making import layout_of
 
 if TYPE_CHECKING:
@@ -31,7 +32,7 @@ def timed(call):
 
 def pair(recipe, data):
     """`fit` at B=100, an erasure, and the loop over the same batches, each timed."""
-    layout = layout_of(recipe, len(data), BLOCKS, 1)
+    layout = layout_of(recipe, [Part(records=len(data), blocks=BLOCKS)], 1)
     with tempfile.TemporaryDirectory() as place:
         run, fit = timed(lambda: ob.fit(recipe, data, place + "/run", blocks=BLOCKS))
         model = run.model

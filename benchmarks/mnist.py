@@ -14,6 +14,7 @@ from torch.utils.data import TensorDataset
 
 import obliviate as ob
 from benchmarks import plain
+from obliviate.ledger import Part
 from obliviate.making import layout_of
 
 MISLABELLED = 20
@@ -43,7 +44,7 @@ def requests(layout) -> dict[str, list[int]]:
 def run(folder: Path) -> tuple[dict[str, object], list[dict[str, object]]]:
     """The facts of the original, and a row for each erasure."""
     mnist = project(data=str(folder))
-    layout = layout_of(mnist.recipe, len(mnist.data), mnist.blocks, 1)
+    layout = layout_of(mnist.recipe, [Part(records=len(mnist.data), blocks=mnist.blocks)], 1)
     cases = requests(layout)
     wrong = [
         record for name, records in cases.items() if "mislabelled" in name for record in records

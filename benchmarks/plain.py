@@ -20,7 +20,7 @@ def train(recipe, data, layout):
         for step, records in layout.batches(block, NOBODY):
             index = torch.from_numpy(records)
             if recipe.schedule:
-                factor = recipe.schedule(first + step, layout.total_steps)
+                factor = recipe.schedule(first + step, layout.total_steps(block))
                 for group, rate in zip(optimizer.param_groups, rates, strict=True):
                     group["lr"] = rate * factor
             optimizer.zero_grad(set_to_none=True)

@@ -95,7 +95,7 @@ def test_the_thread_count_is_the_run_s(run):
 
 
 def test_a_changed_environment_is_told(run):
-    run.facts = replace(run.facts, environment={**run.facts.environment, "torch": "1.0"})
+    run.writer.facts = replace(run.facts, environment={**run.facts.environment, "torch": "1.0"})
     assert audit(run).changed_environment == {"torch": ("1.0", torch.__version__)}
 
 

@@ -6,14 +6,16 @@ import numpy as np
 import pytest
 from scipy.stats import chi2
 
-from obliviate.blocks import Layout, key, keyed_hash
+from obliviate.blocks import Layout, key, keyed_hash, parts_of
 
 NOBODY = np.array([], dtype=np.int64)
 
 
 def layout(**changes) -> Layout:
     sizes = {"records": 50, "blocks": 6, "seed": 1, "batch_size": 4, "epochs": 2}
-    return Layout(**(sizes | changes))
+    chosen = sizes | changes
+    parts = parts_of([(chosen.pop("records"), chosen.pop("blocks"))])
+    return Layout(parts=parts, **chosen)
 
 
 def slots(layout: Layout, erased=NOBODY):
@@ -79,7 +81,7 @@ def test_batches_too_small_for_batch_norm_are_skipped():
 def test_a_chain_of_which_all_are_erased_has_no_batches_but_keeps_its_steps():
     emptied = layout()
     assert slots(emptied, erased=range(50)) == {}
-    assert emptied.total_steps == sum(emptied.steps(block) for block in range(1, 7))
+    assert emptied.total_steps(1) == sum(emptied.steps(block) for block in range(1, 7))
 
 
 def test_keys_of_two_purposes_differ_and_fit_in_64_bits():

@@ -10,11 +10,10 @@ import pytest
 from typer.testing import CliRunner
 
 import obliviate as ob
-from obliviate.blocks import Layout
+from obliviate.blocks import Layout, parts_of
 from obliviate.cli import app, commands
 from obliviate.cli.answer import plain
 from obliviate.ledger import Ledger
-from obliviate.lock import writing
 from tests.project_file import write_project
 
 DOCUMENT = Path(__file__).parents[1] / "docs" / "cli.md"
@@ -47,7 +46,7 @@ def run(project, tmp_path):
 @pytest.fixture
 def early():
     """A record of the first block: forgetting it fast ends before the chain does."""
-    layout = Layout(records=48, blocks=8, seed=0, batch_size=4, epochs=1)
+    layout = Layout(parts=parts_of([(48, 8)]), seed=0, batch_size=4, epochs=1)
     return int(layout.members(1)[0])
 
 
@@ -139,7 +138,7 @@ def test_verify(run, early):
 
 
 def test_verify_fails_on_a_changed_object(run):
-    ledger = Ledger(run / "ledger.sqlite")
+    ledger = Ledger(run)
     stored = ledger.entries()[3].update
     ledger.close()
     (path,) = (run / "vault").rglob(stored.key.rsplit("/", 1)[-1])
@@ -299,8 +298,11 @@ def test_a_run_made_from_python_names_no_project(data, recipe_of, tmp_path):
 
 
 def test_a_busy_run_is_no_wrong_request(run):
-    with writing(run):
-        assert "writing" in ask("settle", run, code=1)["error"]
+    ledger = Ledger(run)
+    assert ledger.lease.try_taking() is None
+    assert "written to" in ask("settle", run, "--wait", 0, code=1)["error"]
+    ledger.lease.release()
+    ledger.close()
 
 
 def test_an_interrupted_fit_goes_on(project, run, tmp_path):
@@ -313,15 +315,15 @@ def test_an_interrupted_fit_goes_on(project, run, tmp_path):
     assert status["blocks_done"] < status["blocks"]
     assert status["guarantee"] is None
     assert "not finished" in call("status", tmp_path / "other").stdout
-    assert "fit again" in ask("forget", tmp_path / "other", "-r", 1, code=2)["hint"]
+    assert "call fit" in ask("forget", tmp_path / "other", "-r", 1, code=2)["hint"]
     assert ask("fit", project, tmp_path / "other")["digest"] == ask("status", run)["digest"]
 
 
 def test_an_interrupted_forget_goes_on(project, run, early):
-    ledger = Ledger(run / "ledger.sqlite")
+    ledger = Ledger(run)
     looked_at = ledger.run().samples
     ledger.close()
-    last = Layout(records=48, blocks=8, seed=0, batch_size=4, epochs=1).members(8).tolist()
+    last = Layout(parts=parts_of([(48, 8)]), seed=0, batch_size=4, epochs=1).members(8).tolist()
     stop = project.with_name("stop")
     stop.write_text(str(next(record for record in last if record not in looked_at)))
     words = ("forget", run, "-r", early, "--method", "exact")
@@ -363,7 +365,8 @@ def test_json_has_no_numbers_that_json_lacks():
     "command", app.registered_commands, ids=lambda each: each.callback.__name__
 )
 def test_every_command_and_option_is_documented(command):
-    name, text = command.callback.__name__, DOCUMENT.read_text(encoding="utf-8")
+    name = command.name or command.callback.__name__
+    text = DOCUMENT.read_text(encoding="utf-8")
     assert f"## obliviate {name}\n" in text
     assert re.search(rf"^\$ obliviate {name} ", text, re.MULTILINE)
     for parameter in inspect.signature(command.callback).parameters.values():

@@ -14,7 +14,7 @@ from torch.utils.data import Dataset, TensorDataset
 import obliviate as ob
 from obliviate.errors import ForeignData, ForeignRecipe
 from obliviate.identity import SAMPLED_RECORDS, check_recipe, content_hashes, sampled
-from obliviate.ledger import RunFacts
+from obliviate.ledger import Part, RunFacts
 from obliviate.making import new_trainer
 
 NOBODY = np.array([], dtype=np.int64)
@@ -154,12 +154,12 @@ OTHERS = {
 @pytest.mark.parametrize("name", OTHERS)
 def test_another_recipe_is_refused_by_the_name_of_what_differs(name, tmp_path, recipe_of, data):
     facts = RunFacts(
-        records=40,
-        blocks=4,
+        parts=(Part(records=40, blocks=4),),
         smallest_batch=1,
         fingerprint=new_trainer(recipe_of(), data, 40, 4).fingerprint(),
         environment={},
         subject_key=SECRET,
+        content_key=SECRET,
     )
     check_recipe(facts, new_trainer(recipe_of(), data, 40, 4).fingerprint())
     other = new_trainer(recipe_of(**OTHERS[name]), data, 40, 4).fingerprint()
@@ -171,12 +171,12 @@ def test_another_recipe_is_refused_by_the_name_of_what_differs(name, tmp_path, r
 def test_every_difference_is_named_at_once(data, recipe_of):
     fingerprint = new_trainer(recipe_of(), data, 40, 4).fingerprint()
     facts = RunFacts(
-        records=40,
-        blocks=4,
+        parts=(Part(records=40, blocks=4),),
         smallest_batch=1,
         fingerprint=fingerprint,
         environment={},
         subject_key=SECRET,
+        content_key=SECRET,
     )
     with pytest.raises(ForeignRecipe) as refusal:
         check_recipe(facts, fingerprint | {"seed": "9", "epochs": "7" * 500})

@@ -7,11 +7,16 @@ import pytest
 import torch
 
 from obliviate.errors import InvalidOption, UnknownRecord, UnknownSubject
-from obliviate.ledger import Entry, Ledger, RunFacts
+from obliviate.ledger import Entry, Ledger, Newcomers, Part, RunFacts
 from obliviate.naming import record_ids, records_of_subjects
 
 RUN = RunFacts(
-    records=4, blocks=2, smallest_batch=1, fingerprint={}, environment={}, subject_key=bytes(32)
+    parts=(Part(records=4, blocks=2),),
+    smallest_batch=1,
+    fingerprint={},
+    environment={},
+    subject_key=bytes(32),
+    content_key=bytes(32),
 )
 FIRST = Entry(block=0, origin="initial", guarantee="exact", digest="d0")
 
@@ -23,8 +28,9 @@ def ledger_of(tmp_path):
 
     def make(subjects):
         nobody = np.array([], dtype=np.int64)
-        path = tmp_path / "ledger.sqlite"
-        made.append(Ledger.create(path, RUN, FIRST, subjects, nobody))
+        blocks = np.ones(4, dtype=np.int32)
+        new = Newcomers(blocks=blocks, subjects=subjects, excluded=nobody)
+        made.append(Ledger.create(tmp_path, RUN, FIRST, new))
         return made[-1]
 
     yield make

@@ -18,6 +18,7 @@ from torch.utils.data import Dataset, TensorDataset
 import obliviate as ob
 from obliviate.environment import Environment, environment_facts
 from obliviate.errors import InvalidRecipe, NotDeterministic, NotFinite, TrainingFailed
+from obliviate.ledger import Part
 from obliviate.making import layout_of, new_trainer
 from obliviate.probe import probe
 from obliviate.progress import Event
@@ -180,7 +181,10 @@ def test_training_runs_under_settings_of_its_own(recipe_of, data):
         return cross_entropy(model(batch[0]), batch[1])
 
     recipe = recipe_of(step=step)
-    trained(Trainer(recipe, data, layout_of(recipe, 40, BLOCKS, 1), threads=2), [1])
+    trained(
+        Trainer(recipe, data, layout_of(recipe, [Part(records=40, blocks=BLOCKS)], 1), threads=2),
+        [1],
+    )
     assert set(seen) == {(2, True, False, False)}
 
 
@@ -379,7 +383,7 @@ def test_a_schedule_sees_the_steps_of_the_whole_chain(recipe_of, data, erased):
         return 1.0
 
     trainer = trainer_of(recipe_of(schedule=schedule, epochs=2), data)
-    total = trainer.layout.total_steps
+    total = trainer.layout.total_steps(1)
     trained(trainer, erased=np.array(erased, dtype=np.int64))
     assert {each for _, each in calls} == {total}
     assert [step for step, _ in calls] == sorted({step for step, _ in calls})

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
     from numpy.typing import NDArray
 
@@ -53,15 +53,54 @@ def _shuffled(ids: NDArray[np.int64], key: int) -> NDArray[np.int64]:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Layout:
-    """The place of every record in the whole of training.
+class Part:
+    """The place of records that came to a run together: with its making, or by an extension.
 
     Blocks differ in size by one record at most, and so do the batches of a block: no record sits in
     a small remainder where it would weigh more than others, and none is dropped.
 
     Attributes:
-        records: How many records there are; their ids are 0..records-1.
-        blocks: How many blocks they are cut into; blocks are numbered 1..blocks.
+        records: How many records there are.
+        blocks: How many blocks they are cut into.
+        first_record: The id of the first one; ids follow each other.
+        first_block: The number of the first block.
+    """
+
+    records: int
+    blocks: int
+    first_record: int = 0
+    first_block: int = 1
+
+    @property
+    def bounds(self) -> NDArray[np.int64]:
+        """Where in the order of the records each block begins, and the last one ends."""
+        return np.arange(self.blocks + 1, dtype=np.int64) * self.records // self.blocks
+
+    def order(self, seed: int) -> NDArray[np.int64]:
+        """The records in the order in which they are cut into blocks. Shape (records,)."""
+        ids = np.arange(self.records, dtype=np.int64) + self.first_record
+        return _shuffled(ids, key(seed, "block"))
+
+
+def parts_of(sizes: Iterable[tuple[int, int]]) -> tuple[Part, ...]:
+    """Parts that follow each other, from how many records and blocks each has."""
+    parts: list[Part] = []
+    record, block = 0, 1
+    for records, blocks in sizes:
+        part = Part(records=records, blocks=blocks, first_record=record, first_block=block)
+        parts.append(part)
+        record, block = record + records, block + blocks
+    return tuple(parts)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Layout:
+    """The place of every record in the whole of training.
+
+    A part that is added later leaves the places of all earlier records as they were.
+
+    Attributes:
+        parts: What the run was made with, and what it was extended by.
         seed: The run's seed.
         batch_size: The largest batch.
         epochs: How often each block is gone through before the next one.
@@ -69,53 +108,74 @@ class Layout:
             on a single record (BatchNorm), else 1.
     """
 
-    records: int
-    blocks: int
+    parts: tuple[Part, ...]
     seed: int
     batch_size: int
     epochs: int
     smallest_batch: int = 1
 
+    @property
+    def records(self) -> int:
+        """How many records there are; their ids are 0..records-1."""
+        return sum(part.records for part in self.parts)
+
+    @property
+    def blocks(self) -> int:
+        """How many blocks they are cut into; blocks are numbered 1..blocks."""
+        return sum(part.blocks for part in self.parts)
+
     @cached_property
     def _order(self) -> NDArray[np.int64]:
-        return _shuffled(np.arange(self.records, dtype=np.int64), key(self.seed, "block"))
+        return np.concatenate([part.order(self.seed) for part in self.parts])
 
     @cached_property
     def _bounds(self) -> NDArray[np.int64]:
-        return np.arange(self.blocks + 1, dtype=np.int64) * self.records // self.blocks
+        bounds = [part.bounds[:-1] + part.first_record for part in self.parts]
+        return np.concatenate([*bounds, [self.records]])
 
     @cached_property
-    def _block_of(self) -> NDArray[np.int32]:
+    def _first_steps(self) -> list[NDArray[np.int64]]:
+        """For each part, how many steps of it come before each of its blocks, and in all."""
+        batches = [-(-np.diff(part.bounds) // self.batch_size) for part in self.parts]
+        return [np.concatenate([[0], np.cumsum(each * self.epochs)]) for each in batches]
+
+    def _place(self, block: int) -> tuple[int, int]:
+        """The part of a block, and how many of the part's blocks come before it."""
+        part = max(at for at, each in enumerate(self.parts) if each.first_block <= block)
+        return part, block - self.parts[part].first_block
+
+    def all_blocks(self) -> NDArray[np.int32]:
+        """The block of every record. Shape (records,)."""
         block_of = np.empty(self.records, dtype=np.int32)
-        sizes = np.diff(self._bounds)
-        block_of[self._order] = np.repeat(np.arange(1, self.blocks + 1, dtype=np.int32), sizes)
+        numbers = np.arange(1, self.blocks + 1, dtype=np.int32)
+        block_of[self._order] = np.repeat(numbers, np.diff(self._bounds))
         return block_of
-
-    @cached_property
-    def _first_steps(self) -> NDArray[np.int64]:
-        batches = -(-np.diff(self._bounds) // self.batch_size)
-        return np.concatenate([[0], np.cumsum(batches * self.epochs)])
 
     def block_of(self, ids: NDArray[np.int64]) -> NDArray[np.int32]:
         """The block of each record. Shape (n,) -> (n,)."""
-        return self._block_of[ids]
+        return self.all_blocks()[ids]
 
     def members(self, block: int) -> NDArray[np.int64]:
         """All the records of a block, erased ones too. Shape (size,)."""
         return self._order[self._bounds[block - 1] : self._bounds[block]]
 
     def first_step(self, block: int) -> int:
-        """How many steps of the whole chain come before this block."""
-        return int(self._first_steps[block - 1])
+        """How many steps of the block's part come before this block."""
+        part, at = self._place(block)
+        return int(self._first_steps[part][at])
 
     def steps(self, block: int) -> int:
         """How many steps the block has, skipped ones included."""
-        return int(self._first_steps[block] - self._first_steps[block - 1])
+        part, at = self._place(block)
+        return int(self._first_steps[part][at + 1] - self._first_steps[part][at])
 
-    @property
-    def total_steps(self) -> int:
-        """How many steps the whole chain has: what a learning-rate schedule runs over."""
-        return int(self._first_steps[-1])
+    def total_steps(self, block: int) -> int:
+        """How many steps the block's part has: what a learning-rate schedule runs over.
+
+        Each part has a schedule of its own: were it stretched by an extension, no earlier block
+        could be replayed as it was trained.
+        """
+        return int(self._first_steps[self._place(block)[0]][-1])
 
     def batches(
         self, block: int, erased: NDArray[np.int64]

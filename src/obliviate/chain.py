@@ -170,10 +170,10 @@ class Chain:
             erasure=erasure,
         )
 
-    def append(self, trained: Trained, previous: State) -> None:
+    def append(self, trained: Trained, previous: State, *, guarantee: Guarantee = "exact") -> None:
         """Add the next block that was trained on; the previous state is used up."""
         update = update_between(previous, trained.checkpoint.model, consume=True)
-        entry = self.stored(trained, update, origin="trained", guarantee="exact")
+        entry = self.stored(trained, update, origin="trained", guarantee=guarantee)
         self._ledger.append(entry)
         self.entries.append(entry)
 
@@ -228,8 +228,7 @@ class Chain:
         for key in doomed:
             self._vault.destroy(key)
         self._ledger.mark_destroyed(condemned)
-        if doomed:
-            self._ledger.flush()
+        self._ledger.close_requests()
         return len(doomed)
 
 

@@ -24,7 +24,7 @@ from obliviate.environment import Environment
 from obliviate.errors import InvalidOption, StorageFull
 from obliviate.fitting import fitting
 from obliviate.ledger import Ledger
-from obliviate.making import LEDGER_NAME, check_place
+from obliviate.making import check_place, is_made
 from obliviate.progress import watch
 from obliviate.recipe import Project, Recipe
 from obliviate.report import gathered, page, saved_picture
@@ -300,8 +300,8 @@ def _cleared(folder: Path) -> Path:
     if left - {RUN_NAME, PAGE_NAME, CURVE_NAME} or (left and RUN_NAME not in left):
         raise InvalidOption(f"{folder} holds other things than an earlier demo", hint=hint)
     check_place(place)
-    if (place / LEDGER_NAME).exists():
-        ledger = Ledger(place / LEDGER_NAME)
+    if is_made(place):
+        ledger = Ledger(place)
         file = ledger.run().project.get("file", "")
         ledger.close()
         if Path(file).name != Path(__file__).name:

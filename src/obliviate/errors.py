@@ -68,8 +68,28 @@ class NewerFormat(RequestError):
     """The run was written by a newer version of Obliviate."""
 
 
+class OlderFormat(RequestError):
+    """The run was written by an older version of Obliviate, and has to be brought up to date."""
+
+
+class UnknownRequest(RequestError):
+    """The run has no request of that number, or it cannot be changed any more."""
+
+
+class Tombstoned(RequestError):
+    """The data holds records that were erased before."""
+
+
 class RunLocked(ObliviateError):
     """Another live process is writing to the run."""
+
+
+class LeaseLost(ObliviateError):
+    """Another process took the run over in the meantime."""
+
+
+class ConnectionLost(ObliviateError):
+    """The server that holds the ledger cannot be reached."""
 
 
 class RunDamaged(ObliviateError):

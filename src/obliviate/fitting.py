@@ -7,13 +7,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from obliviate.errors import InvalidOption
-from obliviate.lock import writing
 from obliviate.making import (
-    LEDGER_NAME,
     MAKING_NAME,
     block_faults,
     check_place,
     data_length,
+    is_made,
     local_folder,
     make,
     subject_faults,
@@ -21,6 +20,7 @@ from obliviate.making import (
 from obliviate.naming import record_ids
 from obliviate.progress import Event, watch
 from obliviate.recipe import invalid
+from obliviate.reingested import tombstone_options
 from obliviate.run import Run
 
 if TYPE_CHECKING:
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from torch.utils.data import Dataset
 
     from obliviate.recipe import Recipe
+    from obliviate.reingested import Choice
 
 
 def fit(
@@ -41,6 +42,9 @@ def fit(
     blocks: int = 100,
     subjects: Sequence[str] | None = None,
     exclude: Iterable[int] = (),
+    ledger: str | None = None,
+    tombstones: str | Path | None = None,
+    reingested: Choice = "exclude",
 ) -> Run:
     """Train a chain, or resume the training of one that was interrupted.
 
@@ -51,6 +55,13 @@ def fit(
         blocks: How many blocks the data is cut into.
         subjects: The person that each record belongs to. Kept as keyed hashes.
         exclude: Records to leave out, as if they had been erased before training.
+        ledger: The database that the ledger is kept in, such as
+            "postgresql+psycopg://user@host/database"; many runs may share it. An SQLite file in
+            the run's folder if None.
+        tombstones: A file that keeps keyed hashes of the content of erased records, so that they
+            are known when they come back; many runs may share it. None are kept if None.
+        reingested: What becomes of records that have a tombstone: "exclude" leaves them out,
+            "refuse" raises.
 
     Returns:
         The run, trained to its end.
@@ -59,11 +70,24 @@ def fit(
         InvalidRecipe: The recipe, the data or the arguments cannot be trained; every fault in one
             message, nothing written.
         NotDeterministic: Trying the first step twice gave two results.
+        Tombstoned: The data holds records that were erased before.
         ForeignRecipe, ForeignData: The folder holds a run of another recipe or dataset.
         NotFinite, TrainingFailed, StorageFull: Training stopped; the chain up to there is kept.
-        RunLocked: Another live process is writing to the run.
+        ConnectionLost: The ledger's database cannot be reached.
     """
-    return watch(fitting(recipe, data, path, blocks=blocks, subjects=subjects, exclude=exclude))
+    return watch(
+        fitting(
+            recipe,
+            data,
+            path,
+            blocks=blocks,
+            subjects=subjects,
+            exclude=exclude,
+            ledger=ledger,
+            tombstones=tombstones,
+            reingested=reingested,
+        )
+    )
 
 
 def fitting(  # noqa: D417
@@ -74,6 +98,9 @@ def fitting(  # noqa: D417
     blocks: int = 100,
     subjects: Sequence[str] | None = None,
     exclude: Iterable[int] = (),
+    ledger: str | None = None,
+    tombstones: str | Path | None = None,
+    reingested: Choice = "exclude",
     project: Mapping[str, str] | None = None,
 ) -> Generator[Event, None, Run]:
     """`fit`, yielding its progress.
@@ -89,7 +116,8 @@ def fitting(  # noqa: D417
         raise invalid(faults)
     left_out = record_ids(exclude, records, what="exclude")
     check_place(folder)
-    if not (folder / LEDGER_NAME).exists():
+    kept = tombstone_options(tombstones, reingested)
+    if not is_made(folder):
         make(
             folder,
             recipe,
@@ -98,30 +126,48 @@ def fitting(  # noqa: D417
             subjects=subjects,
             left_out=left_out,
             project=project,
+            tombstones=kept,
+            ledger=ledger,
         )
-    with writing(folder):
-        (folder / MAKING_NAME).unlink(missing_ok=True)
-        run = Run(folder, recipe, data)
-        _check_same(run, blocks, subjects, left_out)
-        yield from run.continuing()
+    (folder / MAKING_NAME).unlink(missing_ok=True)
+    run = Run(folder, recipe, data)
+    _check_same(run, blocks, subjects, left_out)
+    if records == run.facts.records:  # else an extension was interrupted, and goes on with `extend`
+        yield from run.writer.finishing()
     return run
 
 
 def _check_same(
     run: Run, blocks: int, subjects: Sequence[str] | None, left_out: NDArray[np.int64]
 ) -> None:
-    if blocks != run.facts.blocks:
+    first = run.facts.parts[0]
+    if blocks not in (first.blocks, run.facts.blocks):
         raise InvalidOption(
-            f"{run.folder} was cut into {run.facts.blocks} blocks, not {blocks}",
+            f"{run.folder} was cut into {first.blocks} blocks, not {blocks}",
             hint="give the number it was made with, or make a new run in another folder",
         )
-    if subjects is not None and not run.ledger.has_same_subjects(subjects):
+    if subjects is not None and not _has_same_subjects(run, subjects):
         raise InvalidOption(
             f"{run.folder} was made with other subjects",
             hint="whom a record belongs to cannot be changed; make a new run in another folder",
         )
-    if not np.array_equal(left_out, run.ledger.excluded()):
+    known = run.ledger.excluded()
+    if run.facts.tombstones or len(run.facts.parts) > 1:  # there may be others
+        known = np.intersect1d(known, left_out)
+    if not np.array_equal(left_out, known):
         raise InvalidOption(
             f"{run.folder} was made with another exclude",
             hint="to erase more records from a run that exists, call forget",
         )
+
+
+def _has_same_subjects(run: Run, subjects: Sequence[str]) -> bool:
+    key, first = run.facts.subject_key, 0
+    for number, part in enumerate(run.facts.parts):
+        some = subjects[first : first + part.records]
+        if len(some) and (
+            key is None or not run.ledger.people.has_same_subjects(number, some, key)
+        ):
+            return False
+        first += part.records
+    return True

@@ -78,7 +78,7 @@ def check_data(facts: RunFacts, trainer: Trainer, records: int, erased: NDArray[
             f"the run was made with {facts.records} records, this dataset has {records}", hint=hint
         )
     ids = sorted(facts.samples.keys() - set(erased.tolist()))
-    found = content_hashes(trainer, ids, facts.subject_key)
+    found = content_hashes(trainer, ids, facts.content_key)
     changed = [record for record in ids if found[record] != facts.samples[record]]
     if changed:
         raise ForeignData(

@@ -1,14 +1,13 @@
-"""One writer per run at a time; any number of readers."""
+"""One process at a time makes a run in a folder; once there is a run, its lease takes over."""
 
 from __future__ import annotations
 
 import contextlib
-import os
 from typing import TYPE_CHECKING
 
-from filelock import FileLock, Timeout
+from filelock import FileLock
 
-from obliviate.errors import RunLocked, StorageFull
+from obliviate.errors import StorageFull
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -18,25 +17,18 @@ LOCK_NAME = ".lock"
 
 
 @contextlib.contextmanager
-def writing(folder: Path) -> Iterator[None]:
-    """Hold the run's lock. It is let go of when the process ends, however it ends.
+def alone(folder: Path) -> Iterator[None]:
+    """Wait to be the only process that makes something in a folder; it is made if need be.
+
+    The system lets go of the lock when a process ends, however it ends.
 
     Raises:
-        RunLocked: Another live process holds it.
         StorageFull: The folder cannot be written to.
     """
-    holder = folder / ".writer"
-    lock = FileLock(folder / LOCK_NAME, timeout=0)
+    lock = FileLock(folder / LOCK_NAME)
     try:
         folder.mkdir(parents=True, exist_ok=True)
         lock.acquire()
-        holder.write_text(str(os.getpid()))
-    except Timeout:
-        pid = holder.read_text() if holder.exists() else "unknown"
-        raise RunLocked(
-            f"process {pid} is writing to {folder}",
-            hint="wait for it to end, or stop it and call again: what it began will be finished",
-        ) from None
     except OSError as error:
         lock.release()
         raise StorageFull(

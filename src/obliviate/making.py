@@ -6,17 +6,20 @@ import secrets
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 
-from obliviate.blocks import Layout
+from obliviate.blocks import Layout, parts_of
+from obliviate.clock import stamp
 from obliviate.environment import Environment, environment_facts
-from obliviate.errors import InvalidOption, RunDamaged
+from obliviate.errors import InvalidOption, RunDamaged, RunMissing
 from obliviate.identity import content_hashes, sampled
-from obliviate.ledger import Entry, Ledger, RunFacts
-from obliviate.ledger.rows import now
-from obliviate.lock import writing
+from obliviate.ledger import Entry, Ledger, Newcomers, Part, RunFacts
+from obliviate.ledger.place import PART_NAME, checked_url, has_ledger
+from obliviate.lock import LOCK_NAME, alone
 from obliviate.probe import probe
 from obliviate.recipe import invalid
+from obliviate.reingested import Reingested
 from obliviate.state import digest
 from obliviate.training import Trainer, has_batch_norm, made_model, named
 from obliviate.vault import Vault
@@ -25,14 +28,13 @@ from obliviate.vault.codec import encode
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
-    import numpy as np
     from numpy.typing import NDArray
     from torch.utils.data import Dataset
 
     from obliviate.recipe import Recipe
 
-LEDGER_NAME, VAULT_NAME, MAKING_NAME = "ledger.sqlite", "vault", ".making"
-_OWN_FILES = {".lock", ".writer", MAKING_NAME, VAULT_NAME, "ledger.part", "ledger.part-journal"}
+VAULT_NAME, MAKING_NAME = "vault", ".making"
+_OWN_FILES = {LOCK_NAME, MAKING_NAME, VAULT_NAME, PART_NAME, f"{PART_NAME}-journal"}
 
 
 def local_folder(path: str | Path) -> Path:
@@ -48,11 +50,10 @@ def local_folder(path: str | Path) -> Path:
     return Path(path)
 
 
-def layout_of(recipe: Recipe, records: int, blocks: int, smallest_batch: int) -> Layout:
+def layout_of(recipe: Recipe, parts: Sequence[Part], smallest_batch: int) -> Layout:
     """The place of every record, by a recipe."""
     return Layout(
-        records=records,
-        blocks=blocks,
+        parts=parts_of((part.records, part.blocks) for part in parts),
         seed=recipe.seed,
         batch_size=recipe.batch_size,
         epochs=recipe.epochs,
@@ -65,7 +66,8 @@ def new_trainer(recipe: Recipe, data: Dataset[Any], records: int, blocks: int) -
     threads = torch.get_num_threads()
     with Environment(recipe.device, threads).entered():
         smallest_batch = 2 if has_batch_norm(made_model(recipe)) else 1
-    return Trainer(recipe, data, layout_of(recipe, records, blocks, smallest_batch), threads)
+    parts = [Part(records=records, blocks=blocks)]
+    return Trainer(recipe, data, layout_of(recipe, parts, smallest_batch), threads)
 
 
 def make(
@@ -77,15 +79,22 @@ def make(
     subjects: Sequence[str] | None,
     left_out: NDArray[np.int64],
     project: Mapping[str, str] | None,
+    tombstones: Mapping[str, str],
+    ledger: str | None,
 ) -> None:
     """Write block 0 and the ledger: after this, and not before, there is a run.
 
     A first step is tried before the folder is touched, so that bad input leaves nothing behind.
     """
+    if ledger is not None:
+        checked_url(ledger)
     trainer = new_trainer(recipe, data, data_length(data), blocks)
     probe(trainer, left_out)
-    with writing(folder):
-        if (folder / LEDGER_NAME).exists():
+    ids = np.arange(trainer.layout.records, dtype=np.int64)
+    found = Reingested.among(trainer, ids, tombstones)
+    left_out = np.union1d(left_out, found.records)
+    with alone(folder):
+        if is_made(folder):
             return  # another process was faster
         vault, marker = Vault(folder / VAULT_NAME), folder / MAKING_NAME
         marker.touch()
@@ -99,24 +108,50 @@ def make(
             digest=digest(initial),
             keyframe=vault.write(encode(initial)),
         )
-        facts = _facts(recipe, trainer, left_out, project or {})
-        Ledger.create(folder / LEDGER_NAME, facts, first, subjects, left_out).close()
+        Ledger.create(
+            folder,
+            _facts(recipe, trainer, left_out, project or {}, tombstones),
+            first,
+            Newcomers(
+                blocks=trainer.layout.all_blocks(),
+                subjects=subjects,
+                contents=found.contents,
+                excluded=left_out,
+            ),
+            url=ledger,
+        ).close()
+
+
+def is_made(folder: Path) -> bool:
+    """Whether there is a run in a folder, and not only what a killed making left."""
+    if not has_ledger(folder):
+        return False
+    try:
+        Ledger(folder).close()
+    except RunMissing:  # the folder names a database that knows nothing of it
+        return False
+    return True
 
 
 def _facts(
-    recipe: Recipe, trainer: Trainer, left_out: NDArray[np.int64], project: Mapping[str, str]
+    recipe: Recipe,
+    trainer: Trainer,
+    left_out: NDArray[np.int64],
+    project: Mapping[str, str],
+    tombstones: Mapping[str, str],
 ) -> RunFacts:
     layout, secret = trainer.layout, secrets.token_bytes(32)
     return RunFacts(
-        records=layout.records,
-        blocks=layout.blocks,
+        parts=tuple(Part(records=part.records, blocks=part.blocks) for part in layout.parts),
         smallest_batch=layout.smallest_batch,
         fingerprint=trainer.fingerprint(),
         environment=environment_facts(),
-        subject_key=secret,
+        subject_key=secrets.token_bytes(32),
+        content_key=secret,
         samples=content_hashes(trainer, sampled(layout.records, recipe.seed, left_out), secret),
+        tombstones=tombstones,
         project=project,
-        made=now(),
+        made=stamp(),
     )
 
 
@@ -160,7 +195,7 @@ def subject_faults(subjects: Sequence[str] | None, records: int) -> Iterator[str
 
 def check_place(folder: Path) -> None:
     """See that a folder is a run, or can become one, without touching it."""
-    if (folder / LEDGER_NAME).exists() or not folder.exists():
+    if has_ledger(folder) or not folder.exists():
         return
     if not folder.is_dir():
         raise InvalidOption(f"{folder} is a file", hint="give a folder that is new or empty")

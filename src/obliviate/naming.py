@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from obliviate.errors import InvalidOption, UnknownRecord, UnknownSubject
-from obliviate.ledger.rows import subject_hash
+from obliviate.ledger.people import subject_hash
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -69,12 +69,17 @@ def records_of_subjects(
     for subject in _listed(subjects, "subjects", hint=f"give a list, such as [{subjects!r}]"):
         if not isinstance(subject, str):
             raise InvalidOption(f"subjects holds {subject!r}", hint="a subject is a string")
-        if not ledger.has_subjects():
+        if not ledger.people.has_subjects():
             raise UnknownSubject(
                 f"{place} was made without subjects",
                 hint="name record ids, or make the run with subjects=[...], one for each record",
             )
-        records = ledger.records_of(subject_hash(subject, facts.subject_key))
+        if facts.subject_key is None:
+            raise UnknownSubject(
+                f"the subject key of {place} was destroyed: nobody can be found by name any more",
+                hint="name record ids",
+            )
+        records = ledger.people.records_of(subject_hash(subject, facts.subject_key))
         if not records:
             raise UnknownSubject(
                 f"subject {subject!r} has no records in {place}",

@@ -3,59 +3,50 @@
 from __future__ import annotations
 
 import contextlib
-import time
-from dataclasses import replace
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from obliviate.chain import Chain
-from obliviate.environment import BITS_DEPEND_ON, environment_facts
-from obliviate.erasure import Erasing
+from obliviate import clock
 from obliviate.errors import (
     InvalidOption,
     Mismatch,
-    NothingLeft,
-    ObliviateError,
     RunDamaged,
     RunLocked,
     RunUnfinished,
     StorageFull,
-    TrainingFailed,
+    UnknownRequest,
 )
-from obliviate.identity import SAMPLED_RECORDS, check_data, check_recipe, content_hashes, sampled
+from obliviate.growth import Addition, extending, lacking
+from obliviate.identity import check_data, check_recipe
 from obliviate.ledger import Ledger
-from obliviate.lock import writing
-from obliviate.making import (
-    LEDGER_NAME,
-    VAULT_NAME,
-    data_length,
-    layout_of,
-    local_folder,
-)
+from obliviate.making import VAULT_NAME, data_length, layout_of, local_folder
 from obliviate.naming import record_ids, records_of_subjects
-from obliviate.plan import EXPECTED_LAG, Plan, make_plan
-from obliviate.progress import Event, watch
+from obliviate.policy import Policy, due_date
+from obliviate.progress import Event, finish, watch
+from obliviate.queue import Queue, working
 from obliviate.residual import DeepObliviate, Exact, Method, method_of
 from obliviate.results import Erasure, Status
-from obliviate.stitch import Difference
 from obliviate.training import Trainer, load_state, made_model
 from obliviate.vault import Vault
 from obliviate.verification import Verification, verifying
+from obliviate.writer import Writer, options_of
 
 if TYPE_CHECKING:
-    from collections.abc import Generator, Iterable, Mapping
+    from collections.abc import Generator, Iterable, Mapping, Sequence
+    from datetime import datetime
     from pathlib import Path
 
     from numpy.typing import NDArray
     from torch import nn
     from torch.utils.data import Dataset
 
-    from obliviate.ledger import ErasureFacts
+    from obliviate.chain import Chain
+    from obliviate.ledger import RequestFacts
     from obliviate.ledger.facts import Guarantee
+    from obliviate.plan import Plan
     from obliviate.recipe import Recipe
-
-    Kind = Literal["forget", "settle"]
+    from obliviate.writer import Carried
 
 DEFAULT_METHOD = DeepObliviate.name
 
@@ -68,21 +59,34 @@ class Run:
     that yields its progress instead of drawing it: `forgetting`, `settling`, `verifying`.
     """
 
-    def __init__(self, folder: Path, recipe: Recipe, data: Dataset[Any]) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        recipe: Recipe,
+        data: Dataset[Any],
+        *,
+        patience_seconds: float | None = None,
+    ) -> None:
         """Open a run; see `load`."""
-        self.folder, self.recipe, self.data = folder, recipe, data
-        self.ledger = Ledger(folder / LEDGER_NAME)
+        self.folder, self.recipe, self._patience_seconds = folder, recipe, patience_seconds
+        self.ledger = Ledger(folder)
         self.vault = Vault(folder / VAULT_NAME)
-        self.facts = self.ledger.run()
-        self.trainer = Trainer(
-            recipe,
-            data,
-            layout_of(recipe, self.facts.records, self.facts.blocks, self.facts.smallest_batch),
-            threads=int(self.facts.environment["threads"]),
-        )
+        self.renew(data)
         check_recipe(self.facts, self.trainer.fingerprint())
         self._sweep_if_free()
-        check_data(self.facts, self.trainer, data_length(data), self._erased_or_waiting())
+        self._check_data()
+
+    def renew(self, data: Dataset[Any]) -> None:
+        """Take up what the ledger says of the run, and the data that goes with it."""
+        self.data, self.facts = data, self.ledger.run()
+        self.trainer = Trainer(
+            self.recipe,
+            data,
+            layout_of(self.recipe, self.facts.parts, self.facts.smallest_batch),
+            threads=int(self.facts.environment["threads"]),
+        )
+        self.writer = Writer(self.ledger, self.vault, self.trainer, self.facts)
+        self.writer.patience_seconds = self._patience_seconds
 
     @property
     def model(self) -> nn.Module:
@@ -130,22 +134,26 @@ class Run:
         While there is something, no replay can be equal to the original training: what is erased is
         erased, but the guarantee is "approximate", also after `settle`.
         """
-        now = environment_facts() | {"threads": self.facts.environment["threads"]}
-        return {
-            name: (then, now[name])
-            for name, then in self.facts.environment.items()
-            if name in BITS_DEPEND_ON and now[name] != then
-        }
+        return self.writer.changed_environment()
 
     def _sweep_if_free(self) -> None:
         """Destroy what a process that was killed after its commit had still to destroy."""
-        if self.ledger.keys("condemned"):
-            with contextlib.suppress(RunLocked, StorageFull), writing(self.folder):
-                self.chain().sweep()
+        if not self.ledger.keys("condemned"):
+            return
+        with contextlib.suppress(RunLocked, StorageFull):
+            finish(self.writer.sweeping(patience_seconds=0))
+
+    def _check_data(self) -> None:
+        length = data_length(self.data)
+        missing = lacking(self.facts, length, self.ledger.length())
+        waiting = np.union1d(self.ledger.erased(), self._waiting())
+        beyond = np.arange(length, length + missing, dtype=np.int64)
+        left_out = np.union1d(waiting, beyond)
+        check_data(self.facts, self.trainer, length + missing, left_out)
 
     def chain(self) -> Chain:
         """The chain as it is now."""
-        return Chain(self.ledger, self.vault, self.facts.blocks, self.trainer.variances)
+        return self.writer.chain()
 
     # Erasing
 
@@ -157,7 +165,7 @@ class Run:
     ) -> Plan:
         """What a request would touch and cost; nothing changes. See `forget` for the errors."""
         named = self._named(records, subjects)
-        return self._plan(named, method_of(method), self._finished_chain())
+        return self.writer.plan(named, method_of(method).name, self._finished_chain())
 
     def forget(
         self,
@@ -192,8 +200,8 @@ class Run:
         """`forget`, yielding its progress."""
         chosen, named = method_of(method), self._named(records, subjects)
         self._check_finished(self.ledger.length())
-        self._left_of(named)
-        return (yield from self._erasing("forget", named, chosen))
+        self.writer.left_of(named)
+        return self._erasure((yield from self.writer.erasing("forget", named, chosen)))
 
     def settle(self) -> Erasure:
         """Replace everything approximate in the chain by exact replay.
@@ -207,7 +215,126 @@ class Run:
     def settling(self) -> Generator[Event, None, Erasure]:
         """`settle`, yielding its progress."""
         self._check_finished(self.ledger.length())
-        return (yield from self._erasing("settle", np.array([], dtype=np.int64), Exact()))
+        nobody = np.array([], dtype=np.int64)
+        return self._erasure((yield from self.writer.erasing("settle", nobody, Exact())))
+
+    # Requests
+
+    def request(
+        self,
+        records: Iterable[int] | None = None,
+        subjects: Iterable[str] | None = None,
+        *,
+        due: str | datetime | None = None,
+        method: str | Method = DEFAULT_METHOD,
+    ) -> RequestFacts:
+        """Register a request, to be carried out later by `work`; the chain is not touched.
+
+        Any process may do this at any time, also while another one writes to the run.
+
+        Args:
+            records: Ids of the records to erase.
+            subjects: People, all of whose records are to be erased.
+            due: The deadline, by which the model has to be exact: a day or a time in ISO 8601; a
+                month from now if None.
+            method: How to carry it out until then.
+
+        Raises:
+            UnknownRecord, UnknownSubject, UnknownMethod, InvalidOption: The request is wrong, or
+                its deadline has passed.
+            NothingLeft: It would erase every record.
+        """
+        deadline = due_date(due, clock.now())
+        chosen, named = method_of(method), self._named(records, subjects)
+        self.writer.left_of(named)
+        return self.ledger.request(options_of(chosen), named, due=clock.stamp(deadline))
+
+    def refuse(self, request: int, reason: str) -> RequestFacts:
+        """Close a request that waits without carrying it out, for a reason that is kept.
+
+        Raises:
+            UnknownRequest: There is none of that number, or it does not wait.
+        """
+        known = {facts.id: facts for facts in self.ledger.requests.all()}
+        if request not in known:
+            raise UnknownRequest(
+                f"{self.folder} has no request {request}", hint="`obliviate queue` lists them"
+            )
+        if not self.ledger.requests.refuse(request, reason):
+            raise UnknownRequest(
+                f"request {request} is {known[request].state} and cannot be refused any more",
+                hint="only requests that wait can",
+            )
+        return self.ledger.requests.request(request)
+
+    def queue(self, policy: Policy | None = None) -> Queue:
+        """The requests that are not closed, what they will cost, and what `work` would do now."""
+        return Queue.of(self.writer, self._finished_chain(), policy or Policy())
+
+    def work(self, policy: Policy | None = None, *, everything: bool = False) -> list[Erasure]:
+        """Carry out what a policy says is to be done now.
+
+        Args:
+            policy: By which rules; see `Policy`.
+            everything: Do not wait for deadlines: erase all that waits, and settle.
+
+        Returns:
+            What was carried out, in order.
+
+        Raises:
+            See `forget`; a request that could not be carried out goes on waiting.
+        """
+        return watch(self.working(policy, everything=everything))
+
+    def working(
+        self, policy: Policy | None = None, *, everything: bool = False
+    ) -> Generator[Event, None, list[Erasure]]:
+        """`work`, yielding its progress."""
+        self._check_finished(self.ledger.length())
+        carried = yield from working(self.writer, policy or Policy(), everything=everything)
+        return [self._erasure(each) for each in carried]
+
+    # Growing
+
+    def extend(
+        self,
+        data: Dataset[Any],
+        *,
+        blocks: int | None = None,
+        subjects: Sequence[str] | None = None,
+        exclude: Iterable[int] = (),
+    ) -> None:
+        """Train on new records, in blocks behind those there are.
+
+        Afterwards the run's dataset is the old one followed by the new one: give
+        `torch.utils.data.ConcatDataset([old, new])` to `load`. Ids do not shift. A learning-rate
+        schedule runs anew over the new blocks.
+
+        Args:
+            data: The new records.
+            blocks: How many blocks they are cut into; of about the size of the first ones if None.
+            subjects: The person that each belongs to.
+            exclude: New records to leave out, by their ids in the run.
+
+        Raises:
+            InvalidRecipe, InvalidOption: Something cannot be used; nothing was changed.
+            ForeignData: An extension was interrupted, and these are not its records.
+            Tombstoned: Some of the records were erased before.
+        """
+        watch(self.extending(data, blocks=blocks, subjects=subjects, exclude=exclude))
+
+    def extending(
+        self,
+        data: Dataset[Any],
+        *,
+        blocks: int | None = None,
+        subjects: Sequence[str] | None = None,
+        exclude: Iterable[int] = (),
+    ) -> Generator[Event, None, None]:
+        """`extend`, yielding its progress."""
+        addition = Addition(data=data, blocks=blocks, subjects=subjects, exclude=exclude)
+        self.renew((yield from extending(self.writer, self.data, addition)))
+        yield from self.writer.finishing()
 
     def verify(self, blocks: Iterable[int] | None = None) -> Verification:
         """Replay stored blocks and compare digests; all of them if none is named.
@@ -221,7 +348,7 @@ class Run:
         self, blocks: Iterable[int] | None = None
     ) -> Generator[Event, None, Verification]:
         """`verify`, yielding its progress."""
-        waiting = self.trainer.layout.block_of(self._waiting())
+        waiting = self.ledger.people.blocks_of(self._waiting())
         return (
             yield from verifying(
                 self.chain(),
@@ -248,156 +375,12 @@ class Run:
             )
         return ids
 
-    def _left_of(self, named: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """The named records that are not erased yet, and those that are."""
-        erased = self.ledger.erased()
-        ids = np.setdiff1d(named, erased)
-        if len(ids) and len(erased) + len(ids) == self.facts.records:
-            raise NothingLeft(
-                "the request would erase every record there is",
-                hint="a model of nobody cannot be trained; delete the run's folder instead",
-            )
-        return ids, np.intersect1d(named, erased)
-
-    def _plan(self, named: NDArray[np.int64], method: Method, chain: Chain) -> Plan:
-        ids, ignored = self._left_of(named)
-        blocks = self.trainer.layout.block_of(ids)
-        return make_plan(
-            method=method.name,
-            block_of=dict(zip(ids.tolist(), blocks.tolist(), strict=True)),
-            ignored=ignored.tolist(),
-            seconds=[entry.seconds for entry in chain.entries[1:]],
-            first_approximate=chain.first_approximate,
-            expected_lag=self._expected_lag(),
-        )
-
-    def _expected_lag(self) -> float:
-        lengths = [
-            last - first + 1
-            for facts in self.ledger.erasures()
-            if facts.method.get("name") != Exact.name
-            for first, last in facts.outcome.get("segments", [])
-        ]
-        return float(np.median(lengths)) if lengths else EXPECTED_LAG
-
-    def _erasing(
-        self, kind: Kind, named: NDArray[np.int64], method: Method
-    ) -> Generator[Event, None, Erasure]:
-        with writing(self.folder):
-            chain, resumed = yield from self.continuing()
-            started = time.perf_counter()
-            plan = self._plan(named, method, chain)
-            if plan.records or plan.start is not None:
-                options = {"name": method.name} | vars(method)
-                facts = self.ledger.begin(kind, options, np.array(plan.records, dtype=np.int64))
-                yield from self._carrying_out(facts, chain)
-                seconds = time.perf_counter() - started
-                return self._erasure(chain, facts.id, plan.ignored, seconds)
-            is_same = resumed is not None and resumed.kind == kind
-            if (
-                resumed
-                and is_same
-                and np.array_equal(self.ledger.records_of_erasure(resumed.id), named)
-            ):
-                return self._erasure(chain, resumed.id, (), 0.0)
-            return self._erasure(chain, None, plan.ignored, 0.0)
-
-    def continuing(self) -> Generator[Event, None, tuple[Chain, ErasureFacts | None]]:
-        """Finish what a killed process left: training, or an erasure, which is returned too."""
-        chain = self.chain()
-        chain.sweep()
-        if chain.length < chain.blocks:
-            yield from self._training(chain)
-        running = self.ledger.running()
-        if running is not None:
-            try:
-                yield from self._carrying_out(running, chain, is_resumed=True)
-            except ObliviateError as error:
-                error.message = f"erasure {running.id}, begun {running.started}: {error.message}"
-                error.args = (error.message, error.hint)
-                raise
-        return chain, running
-
-    def _training(self, chain: Chain) -> Generator[Event, None, None]:
-        blocks = range(chain.length + 1, chain.blocks + 1)
-        start = chain.checkpoint(chain.length)
-        previous, training = start.model, self.trainer.train(start, blocks, self.ledger.excluded())
-        del start
-        for item in training:
-            if isinstance(item, Event):
-                done = chain.length + item.done
-                yield replace(item, task="fit", done=done, total=chain.blocks)
-                continue
-            chain.append(item, previous)
-            previous = item.checkpoint.model
-            yield Event(
-                task="fit", done=item.block, total=chain.blocks, block=item.block, loss=item.loss
-            )
-
-    def _carrying_out(
-        self, facts: ErasureFacts, chain: Chain, *, is_resumed: bool = False
-    ) -> Generator[Event, None, None]:
-        """Carry an erasure out, or take it back.
-
-        One that a killed process began is taken back only where trying again cannot help: whoever
-        asked for it is not there to hear of it.
-        """
-        try:
-            yield from self._erasing_of(facts, chain).run()
-        except (TrainingFailed, StorageFull) as error:
-            if not is_resumed:
-                self._give_up(facts, chain, error)
-            raise
-        except Exception as error:
-            self._give_up(facts, chain, error)
-            raise
-        chain.sweep()
-        self._sample_again()
-
-    def _give_up(self, facts: ErasureFacts, chain: Chain, error: Exception) -> None:
-        self.ledger.give_up(facts.id, str(error))
-        chain.sweep()
-
-    def _erasing_of(self, facts: ErasureFacts, chain: Chain) -> Erasing:
-        trainer = self.trainer
-        options = dict(facts.method)
-        method = method_of(str(options.pop("name")), **options)
-        records = self.ledger.records_of_erasure(facts.id)
-        plan = self._plan(records, method, chain)
-        start = plan.start or 1
-        changed = self.changed_environment()
-        return Erasing(
-            chain=chain,
-            trainer=trainer,
-            ledger=self.ledger,
-            number=facts.id,
-            plan=plan,
-            method=method,
-            erased=self.ledger.erased(running=facts.id),
-            difference=Difference(trainer.parameters),
-            is_exact=chain.entries[start - 1].guarantee == "exact" and not changed,
-            staged=self.ledger.staged(facts.id),
-            changed=changed,
-        )
-
-    def _sample_again(self) -> None:
-        """Know the dataset by other records in the place of erased ones."""
-        known = self.ledger.run().samples
-        count = SAMPLED_RECORDS - len(known)
-        if not count:
-            return
-        left_out = np.union1d(self.ledger.erased(), sorted(known))
-        fresh = sampled(self.facts.records, self.recipe.seed, left_out, count)
-        self.ledger.add_samples(content_hashes(self.trainer, fresh, self.facts.subject_key))
-
-    def _erasure(
-        self, chain: Chain, number: int | None, ignored: tuple[int, ...], seconds: float
-    ) -> Erasure:
-        last = chain.entries[-1]
-        facts = self.ledger.erasure(number) if number is not None else None
+    def _erasure(self, carried: Carried) -> Erasure:
+        chain, last = carried.chain, carried.chain.entries[-1]
+        facts = None if carried.number is None else self.ledger.erasure(carried.number)
         outcome: Mapping[str, Any] = facts.outcome if facts else {"stop_reason": "nothing to do"}
         segments = tuple((first, last) for first, last in outcome.get("segments", ()))
-        seconds = seconds or outcome.get("seconds", 0.0)
+        seconds = carried.seconds or outcome.get("seconds", 0.0)
         full = sum(entry.seconds for entry in chain.entries)
         return Erasure(
             model=self._model(chain),
@@ -406,7 +389,7 @@ class Run:
             guarantee=last.guarantee,
             method=str(facts.method["name"]) if facts else "none",
             records=facts.records if facts else 0,
-            ignored=ignored,
+            ignored=carried.ignored,
             blocks_total=chain.blocks,
             blocks_replayed=sum(last - first + 1 for first, last in segments),
             segments=segments,
@@ -415,7 +398,7 @@ class Run:
             predicted_tail=outcome.get("predicted_tail"),
             seconds=seconds,
             speedup=full / seconds if seconds else float("inf"),
-            number=number,
+            number=carried.number,
         )
 
     def _finished_chain(self) -> Chain:
@@ -427,7 +410,8 @@ class Run:
         if length < self.facts.blocks:
             raise RunUnfinished(
                 f"{self.folder} has been trained to block {length} of {self.facts.blocks}",
-                hint="call fit again with the same arguments: it goes on where it was",
+                hint="call fit (or extend, where that was interrupted) again with the same "
+                "arguments: it goes on where it was",
             )
 
     def _model(self, chain: Chain) -> nn.Module:
@@ -441,11 +425,14 @@ class Run:
         none = np.array([], dtype=np.int64)
         return none if running is None else self.ledger.records_of_erasure(running.id)
 
-    def _erased_or_waiting(self) -> NDArray[np.int64]:
-        return np.union1d(self.ledger.erased(), self._waiting())
 
-
-def load(path: str | Path, recipe: Recipe, data: Dataset[Any]) -> Run:
+def load(
+    path: str | Path,
+    recipe: Recipe,
+    data: Dataset[Any],
+    *,
+    patience_seconds: float | None = None,
+) -> Run:
     """Open a run.
 
     Args:
@@ -453,13 +440,15 @@ def load(path: str | Path, recipe: Recipe, data: Dataset[Any]) -> Run:
         recipe: The recipe that it was made with.
         data: The dataset that it was made with. Erased records are never read: anything may stand
             in their places.
+        patience_seconds: How long calls that write wait for another live process that writes to
+            the run; None: until it is done.
 
     Raises:
         RunMissing: There is none.
         ForeignRecipe, ForeignData: It was made with something else.
         RunDamaged, NewerFormat: It cannot be read.
     """
-    return Run(local_folder(path), recipe, data)
+    return Run(local_folder(path), recipe, data, patience_seconds=patience_seconds)
 
 
 def _text(digest: str | None) -> str:

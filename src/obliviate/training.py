@@ -220,7 +220,7 @@ class Trainer:
     ) -> tuple[int, bool]:
         """Make steps until some time has gone by; return the last step and whether all is done."""
         until, step = time.perf_counter() + SECONDS_BETWEEN_EVENTS, 0
-        first_step, total = self.layout.first_step(block), self.layout.total_steps
+        first_step, total = self.layout.first_step(block), self.layout.total_steps(block)
         schedule = self.recipe.schedule
         while time.perf_counter() < until:
             with named(f"block {block}: the dataset"):

@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from obliviate.blocks import Layout
+from obliviate.blocks import Layout, parts_of
 
 NOBODY = np.array([], dtype=np.int64)
 
 
 @st.composite
 def layouts(draw, most_records=120):
-    records = draw(st.integers(1, most_records))
+    sizes = []
+    for _ in range(draw(st.integers(1, 3))):
+        records = draw(st.integers(1, most_records))
+        sizes.append((records, draw(st.integers(1, records))))
     return Layout(
-        records=records,
-        blocks=draw(st.integers(1, records)),
+        parts=parts_of(sizes),
         seed=draw(st.integers(-(2**63), 2**63)),
         batch_size=draw(st.integers(1, 40)),
         epochs=draw(st.integers(1, 3)),
@@ -45,9 +49,24 @@ def test_every_record_is_in_exactly_one_block(layout):
 
 @given(layouts())
 def test_blocks_differ_in_size_by_one_at_most(layout):
-    sizes = {len(layout.members(block)) for block in range(1, layout.blocks + 1)}
-    assert max(sizes) - min(sizes) <= 1
-    assert min(sizes) >= 1
+    for part in layout.parts:
+        numbers = range(part.first_block, part.first_block + part.blocks)
+        sizes = {len(layout.members(block)) for block in numbers}
+        assert max(sizes) - min(sizes) <= 1
+        assert min(sizes) >= 1
+
+
+@given(layouts(), st.integers(1, 60))
+def test_a_part_that_is_added_moves_nobody_and_changes_no_step(layout, records):
+    sizes = [(part.records, part.blocks) for part in layout.parts]
+    grown = replace(layout, parts=parts_of([*sizes, (records, 1)]))
+    assert grown.records == layout.records + records
+    for block in range(1, layout.blocks + 1):
+        assert batches(grown, block) == batches(layout, block)
+        assert grown.first_step(block) == layout.first_step(block)
+        assert grown.total_steps(block) == layout.total_steps(block)
+    new = grown.members(grown.blocks)
+    assert sorted(new.tolist()) == list(range(layout.records, grown.records))
 
 
 @given(layouts())
@@ -71,12 +90,12 @@ def test_batches_differ_in_size_by_one_at_most_and_are_never_too_large(layout):
 
 @given(layouts())
 def test_steps_are_counted_without_a_gap(layout):
-    assert layout.first_step(1) == 0
+    firsts = {part.first_block for part in layout.parts}
     for block in range(1, layout.blocks + 1):
         at, following = layout.first_step(block), layout.first_step(block) + layout.steps(block)
-        assert following == (
-            layout.first_step(block + 1) if block < layout.blocks else layout.total_steps
-        )
+        assert at == 0 or block not in firsts
+        is_last = block + 1 in firsts or block == layout.blocks
+        assert following == (layout.total_steps(block) if is_last else layout.first_step(block + 1))
         assert all(0 <= step < following - at for step in batches(layout, block))
         if layout.smallest_batch == 1:
             assert list(batches(layout, block)) == list(range(following - at))

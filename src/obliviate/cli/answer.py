@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from rich.console import RenderableType
 
 DONE, FAILED, WRONG, INTERRUPTED = 0, 1, 2, 130
-RESUMED = ("fit", "forget", "settle")
+RESUMED = ("fit", "extend", "forget", "work", "settle")
 # typer brings click's exceptions along in some versions, and depends on click in others
 USAGE_ERROR: type[Any] = typer.BadParameter.__bases__[0]
 

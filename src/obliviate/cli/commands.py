@@ -11,9 +11,17 @@ import typer
 from obliviate.audit import accuracy, auditing
 from obliviate.cli import shown
 from obliviate.cli.answer import DONE, FAILED, Answer, Commands
-from obliviate.cli.project import load_project, open_run, options_of, remembered
+from obliviate.cli.project import (
+    addition_of,
+    load_project,
+    open_run,
+    options_of,
+    remembered,
+)
 from obliviate.errors import InvalidOption
 from obliviate.fitting import fitting
+from obliviate.making import local_folder
+from obliviate.policy import Policy
 from obliviate.progress import watch
 from obliviate.residual import METHODS, method_of
 from obliviate.run import DEFAULT_METHOD
@@ -65,6 +73,22 @@ Epsilon = Annotated[
 Blocks = Annotated[
     list[int] | None,
     typer.Option("--block", "-b", metavar="N", help="A block; can be given several times."),
+]
+Wait = Annotated[
+    float | None,
+    typer.Option(
+        metavar="SECONDS",
+        help="How long to wait for another process that writes to the run; until it is done, if "
+        "not given.",
+    ),
+]
+Policed = Annotated[
+    float,
+    typer.Option(
+        "--margin",
+        metavar="DAYS",
+        help="How long before the earliest deadline the exact replay is made.",
+    ),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Answer with one JSON object.")]
 
@@ -128,21 +152,135 @@ def forget(
     method: MethodName = DEFAULT_METHOD,
     epsilon: Epsilon = None,
     project: Moved = None,
+    wait: Wait = None,
     _json: Json = False,
 ) -> Answer:
     """Erase people or records from a run, for good."""
     chosen = _method(method, epsilon)
     _check_named(subject, record)
-    opened = open_run(run, project)[1]
+    opened = open_run(run, project, wait)[1]
     erasure = watch_replay(opened.forgetting(record or (), subject or (), chosen))
     return shown.of_erasure(erasure, _picture(run, erasure))
 
 
 @app.command()
-def settle(run: RunFolder, *, project: Moved = None, _json: Json = False) -> Answer:
+def settle(
+    run: RunFolder, *, project: Moved = None, wait: Wait = None, _json: Json = False
+) -> Answer:
     """Replace everything approximate in a run by exact replay."""
-    erasure = watch_replay(open_run(run, project)[1].settling())
+    erasure = watch_replay(open_run(run, project, wait)[1].settling())
     return shown.of_erasure(erasure, _picture(run, erasure))
+
+
+@app.command()
+def request(
+    run: RunFolder,
+    *,
+    subject: Subjects = None,
+    record: Records = None,
+    due: Annotated[
+        str | None,
+        typer.Option(
+            metavar="DATE", help="The deadline, such as 2030-12-20; a month if not given."
+        ),
+    ] = None,
+    method: MethodName = DEFAULT_METHOD,
+    epsilon: Epsilon = None,
+    project: Moved = None,
+    _json: Json = False,
+) -> Answer:
+    """Register a request, to be carried out later by `work`."""
+    chosen = _method(method, epsilon)
+    _check_named(subject, record)
+    opened = open_run(run, project)[1]
+    return shown.of_request(opened.request(record, subject, due=due, method=chosen))
+
+
+@app.command()
+def refuse(
+    run: RunFolder,
+    number: Annotated[int, typer.Argument(metavar="REQUEST", help="The request's number.")],
+    *,
+    reason: Annotated[str, typer.Option(help="Why; it is kept.")],
+    project: Moved = None,
+    _json: Json = False,
+) -> Answer:
+    """Close a request that waits, without carrying it out."""
+    return shown.of_request(open_run(run, project)[1].refuse(number, reason))
+
+
+@app.command()
+def queue(
+    run: RunFolder,
+    *,
+    margin: Policed = Policy.margin_days,
+    project: Moved = None,
+    _json: Json = False,
+) -> Answer:
+    """List the requests that are not closed, what they cost, and what `work` would do now."""
+    return shown.of_queue(open_run(run, project)[1].queue(Policy(margin_days=margin)))
+
+
+@app.command()
+def work(
+    run: RunFolder,
+    *,
+    everything: Annotated[
+        bool, typer.Option("--all", help="Erase all that waits, and settle, whatever is due.")
+    ] = False,
+    margin: Policed = Policy.margin_days,
+    project: Moved = None,
+    wait: Wait = None,
+    _json: Json = False,
+) -> Answer:
+    """Carry out the requests that are due or pay off: to be called every day."""
+    opened = open_run(run, project, wait)[1]
+    events = opened.working(Policy(margin_days=margin), everything=everything)
+    done = watch_replay(events)
+    return shown.of_work(done, opened.ledger.requests.all())
+
+
+@app.command()
+def extend(
+    run: RunFolder,
+    *,
+    blocks: Annotated[
+        int | None, typer.Option(help="How many new blocks; of about the old size if not given.")
+    ] = None,
+    project: Moved = None,
+    wait: Wait = None,
+    _json: Json = False,
+) -> Answer:
+    """Train on the records that the project's data has now beyond those of the run."""
+    made, opened = open_run(run, project, wait)
+    watch(opened.extending(**addition_of(made, opened), blocks=blocks))
+    return shown.of_status(opened.status())
+
+
+@app.command()
+def upgrade(run: RunFolder, *, _json: Json = False) -> Answer:
+    """Bring the ledger of a run to the format of this version; a copy of the old one is kept."""
+    from obliviate.ledger.upgrade import upgraded  # noqa: PLC0415 - Alembic is not needed else
+
+    return shown.of_upgrade(upgraded(local_folder(run)))
+
+
+@app.command(name="destroy-key")
+def destroy_key(
+    run: RunFolder,
+    *,
+    yes: Annotated[bool, typer.Option("--yes", help="It cannot be undone.")] = False,
+    project: Moved = None,
+    _json: Json = False,
+) -> Answer:
+    """Destroy the key under which subjects are hashed: nobody can be found by name any more."""
+    if not yes:
+        raise InvalidOption(
+            "destroying the subject key cannot be undone", hint="say --yes if that is what you want"
+        )
+    opened = open_run(run, project)[1]
+    opened.ledger.destroy_subject_key()
+    return Answer(facts={"destroyed": True}, shown=["the subject key is destroyed"])
 
 
 @app.command()

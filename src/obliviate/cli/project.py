@@ -11,9 +11,11 @@ import traceback
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from torch.utils.data import Subset
+
 from obliviate.errors import InvalidOption, InvalidRecipe, ObliviateError
 from obliviate.ledger import Ledger
-from obliviate.making import LEDGER_NAME, local_folder
+from obliviate.making import data_length, local_folder
 from obliviate.recipe import Project
 from obliviate.run import load
 
@@ -51,12 +53,13 @@ def remembered(file: Path, options: Mapping[str, str]) -> dict[str, str]:
     return {"file": str(file.resolve()), "options": json.dumps(dict(options), sort_keys=True)}
 
 
-def open_run(place: str, file: Path | None) -> tuple[Project, Run]:
+def open_run(place: str, file: Path | None, wait: float | None = None) -> tuple[Project, Run]:
     """A run and the project that it was made with.
 
     Args:
         place: The run's folder.
         file: The project file, where it is no longer the one that the run remembers.
+        wait: How many seconds to wait for another process that writes to the run.
 
     Raises:
         RunMissing, RunDamaged: There is no run that could be read.
@@ -64,12 +67,35 @@ def open_run(place: str, file: Path | None) -> tuple[Project, Run]:
         ForeignRecipe, ForeignData: The project is another now.
     """
     folder = local_folder(place)
-    ledger = Ledger(folder / LEDGER_NAME)
-    known = ledger.run().project
+    ledger = Ledger(folder)
+    facts = ledger.run()
     ledger.close()
+    known = facts.project
     file = file or _known_file(folder, known)
     project = load_project(file, json.loads(known.get("options", "{}")))
-    return project, load(folder, project.recipe, project.data)
+    data, records = project.data, data_length(project.data)
+    if records > facts.records:  # more came since, for `extend`
+        data = Subset(data, range(facts.records))
+    return project, load(folder, project.recipe, data, patience_seconds=wait)
+
+
+def addition_of(project: Project, run: Run) -> dict[str, Any]:
+    """What a project has beyond the finished parts of its run, as arguments for `Run.extend`.
+
+    Raises:
+        InvalidOption: Nothing.
+    """
+    first = run.facts.records
+    if run.ledger.length() < run.facts.blocks and len(run.facts.parts) > 1:
+        first -= run.facts.parts[-1].records
+    last = data_length(project.data)
+    if last == first:
+        raise InvalidOption(
+            f"the project has no more records than the run, {first}",
+            hint="let its data go on behind the old records; old ones keep their places",
+        )
+    subjects = None if project.subjects is None else list(project.subjects)[first:]
+    return {"data": Subset(project.data, range(first, last)), "subjects": subjects}
 
 
 def _known_file(folder: Path, known: Mapping[str, str]) -> Path:

@@ -16,7 +16,10 @@ if TYPE_CHECKING:
 
     from obliviate.audit import Retraining
     from obliviate.bench import Bench
+    from obliviate.ledger import RequestFacts
+    from obliviate.ledger.upgrade import Upgrade
     from obliviate.plan import Plan
+    from obliviate.queue import Queue
     from obliviate.report import Evidence
     from obliviate.results import Erasure, Status
     from obliviate.verification import Verification
@@ -86,6 +89,80 @@ def of_erasure(erasure: Erasure, picture: Path | None) -> Answer:
 
 def _replayed(erasure: Erasure) -> str:
     return f"{erasure.blocks_replayed} of {erasure.blocks_total}: {ranges(erasure.segments)}"
+
+
+def of_request(request: RequestFacts) -> Answer:
+    """The answer to `request` and `refuse`."""
+    rows = [
+        ("request", request.id),
+        ("state", request.state),
+        ("records named", request.records),
+        ("received", moment(request.received)),
+        ("due", moment(request.due)),
+        ("method", request.method["name"]),
+        *([("reason", request.reason)] if request.reason else []),
+    ]
+    facts = {each.name: getattr(request, each.name) for each in fields(request)}
+    return Answer(facts=facts, shown=[facts_table(rows)])
+
+
+def of_queue(queue: Queue) -> Answer:
+    """The answer to `queue`."""
+    facts = {each.name: getattr(queue, each.name) for each in fields(queue)}
+    table = Table("no.", "state", "due", "method", "records", "blocks", "alone it takes")
+    for each in queue.waiting:
+        request = each.request
+        cells = (request.id, request.state, moment(request.due), request.method["name"])
+        plan = (len(each.plan.records), ranges(each.plan.segments), duration(each.plan.seconds))
+        table.add_row(*map(str, (*cells, *plan)))
+    for request in queue.unsettled:
+        cells = (request.id, request.state, moment(request.due), request.method["name"])
+        table.add_row(*map(str, (*cells, request.records, "-", "-")))
+    if not table.row_count:
+        return Answer(facts=facts, shown=["no request waits"])
+    rows = [
+        ("one after the other", duration(queue.seconds_alone)),
+        ("together", duration(queue.seconds_together)),
+        ("one exact replay for all", duration(queue.seconds_exact)),
+        ("it has to begin by", moment(queue.settle_by) if queue.settle_by else "-"),
+    ]
+    now = [
+        f"`work` would now carry out {listed(step.requests)} by {step.method['name']}: "
+        f"{step.reason}"
+        if step.requests
+        else f"`work` would now settle: {step.reason}"
+        for step in queue.steps
+    ]
+    return Answer(
+        facts=facts | {"seconds_saved": queue.seconds_saved},
+        shown=[table, facts_table(rows), *(now or ["`work` would now do nothing"])],
+    )
+
+
+def of_work(done: Sequence[Erasure], requests: Sequence[RequestFacts]) -> Answer:
+    """The answer to `work`."""
+    erasures = [
+        {each.name: getattr(one, each.name) for each in fields(one) if each.name != "model"}
+        for one in done
+    ]
+    facts = {"erasures": erasures, "requests": list(requests)}
+    if not done:
+        return Answer(facts=facts, shown=["there was nothing to do now"])
+    table = Table("erasure", "method", "records", "blocks replayed", "guarantee", "requests")
+    for one in done:
+        its = [each.id for each in requests if each.erasure == one.number]
+        cells = (one.number, one.method, one.records, _replayed(one), one.guarantee, listed(its))
+        table.add_row(*map(str, cells))
+    return Answer(facts=facts, shown=[table])
+
+
+def of_upgrade(found: Upgrade) -> Answer:
+    """The answer to `upgrade`."""
+    facts = {each.name: getattr(found, each.name) for each in fields(found)}
+    if found.before == found.after:
+        return Answer(facts=facts, shown=[f"the ledger has format {found.after} already"])
+    line = f"the ledger has format {found.after} now; the one before is kept in {found.copy}"
+    return Answer(facts=facts, shown=[line])
 
 
 def of_status(status: Status) -> Answer:

@@ -1,6 +1,7 @@
 """The ledger: where facts live, in SQL. A row here is what makes a thing so."""
 
-from obliviate.ledger.facts import Entry, ErasureFacts, RunFacts
+from obliviate.ledger.facts import Entry, ErasureFacts, Part, RequestFacts, RunFacts
 from obliviate.ledger.ledger import Ledger
+from obliviate.ledger.people import Newcomers
 
-__all__ = ["Entry", "ErasureFacts", "Ledger", "RunFacts"]
+__all__ = ["Entry", "ErasureFacts", "Ledger", "Newcomers", "Part", "RequestFacts", "RunFacts"]

@@ -1,14 +1,15 @@
-"""The database file: transactions, and what can go wrong with them."""
+"""The database of a ledger: transactions, and what can go wrong with them."""
 
 from __future__ import annotations
 
 import contextlib
+import os
 from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import create_engine, event, exc
 from sqlalchemy.engine import URL
 
-from obliviate.errors import RunDamaged, RunLocked, StorageFull
+from obliviate.errors import ConnectionLost, RunDamaged, RunLocked, StorageFull
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -17,12 +18,131 @@ if TYPE_CHECKING:
     from sqlalchemy import Connection, Engine
 
 _NO_ROOM = ("SQLITE_FULL", "SQLITE_READONLY", "SQLITE_CANTOPEN", "SQLITE_IOERR")
-PRAGMAS = ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON", "secure_delete=ON")
+_REFUSED = ("ReadOnlySqlTransaction", "InsufficientPrivilege", "DiskFull")
+_BUSY = ("LockNotAvailable", "DeadlockDetected", "SerializationFailure")
+_PRAGMAS = ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON", "secure_delete=ON")
+_READING = ("foreign_keys=ON", "query_only=ON")
+_PATIENCE_SECONDS = 30
 
 
-def made_engine(path: Path, pragmas: Sequence[str]) -> Engine:
-    """The engine of a ledger file."""
-    engine = create_engine(URL.create("sqlite", database=str(path)), connect_args={"timeout": 30})
+class Database:
+    """Where the rows of one or many runs lie: an SQLite file, or a PostgreSQL server.
+
+    Attributes:
+        where: Its name in messages; never with a password.
+        is_file: Whether it is an SQLite file.
+        engine: SQLAlchemy's.
+    """
+
+    def __init__(self, url: URL, *, pragmas: Sequence[str] = _PRAGMAS) -> None:
+        """Prepare to connect; nothing is touched before the first transaction."""
+        self.where = str(url.database) if is_sqlite(url) else url.render_as_string()
+        self.is_file = is_sqlite(url)
+        self.engine = _sqlite(url, pragmas) if self.is_file else _server(url)
+
+    @classmethod
+    def file(cls, path: Path) -> Database:
+        """The database in a file; one that may not be written to is opened for reading alone."""
+        if may_write(path):
+            return cls(sqlite_url(path))
+        # without a write-ahead log the file is all there is, and needs no files beside it
+        log = path.with_name(path.name + "-wal")
+        has_log = log.exists() and log.stat().st_size
+        options = {"mode": "ro"} if has_log else {"immutable": "1"}
+        url = URL.create("sqlite", database=f"file:{path}", query={"uri": "true", **options})
+        database = cls(url, pragmas=_READING)
+        database.where = str(path)
+        return database
+
+    @contextlib.contextmanager
+    def reading(self) -> Iterator[Connection]:
+        """One transaction that reads; what the database raises comes as our own errors."""
+        with self._named_errors(), self.engine.begin() as connection:
+            yield connection
+
+    @contextlib.contextmanager
+    def writing(self, *, has_foreign_keys: bool = True) -> Iterator[Connection]:
+        """One transaction that writes: all of it or nothing, after whoever writes before us.
+
+        Args:
+            has_foreign_keys: Whether they are looked after; where tables are remade, they are not.
+        """
+        with self._named_errors(), self.engine.connect() as connection:
+            if self.is_file and not has_foreign_keys:
+                connection.connection.cursor().execute("PRAGMA foreign_keys=OFF")
+            # on a server each statement sees what others committed before it; see `Change`
+            level = {} if self.is_file else {"isolation_level": "READ COMMITTED"}
+            writer = connection.execution_options(is_writing=True, **level)
+            with writer.begin():
+                yield writer
+
+    def flush(self) -> None:
+        """Write everything into the main file, over what was there: deleted rows are gone from it.
+
+        While another process reads, some of it may have to wait until the next flush. On a server
+        its own upkeep (VACUUM) does that.
+        """
+        if not self.is_file:
+            return
+        connection = self.engine.raw_connection()
+        try:
+            connection.cursor().execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        finally:
+            connection.close()
+
+    def close(self) -> None:
+        """Let go of the database."""
+        self.engine.dispose()
+
+    @contextlib.contextmanager
+    def _named_errors(self) -> Iterator[None]:
+        try:
+            yield
+        except exc.DatabaseError as error:
+            raise self._named(error) from error
+        except exc.NoResultFound as error:
+            raise damaged(self.where, "it lacks a row that belongs there") from error
+
+    def _named(self, error: exc.DatabaseError) -> Exception:
+        reason = str(error.orig).strip()
+        kind = str(getattr(error.orig, "sqlite_errorname", type(error.orig).__name__))
+        if kind.startswith(_NO_ROOM) or kind in _REFUSED:
+            return StorageFull(
+                f"the ledger {self.where} cannot be written to ({reason})",
+                hint="make room or allow writing there, then call again; nothing was lost",
+            )
+        if kind.startswith(("SQLITE_BUSY", "SQLITE_LOCKED")) or kind in _BUSY:
+            return RunLocked(
+                f"another process keeps the ledger {self.where} ({reason})",
+                hint="try again in a while",
+            )
+        if not self.is_file and isinstance(error, exc.OperationalError | exc.InterfaceError):
+            return ConnectionLost(
+                f"the ledger {self.where} cannot be reached ({reason})",
+                hint="call again when it can: all that was committed is kept, and what was begun "
+                "will be finished",
+            )
+        return damaged(self.where, reason)
+
+
+def is_sqlite(url: URL) -> bool:
+    """Whether a URL is that of an SQLite file."""
+    return url.get_backend_name() == "sqlite"
+
+
+def sqlite_url(path: Path) -> URL:
+    """The URL of an SQLite file."""
+    return URL.create("sqlite", database=str(path))
+
+
+def may_write(path: Path) -> bool:
+    """Whether a file can be written to, and others be made beside it."""
+    return not path.exists() or (os.access(path, os.W_OK) and os.access(path.parent, os.W_OK))
+
+
+def _sqlite(url: URL, pragmas: Sequence[str]) -> Engine:
+    arguments: dict[str, Any] = {"timeout": _PATIENCE_SECONDS}
+    engine = create_engine(url, connect_args=arguments)
 
     @event.listens_for(engine, "connect")
     def prepare(connection: Any, _record: Any) -> None:
@@ -32,36 +152,25 @@ def made_engine(path: Path, pragmas: Sequence[str]) -> Engine:
 
     @event.listens_for(engine, "begin")
     def begin(connection: Connection) -> None:
-        connection.exec_driver_sql("BEGIN")
+        # a reader that starts to write later could find that another was faster
+        is_writing = connection.get_execution_options().get("is_writing", False)
+        connection.exec_driver_sql("BEGIN IMMEDIATE" if is_writing else "BEGIN")
 
     return engine
 
 
-@contextlib.contextmanager
-def transaction(engine: Engine, path: Path) -> Iterator[Connection]:
-    """One transaction; what the database raises comes as our own errors."""
-    try:
-        with engine.begin() as connection:
-            yield connection
-    except exc.DatabaseError as error:
-        reason, name = str(error.orig), str(getattr(error.orig, "sqlite_errorname", ""))
-        if name.startswith(_NO_ROOM):
-            raise StorageFull(
-                f"the ledger {path} cannot be written to ({reason})",
-                hint="make room or allow writing there, then call again; nothing was lost",
-            ) from error
-        if name.startswith(("SQLITE_BUSY", "SQLITE_LOCKED")):
-            raise RunLocked(
-                f"another process keeps the ledger {path} ({reason})", hint="try again in a while"
-            ) from error
-        raise damaged(path, reason) from error
-    except exc.NoResultFound as error:
-        raise damaged(path, "it lacks a row that belongs there") from error
+def _server(url: URL) -> Engine:
+    return create_engine(
+        url,
+        pool_pre_ping=True,
+        isolation_level="REPEATABLE READ",
+        connect_args={"connect_timeout": _PATIENCE_SECONDS},
+    )
 
 
-def damaged(path: Path, reason: str) -> RunDamaged:
+def damaged(where: object, reason: str) -> RunDamaged:
     """The error of a ledger that cannot be read."""
     return RunDamaged(
-        f"{path} cannot be read as a ledger ({reason})",
+        f"{where} cannot be read as a ledger ({reason})",
         hint="restore the run folder from a copy, or make the run again in another folder",
     )

@@ -15,30 +15,56 @@ Origin = Literal["initial", "trained", "replayed", "stitched"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class RunFacts:
-    """What a run was made of; it never changes.
+class Part:
+    """Records that a run was made with, or was extended by, at one time.
 
     Attributes:
-        records: The length of the dataset.
-        blocks: How many blocks it is cut into.
-        smallest_batch: See `blocks.Layout`.
-        fingerprint: The recipe, in comparable words.
-        environment: Versions, processor features and thread count that bits may depend on.
-        subject_key: The key under which subjects and samples are hashed.
-        samples: Keyed hashes of the content of a few records, by record id.
-        project: Where the command line finds the project, and its options.
-        made: When, ISO 8601 in UTC.
+        records: How many.
+        blocks: How many blocks they are cut into.
     """
 
     records: int
     blocks: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunFacts:
+    """What a run was made of; it grows by parts, and does not change otherwise.
+
+    Attributes:
+        parts: What it was made with, and what it was extended by.
+        smallest_batch: See `blocks.Layout`.
+        fingerprint: The recipe, in comparable words.
+        environment: Versions, processor features and thread count that bits may depend on.
+        subject_key: The key under which subjects are hashed; None once it was destroyed.
+        content_key: The key under which samples are hashed.
+        samples: Keyed hashes of the content of a few records, by record id.
+        tombstones: Where tombstones are kept and what becomes of records that have one; empty
+            where none are.
+        project: Where the command line finds the project, and its options.
+        made: When, ISO 8601 in UTC.
+    """
+
+    parts: tuple[Part, ...]
     smallest_batch: int
     fingerprint: Mapping[str, str]
     environment: Mapping[str, str]
-    subject_key: bytes
+    subject_key: bytes | None
+    content_key: bytes
     samples: Mapping[int, str] = field(default_factory=dict)
+    tombstones: Mapping[str, str] = field(default_factory=dict)
     project: Mapping[str, str] = field(default_factory=dict)
     made: str = ""
+
+    @property
+    def records(self) -> int:
+        """The length of the dataset."""
+        return sum(part.records for part in self.parts)
+
+    @property
+    def blocks(self) -> int:
+        """How many blocks it is cut into."""
+        return sum(part.blocks for part in self.parts)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -106,3 +132,44 @@ class ErasureFacts:
     started: str
     finished: str | None = None
     outcome: Mapping[str, Any] = field(default_factory=dict)
+
+
+RequestState = Literal[
+    "requested", "planned", "replaying", "committed", "destroyed", "settled", "refused"
+]
+
+OPEN: tuple[RequestState, ...] = ("requested", "planned", "replaying")
+"""Requests whose records are still in the model."""
+
+CARRIED_OUT: tuple[RequestState, ...] = ("committed", "destroyed")
+"""Requests whose records are out of the model, though not yet exactly."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RequestFacts:
+    """One request to erase, from its receipt to its end.
+
+    Attributes:
+        id: Its number in the run, from 1.
+        state: "requested"; "planned" when an erasure has taken it up; "replaying" while blocks are
+            trained again; "committed" when the model is without its records; "destroyed" when
+            every stored object that held them is gone; "settled" when the whole chain is exact;
+            or "refused".
+        received: When, ISO 8601 in UTC.
+        due: The deadline, ISO 8601 in UTC.
+        method: Name and options of the method asked for.
+        records: How many records it names.
+        erasure: The erasure that carries it out.
+        reason: Why it was refused, or what else is to be said of it.
+        closed: When it came to its end, ISO 8601 in UTC.
+    """
+
+    id: int
+    state: RequestState
+    received: str
+    due: str
+    method: Mapping[str, object]
+    records: int
+    erasure: int | None = None
+    reason: str | None = None
+    closed: str | None = None

@@ -1,124 +1,132 @@
-"""Reading and writing the ledger. Every method is one transaction."""
+"""Reading and writing the ledger of a run. Every method is one transaction."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from sqlalchemy import delete, func, insert, select, true, update
+from sqlalchemy import func, select, true
 
-from obliviate.errors import NewerFormat, RunMissing
-from obliviate.ledger import tables
-from obliviate.ledger.database import PRAGMAS, damaged, made_engine, transaction
-from obliviate.ledger.facts import STITCHED, Entry, ErasureFacts, RunFacts
+from obliviate.clock import stamp
+from obliviate.ledger import journal, tables
+from obliviate.ledger.change import batched, changing
+from obliviate.ledger.facts import STITCHED, Entry, ErasureFacts, Part, RequestFacts, RunFacts
+from obliviate.ledger.lease import Lease
+from obliviate.ledger.people import Newcomers, People
+from obliviate.ledger.place import created, insert_part, opened
+from obliviate.ledger.requests import (
+    Requests,
+    close_carried_out,
+    commit_overtaken,
+    insert_request,
+    move,
+    plan,
+)
 from obliviate.ledger.rows import (
     OBJECT_COLUMNS,
-    batched,
-    condemn,
     entry_of,
-    finish,
     held,
     insert_entries,
-    insert_rows,
-    insert_run,
-    insert_subjects,
     live_objects,
-    now,
-    revive,
-    subject_hash,
+    set_state,
 )
 
 if TYPE_CHECKING:
-    import contextlib
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Collection, Iterable, Mapping, Sequence
+    from contextlib import AbstractContextManager
     from pathlib import Path
 
     from numpy.typing import NDArray
-    from sqlalchemy import Connection
+    from sqlalchemy import ColumnElement, Connection, Select, Table
+
+    from obliviate.ledger.change import Change
 
 
 class Ledger:
-    """The facts of one run, in SQLite."""
+    """The facts of one run.
 
-    def __init__(self, path: Path) -> None:
-        """Open the ledger of a run.
+    Attributes:
+        people: Its records and whom they belong to.
+        requests: What was asked for.
+        lease: The right to write; whoever rewrites the chain holds it.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        """Open the ledger of the run in a folder.
 
         Raises:
             RunMissing: There is none.
             RunDamaged: It is no ledger.
-            NewerFormat: A newer version of Obliviate wrote it.
+            OlderFormat, NewerFormat: Another version of Obliviate wrote it.
+            ConnectionLost: Its server cannot be reached.
         """
-        if not path.exists():
-            raise RunMissing(
-                f"there is no run in {path.parent}",
-                hint="check the path, or make one with `obliviate fit PROJECT RUN`",
-            )
-        if path.stat().st_size == 0:
-            raise damaged(path, "it is empty")
-        self.path = path
-        self._engine = made_engine(path, PRAGMAS)
-        with self._transaction() as connection:
-            found = connection.execute(select(tables.runs.c.format)).scalar_one()
-        if found > tables.FORMAT:
-            raise NewerFormat(
-                f"{path.parent} has format {found}; this version reads up to {tables.FORMAT}",
-                hint="upgrade obliviate; nothing was changed",
-            )
+        self._database, self._run = opened(folder)
+        self._assemble()
 
     @classmethod
     def create(
         cls,
-        path: Path,
+        folder: Path,
         run: RunFacts,
         first: Entry,
-        subjects: Sequence[str] | None,
-        excluded: NDArray[np.int64],
+        new: Newcomers,
+        url: str | None = None,
     ) -> Ledger:
         """Make the ledger of a new run; it is there in full or not at all.
 
         Args:
-            path: Where.
+            folder: Of the run.
             run: What the run is made of.
             first: The initial state, block 0.
-            subjects: The subject of each record.
-            excluded: Records that are left out from the start.
+            new: Its records.
+            url: The database; a file in the folder if None.
         """
-        part = path.with_suffix(".part")
-        part.unlink(missing_ok=True)
-        engine = made_engine(part, ())
-        with transaction(engine, part) as connection:
-            tables.metadata.create_all(connection)
-            insert_run(connection, run)
-            insert_subjects(connection, () if subjects is None else subjects, run.subject_key)
-            rows = [{"record": int(record), "erasure": None} for record in excluded]
-            insert_rows(connection, tables.erased, rows)
-            insert_entries(connection, tables.chain, [first])
-        engine.dispose()
-        part.rename(path)
-        return cls(path)
+        created(folder, run, first, new, url)
+        return cls(folder)
+
+    def _assemble(self) -> None:
+        self.people = People(self._database, self._run)
+        self.requests = Requests(self._database, self._run, self._changing)
+        self.lease = Lease(self._database, self._run)
+
+    @property
+    def where(self) -> str:
+        """The file or the server it lies in."""
+        return self._database.where
 
     def close(self) -> None:
         """Let go of the database."""
-        self._engine.dispose()
+        self._database.close()
 
-    def _transaction(self) -> contextlib.AbstractContextManager[Connection]:
-        return transaction(self._engine, self.path)
+    def _reading(self) -> AbstractContextManager[Connection]:
+        return self._database.reading()
+
+    def _changing(self, event: str) -> AbstractContextManager[Change]:
+        return changing(self._database, self._run, event, self.lease.holder)
+
+    def _mine(self, table: Table, *conditions: ColumnElement[bool]) -> Select[Any]:
+        return select(table).where(table.c.run == self._run, *conditions)
 
     # The run
 
     def run(self) -> RunFacts:
         """What the run was made of."""
-        with self._transaction() as connection:
-            row = connection.execute(select(tables.runs)).one()
-            samples = connection.execute(select(tables.samples.c.record, tables.samples.c.content))
+        with self._reading() as connection:
+            row = connection.execute(select(tables.runs).where(tables.runs.c.id == self._run)).one()
+            samples = connection.execute(self._mine(tables.samples))
+            query = self._mine(tables.parts).order_by(tables.parts.c.part)
             return RunFacts(
-                records=row.records,
-                blocks=row.blocks,
+                samples={each.record: each.content for each in samples},
+                parts=tuple(
+                    Part(records=part.records, blocks=part.blocks)
+                    for part in connection.execute(query)
+                ),
                 smallest_batch=row.smallest_batch,
                 fingerprint=row.fingerprint,
                 environment=row.environment,
                 subject_key=row.subject_key,
-                samples={row.record: row.content for row in samples},
+                content_key=row.content_key,
+                tombstones=row.tombstones or {},
                 project=row.project,
                 made=row.made,
             )
@@ -126,87 +134,136 @@ class Ledger:
     def add_samples(self, samples: Mapping[int, str]) -> None:
         """Know the dataset by some more records; see `RunFacts.samples`."""
         rows = [{"record": record, "content": content} for record, content in samples.items()]
-        with self._transaction() as connection:
-            insert_rows(connection, tables.samples, rows)
+        with self._changing("samples taken") as change:
+            change.insert(tables.samples, rows)
 
-    def has_subjects(self) -> bool:
-        """Whether records were given subjects."""
-        with self._transaction() as connection:
-            return connection.execute(select(tables.subjects.c.id).limit(1)).first() is not None
+    def extend(self, part: Part, new: Newcomers, samples: Mapping[int, str]) -> None:
+        """Add records behind those there are, and the blocks that they are cut into.
 
-    def has_same_subjects(self, subjects: Sequence[str]) -> bool:
-        """Whether the records were given these very subjects."""
-        columns = (tables.records.c.record, tables.subjects.c.hash)
-        query = select(*columns).join(tables.subjects).order_by(tables.records.c.record)
-        with self._transaction() as connection:
-            key = connection.execute(select(tables.runs.c.subject_key)).scalar_one()
-            known = [row.hash for row in connection.execute(query)]
-        hashes = {subject: subject_hash(subject, key) for subject in set(subjects)}
-        return known == [hashes[subject] for subject in subjects]
+        Args:
+            part: How many of each.
+            new: The records.
+            samples: See `RunFacts`.
+        """
+        run = self.run()
+        with self._changing("run extended") as change:
+            insert_part(change, run, len(run.parts), part, new)
+            rows = [{"record": record, "content": said} for record, said in samples.items()]
+            change.insert(tables.samples, rows)
 
-    def records_of(self, subject: bytes) -> list[int]:
-        """The records of a subject, by its keyed hash; erased ones too."""
-        query = (
-            select(tables.records.c.record)
-            .join(tables.subjects, tables.subjects.c.id == tables.records.c.subject)
-            .where(tables.subjects.c.hash == subject)
-        )
-        with self._transaction() as connection:
-            return list(connection.execute(query).scalars())
+    def destroy_subject_key(self) -> None:
+        """Forget how subjects are hashed: nobody can be found by name any more."""
+        with self._changing("subject key destroyed") as change:
+            change.update(tables.runs, true(), {"subject_key": None})
+        self._database.flush()
 
     def erased(self, running: int | None = None) -> NDArray[np.int64]:
         """The ids of all erased records, sorted; those of one running erasure too, if named."""
-        committed = select(tables.erasures.c.id).where(tables.erasures.c.state == "committed")
-        is_erased = tables.erased.c.erasure.is_(None) | tables.erased.c.erasure.in_(committed)
+        erased, erasures = tables.erased.c, tables.erasures.c
+        committed = select(erasures.id).where(
+            erasures.run == self._run, erasures.state == "committed"
+        )
+        is_erased = erased.erasure.is_(None) | erased.erasure.in_(committed)
         if running is not None:
-            is_erased |= tables.erased.c.erasure == running
-        query = select(tables.erased.c.record).where(is_erased).order_by(tables.erased.c.record)
-        with self._transaction() as connection:
-            return np.array(list(connection.execute(query).scalars()), dtype=np.int64)
+            is_erased |= erased.erasure == running
+        return self._records(is_erased)
 
     def excluded(self) -> NDArray[np.int64]:
-        """The records that were left out when the run was made, sorted."""
-        query = select(tables.erased.c.record).where(tables.erased.c.erasure.is_(None))
-        with self._transaction() as connection:
-            return np.array(sorted(connection.execute(query).scalars()), dtype=np.int64)
+        """The records that were left out before training, sorted."""
+        return self._records(tables.erased.c.erasure.is_(None))
+
+    def _records(self, condition: ColumnElement[bool]) -> NDArray[np.int64]:
+        erased = tables.erased.c
+        query = select(erased.record).where(erased.run == self._run, condition)
+        with self._reading() as connection:
+            found = connection.execute(query.order_by(erased.record)).scalars()
+            return np.array(list(found), dtype=np.int64)
+
+    # The journal
+
+    def faults(self) -> list[str]:
+        """What was changed in the ledger from outside: rows, or the journal itself."""
+        name = select(tables.runs.c.name).where(tables.runs.c.id == self._run)
+        with self._reading() as connection:
+            run_name = connection.execute(name).scalar_one()
+            return list(journal.faults(connection, self._run, run_name))
+
+    def journal(self) -> list[journal.JournalEntry]:
+        """All that was done, from the first entry on."""
+        with self._reading() as connection:
+            return list(journal.entries(connection, self._run))
+
+    def last_change(self) -> str:
+        """When something was last written down, ISO 8601 in UTC."""
+        query = select(func.max(tables.journal.c.time)).where(tables.journal.c.run == self._run)
+        with self._reading() as connection:
+            return str(connection.execute(query).scalar_one())
 
     # The chain
 
     def entries(self) -> list[Entry]:
         """The chain, from block 0 on."""
-        with self._transaction() as connection:
-            objects = live_objects(connection)
-            rows = connection.execute(select(tables.chain).order_by(tables.chain.c.block))
-            return [entry_of(row, objects) for row in rows]
+        with self._reading() as connection:
+            objects = live_objects(connection, self._run)
+            query = self._mine(tables.chain).order_by(tables.chain.c.block)
+            return [entry_of(row, objects) for row in connection.execute(query)]
 
     def length(self) -> int:
         """The number of the last block of the chain."""
-        with self._transaction() as connection:
-            return int(connection.execute(select(func.max(tables.chain.c.block))).scalar_one())
+        query = select(func.max(tables.chain.c.block)).where(tables.chain.c.run == self._run)
+        with self._reading() as connection:
+            return int(connection.execute(query).scalar_one())
 
     def append(self, entry: Entry) -> None:
         """Add a checkpoint at the end of the chain; its objects become live with it."""
-        with self._transaction() as connection:
-            insert_entries(connection, tables.chain, [entry])
+        with self._changing(f"block {entry.block} trained") as change:
+            insert_entries(change, tables.chain, [entry])
 
-    # Erasures
+    # Requests and erasures
+
+    def request(
+        self, method: Mapping[str, object], records: NDArray[np.int64], *, due: str
+    ) -> RequestFacts:
+        """Register a request; any process may, also while another one writes to the run."""
+        with changing(self._database, self._run, "request received", None) as change:
+            number = insert_request(change, method, records, due=due)
+            commit_overtaken(change, None)
+            self._close_requests(change)
+        return self.requests.request(number)
 
     def begin(
-        self, kind: str, method: Mapping[str, object], records: NDArray[np.int64]
+        self,
+        kind: str,
+        method: Mapping[str, object],
+        records: NDArray[np.int64],
+        *,
+        requests: Iterable[int] = (),
+        due: str | None = None,
     ) -> ErasureFacts:
-        """Write down what is to be erased, before anything is done."""
-        with self._transaction() as connection:
+        """Write down what is to be erased, before anything is done.
+
+        Args:
+            kind: "forget" or "settle".
+            method: Its name and options.
+            records: To erase.
+            requests: What waits and is carried out by this.
+            due: The deadline, where this is a request of its own.
+        """
+        with self._changing(f"{kind} begun") as change:
+            number = change.next_id(tables.erasures)
             row = {
+                "id": number,
                 "state": "running",
                 "kind": kind,
                 "method": dict(method),
-                "started": now(),
+                "started": stamp(),
                 "outcome": {},
             }
-            result = connection.execute(insert(tables.erasures), row)
-            number = int((result.inserted_primary_key or (0,))[0])
+            change.insert(tables.erasures, [row])
             rows = [{"record": int(record), "erasure": number} for record in records]
-            insert_rows(connection, tables.erased, rows)
+            change.insert(tables.erased, rows)
+            own = [] if due is None else [insert_request(change, method, records, due=due)]
+            plan(change, [*requests, *own], number)
         return self.erasure(number)
 
     def erasure(self, number: int) -> ErasureFacts:
@@ -215,19 +272,22 @@ class Ledger:
 
     def erasures(self) -> list[ErasureFacts]:
         """All erasures, in the order in which they were begun."""
+        erased = tables.erased.c
         counts = (
-            select(tables.erased.c.erasure, func.count().label("records"))
-            .group_by(tables.erased.c.erasure)
+            select(erased.erasure, func.count().label("records"))
+            .where(erased.run == self._run, erased.erasure.is_not(None))
+            .group_by(erased.erasure)
             .subquery()
         )
+        columns = [column for column in tables.erasures.c if column.name != "run"]
         query = (
-            select(tables.erasures, func.coalesce(counts.c.records, 0).label("records"))
+            select(*columns, func.coalesce(counts.c.records, 0).label("records"))
             .outerjoin(counts, counts.c.erasure == tables.erasures.c.id)
+            .where(tables.erasures.c.run == self._run)
             .order_by(tables.erasures.c.id)
         )
-        with self._transaction() as connection:
-            rows = connection.execute(query).mappings()
-            return [ErasureFacts(**row) for row in rows]
+        with self._reading() as connection:
+            return [ErasureFacts(**row) for row in connection.execute(query).mappings()]
 
     def running(self) -> ErasureFacts | None:
         """The erasure that was begun and is neither carried out nor given up."""
@@ -235,20 +295,20 @@ class Ledger:
 
     def records_of_erasure(self, number: int) -> NDArray[np.int64]:
         """The records that an erasure erases, sorted."""
-        query = select(tables.erased.c.record).where(tables.erased.c.erasure == number)
-        with self._transaction() as connection:
-            return np.array(sorted(connection.execute(query).scalars()), dtype=np.int64)
+        return self._records(tables.erased.c.erasure == number)
 
     def stage(self, entry: Entry) -> None:
         """Keep a replayed block of a running erasure, so that a crash does not lose it."""
-        with self._transaction() as connection:
-            insert_entries(connection, tables.staged, [entry])
+        with self._changing(f"block {entry.block} replayed") as change:
+            insert_entries(change, tables.staged, [entry])
+            if entry.erasure is not None:
+                move(change, entry.erasure, "replaying")
 
     def staged(self, erasure: int) -> dict[int, Entry]:
         """The blocks that a running erasure has replayed so far."""
-        query = select(tables.staged).where(tables.staged.c.erasure == erasure)
-        with self._transaction() as connection:
-            objects = live_objects(connection)
+        query = self._mine(tables.staged, tables.staged.c.erasure == erasure)
+        with self._reading() as connection:
+            objects = live_objects(connection, self._run)
             return {row.block: entry_of(row, objects) for row in connection.execute(query)}
 
     def commit(
@@ -269,59 +329,86 @@ class Ledger:
             outcome: What came of it.
         """
         chain, blocks = tables.chain, [entry.block for entry in replaced]
-        with self._transaction() as connection:
+        with self._changing("erasure committed") as change:
             for span in stitched:
                 is_stitched = chain.c.block.between(span.start, span.stop - 1)
-                condemn(connection, held(connection, is_stitched, ("keyframe", "optimizer")))
-                connection.execute(
-                    update(chain).where(is_stitched).values({**STITCHED, "erasure": erasure})
-                )
+                set_state(change, held(change, is_stitched, ("keyframe", "optimizer")), "condemned")
+                change.update(chain, is_stitched, {**STITCHED, "erasure": erasure})
             for some in batched(blocks):
                 is_replaced = chain.c.block.in_(some)
-                condemn(connection, held(connection, is_replaced, OBJECT_COLUMNS))
-                connection.execute(delete(chain).where(is_replaced))
-            connection.execute(delete(tables.staged).where(tables.staged.c.erasure == erasure))
-            insert_entries(connection, chain, replaced)
-            revive(connection, {stored.key for entry in replaced for stored in entry.objects})
-            records = select(tables.erased.c.record).where(tables.erased.c.erasure == erasure)
-            connection.execute(delete(tables.samples).where(tables.samples.c.record.in_(records)))
-            finish(connection, erasure, state="committed", outcome=outcome)
+                set_state(change, held(change, is_replaced, OBJECT_COLUMNS), "condemned")
+                change.delete(chain, is_replaced)
+            change.delete(tables.staged, tables.staged.c.erasure == erasure)
+            insert_entries(change, chain, replaced)
+            # a stitched update that a new entry goes on holding is spared
+            kept = {stored.key for entry in replaced for stored in entry.objects}
+            set_state(change, kept, "live")
+            mine = (tables.erased.c.run == self._run) & (tables.erased.c.erasure == erasure)
+            records = select(tables.erased.c.record).where(mine)
+            change.delete(tables.samples, tables.samples.c.record.in_(records))
+            self._finish(change, erasure, state="committed", outcome=outcome)
+            move(change, erasure, "committed")
+            commit_overtaken(change, erasure)
 
-    def give_up(self, erasure: int, reason: str) -> None:
-        """Take a running erasure back: what it staged is condemned, its records are not erased."""
-        with self._transaction() as connection:
+    def give_up(self, erasure: int, reason: str, *, is_refused: bool = True) -> None:
+        """Take a running erasure back: what it staged is condemned, its records are not erased.
+
+        Args:
+            erasure: Its number.
+            reason: In words.
+            is_refused: Whether its requests end with it; else they wait to be taken up again.
+        """
+        with self._changing("erasure taken back") as change:
             is_staged = tables.staged.c.erasure == erasure
-            keys = held(connection, is_staged, OBJECT_COLUMNS, table=tables.staged)
-            condemn(connection, keys - held(connection, true(), OBJECT_COLUMNS))
-            connection.execute(delete(tables.staged).where(tables.staged.c.erasure == erasure))
-            connection.execute(delete(tables.erased).where(tables.erased.c.erasure == erasure))
-            finish(connection, erasure, state="failed", outcome={"reason": reason})
+            keys = held(change, is_staged, OBJECT_COLUMNS, table=tables.staged)
+            set_state(change, keys - held(change, true(), OBJECT_COLUMNS), "condemned")
+            change.delete(tables.staged, is_staged)
+            change.delete(tables.erased, tables.erased.c.erasure == erasure)
+            self._finish(change, erasure, state="failed", outcome={"reason": reason})
+            if is_refused:
+                move(change, erasure, "refused", {"reason": reason, "closed": stamp()})
+            else:
+                move(change, erasure, "requested", {"reason": reason, "erasure": None})
+
+    @staticmethod
+    def _finish(change: Change, number: int, *, state: str, outcome: Mapping[str, object]) -> None:
+        values = {"state": state, "outcome": dict(outcome), "finished": stamp()}
+        change.update(tables.erasures, tables.erasures.c.id == number, values)
 
     # Objects
 
-    def flush(self) -> None:
-        """Write everything into the main file, over what was there: deleted rows are gone from it.
-
-        While another process reads, some of it may have to wait until the next flush.
-        """
-        connection = self._engine.raw_connection()
-        try:
-            connection.cursor().execute("PRAGMA wal_checkpoint(TRUNCATE)")
-        finally:
-            connection.close()
-
     def keys(self, *states: str) -> set[str]:
         """The keys of the vault's objects that are in one of the states."""
-        query = select(tables.objects.c.key).where(tables.objects.c.state.in_(states))
-        with self._transaction() as connection:
+        columns = tables.objects.c
+        query = select(columns.key).where(columns.run == self._run, columns.state.in_(states))
+        with self._reading() as connection:
             return set(connection.execute(query).scalars())
 
-    def mark_destroyed(self, keys: Iterable[str]) -> None:
-        """Write down that objects are gone."""
-        with self._transaction() as connection:
-            for some in batched(sorted(keys)):
-                connection.execute(
-                    update(tables.objects)
-                    .where(tables.objects.c.key.in_(some))
-                    .values(state="destroyed", destroyed=now())
-                )
+    def mark_destroyed(self, keys: Collection[str]) -> None:
+        """Write down that objects are gone; with the last one, requests move on."""
+        if not keys:
+            return
+        with self._changing("objects destroyed") as change:
+            set_state(change, set(keys), "destroyed", destroyed=stamp())
+            self._close_requests(change)
+        self._database.flush()
+
+    def close_requests(self) -> None:
+        """Move requests on whose objects are all destroyed; for when there were none."""
+        with self._reading() as connection:
+            waiting = self._mine(tables.requests, tables.requests.c.state == "committed")
+            is_waiting = connection.execute(waiting).first() is not None
+        if is_waiting:
+            with self._changing("requests closed") as change:
+                self._close_requests(change)
+
+    def _close_requests(self, change: Change) -> None:
+        condemned = self._mine(tables.objects, tables.objects.c.state == "condemned")
+        if change.connection.execute(condemned.limit(1)).first() is None:
+            inexact = self._mine(tables.chain, tables.chain.c.guarantee != "exact")
+            is_exact = change.connection.execute(inexact.limit(1)).first() is None
+            close_carried_out(change, is_exact=is_exact)
+
+    def flush(self) -> None:
+        """See `Database.flush`."""
+        self._database.flush()

@@ -1,116 +1,238 @@
-"""The tables of the ledger."""
+"""The tables of the ledger. Every row belongs to a run; a database may hold many runs."""
 
 from __future__ import annotations
 
+import json
+from typing import TYPE_CHECKING, Any
+
 from sqlalchemy import (
-    JSON,
+    BigInteger,
     Column,
-    Float,
+    Double,
     ForeignKey,
+    ForeignKeyConstraint,
+    Index,
     Integer,
     LargeBinary,
     MetaData,
     String,
     Table,
+    TypeDecorator,
+    UniqueConstraint,
 )
 
-FORMAT = 1
+if TYPE_CHECKING:
+    from sqlalchemy import Dialect
 
-metadata = MetaData()
+HEAD = "0002"
+"""The revision of the schema that this version reads and writes; see `ledger/migrations`."""
+
+
+class JsonText(TypeDecorator[Any]):
+    """JSON, kept as the very text that was written, so that its bytes can be hashed."""
+
+    impl = String
+    cache_ok = True
+
+    def process_bind_param(self, value: Any, dialect: Dialect) -> str | None:  # noqa: ARG002
+        """To text."""
+        return None if value is None else json.dumps(value, sort_keys=True)
+
+    def process_result_value(self, value: str | None, dialect: Dialect) -> Any:  # noqa: ARG002
+        """From text."""
+        return None if value is None else json.loads(value)
+
+
+metadata = MetaData(
+    naming_convention={
+        "ix": "ix_%(table_name)s_%(column_0_N_name)s",
+        "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+        "fk": "fk_%(table_name)s_%(column_0_N_name)s",
+        "pk": "pk_%(table_name)s",
+    }
+)
+
+alembic_version = Table(
+    "alembic_version", metadata, Column("version_num", String(32), primary_key=True)
+)
 
 runs = Table(
     "runs",
     metadata,
     Column("id", Integer, primary_key=True),
-    Column("format", Integer, nullable=False),
+    Column("name", String(32), nullable=False, unique=True),
+    Column("smallest_batch", Integer, nullable=False),
+    Column("fingerprint", JsonText, nullable=False),
+    Column("environment", JsonText, nullable=False),
+    Column("subject_key", LargeBinary),  # None once it was destroyed
+    Column("content_key", LargeBinary, nullable=False),
+    Column("tombstones", JsonText),
+    Column("project", JsonText, nullable=False),
+    Column("made", String, nullable=False),
+)
+
+
+def _run() -> Column[int]:
+    return Column("run", Integer, ForeignKey("runs.id"), primary_key=True, autoincrement=False)
+
+
+def _number(name: str) -> Column[int]:
+    return Column(name, Integer, primary_key=True, autoincrement=False)
+
+
+def _of_run(column: str, target: str) -> ForeignKeyConstraint:
+    return ForeignKeyConstraint(
+        ["run", column], [f"{target.split('.', maxsplit=1)[0]}.run", target]
+    )
+
+
+parts = Table(
+    "parts",
+    metadata,
+    _run(),
+    _number("part"),
     Column("records", Integer, nullable=False),
     Column("blocks", Integer, nullable=False),
-    Column("smallest_batch", Integer, nullable=False),
-    Column("fingerprint", JSON, nullable=False),
-    Column("environment", JSON, nullable=False),
-    Column("subject_key", LargeBinary, nullable=False),
-    Column("project", JSON, nullable=False),
+    Column("subjects", LargeBinary),  # keyed hash over the subjects in their order
     Column("made", String, nullable=False),
 )
 
 samples = Table(
     "samples",
     metadata,
-    Column("record", Integer, primary_key=True),
+    _run(),
+    _number("record"),
     Column("content", String, nullable=False),
 )
 
 subjects = Table(
     "subjects",
     metadata,
-    Column("id", Integer, primary_key=True),
-    Column("hash", LargeBinary, nullable=False, unique=True),
+    _run(),
+    _number("id"),
+    Column("hash", LargeBinary, nullable=False),
+    UniqueConstraint("run", "hash"),
+    sqlite_with_rowid=False,
 )
 
+# no foreign keys: checking millions of rows would take longer than writing them, and the journal
+# covers them anyway
 records = Table(
     "records",
     metadata,
-    Column("record", Integer, primary_key=True),
-    Column("subject", ForeignKey("subjects.id"), nullable=False, index=True),
+    Column("run", Integer, primary_key=True, autoincrement=False),
+    _number("record"),
+    Column("block", Integer, nullable=False),
+    Column("subject", Integer),
+    Column("content", LargeBinary),  # the tombstone that it would have
+    Index(None, "run", "subject"),
+    sqlite_with_rowid=False,
 )
 
 objects = Table(
     "objects",
     metadata,
+    _run(),
     Column("key", String, primary_key=True),
-    Column("size_bytes", Integer, nullable=False),
+    Column("size_bytes", BigInteger, nullable=False),
     Column("sha256", String, nullable=False),
-    Column("state", String, nullable=False, index=True),  # live | condemned | destroyed
+    Column("sealed_key", LargeBinary),
+    Column("state", String, nullable=False),  # live | condemned | destroyed
     Column("made", String, nullable=False),
     Column("destroyed", String),
+    Index(None, "run", "state"),
 )
 
 
-def _entry_columns() -> list[Column[object]]:
+def _entry_columns() -> list[Any]:
     return [
         Column("origin", String, nullable=False),
         Column("guarantee", String, nullable=False),
         Column("digest", String),
-        Column("loss", Float),
-        Column("seconds", Float, nullable=False),
-        Column("update", ForeignKey("objects.key")),
-        Column("keyframe", ForeignKey("objects.key")),
-        Column("optimizer", ForeignKey("objects.key")),
+        Column("loss", Double),
+        Column("seconds", Double, nullable=False),
+        Column("update", String),
+        Column("keyframe", String),
+        Column("optimizer", String),
+        Column("erasure", Integer),
+        _of_run("update", "objects.key"),
+        _of_run("keyframe", "objects.key"),
+        _of_run("optimizer", "objects.key"),
+        _of_run("erasure", "erasures.id"),
     ]
 
 
-chain = Table(
-    "chain",
-    metadata,
-    Column("block", Integer, primary_key=True),
-    *_entry_columns(),
-    Column("erasure", ForeignKey("erasures.id")),
-)
+chain = Table("chain", metadata, _run(), _number("block"), *_entry_columns())
 
-staged = Table(
-    "staged",
-    metadata,
-    Column("erasure", ForeignKey("erasures.id"), primary_key=True),
-    Column("block", Integer, primary_key=True),
-    *_entry_columns(),
-)
+# replayed blocks of the running erasure: there is one at a time
+staged = Table("staged", metadata, _run(), _number("block"), *_entry_columns())
 
 erasures = Table(
     "erasures",
     metadata,
-    Column("id", Integer, primary_key=True),
-    Column("state", String, nullable=False, index=True),
+    _run(),
+    _number("id"),
+    Column("state", String, nullable=False),  # running | committed | failed
     Column("kind", String, nullable=False),
-    Column("method", JSON, nullable=False),
+    Column("method", JsonText, nullable=False),
     Column("started", String, nullable=False),
     Column("finished", String),
-    Column("outcome", JSON, nullable=False),
+    Column("outcome", JsonText, nullable=False),
 )
 
 erased = Table(
     "erased",
     metadata,
-    Column("record", Integer, primary_key=True),
-    # None: left out when the run was made
-    Column("erasure", ForeignKey("erasures.id"), index=True),
+    _run(),
+    _number("record"),
+    Column("erasure", Integer),  # None: left out before training
+    Index(None, "run", "erasure"),
+    _of_run("erasure", "erasures.id"),
+    sqlite_with_rowid=False,
+)
+
+requests = Table(
+    "requests",
+    metadata,
+    _run(),
+    _number("id"),
+    Column("state", String, nullable=False),
+    Column("received", String, nullable=False),
+    Column("due", String, nullable=False),
+    Column("method", JsonText, nullable=False),
+    Column("erasure", Integer),
+    Column("reason", String),
+    Column("closed", String),
+    Index(None, "run", "state"),
+    _of_run("erasure", "erasures.id"),
+)
+
+requested = Table(
+    "requested",
+    metadata,
+    _run(),
+    _number("request"),
+    _number("record"),
+    _of_run("request", "requests.id"),
+    sqlite_with_rowid=False,
+)
+
+journal = Table(
+    "journal",
+    metadata,
+    _run(),
+    _number("number"),
+    Column("time", String, nullable=False),
+    Column("event", String, nullable=False),
+    Column("body", String, nullable=False),
+    Column("hash", String, nullable=False),
+)
+
+leases = Table(
+    "leases",
+    metadata,
+    _run(),
+    Column("holder", String),
+    Column("process", JsonText),
+    Column("beat", Integer, nullable=False),
 )

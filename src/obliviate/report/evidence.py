@@ -10,10 +10,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import obliviate
-from obliviate.blocks import Layout
+from obliviate.clock import stamp
 from obliviate.ledger import Ledger
-from obliviate.ledger.rows import now
-from obliviate.making import LEDGER_NAME, local_folder
+from obliviate.making import local_folder
 from obliviate.report.curve import Curve
 
 if TYPE_CHECKING:
@@ -153,7 +152,7 @@ def gathered(folder: str | Path) -> Evidence:
         RunMissing, RunDamaged, NewerFormat: It cannot be read.
     """
     place = local_folder(folder)
-    ledger = Ledger(place / LEDGER_NAME)
+    ledger = Ledger(place)
     try:
         return _evidence(ledger, place.resolve().name)
     finally:
@@ -168,7 +167,7 @@ def _evidence(ledger: Ledger, name: str) -> Evidence:
     left_out = len(ledger.excluded())
     return Evidence(
         run=name,
-        written=now(),
+        written=stamp(),
         version=obliviate.__version__,
         records=facts.records,
         left_out=left_out,
@@ -188,17 +187,9 @@ def _evidence(ledger: Ledger, name: str) -> Evidence:
 
 
 def _erasures(ledger: Ledger, facts: RunFacts) -> tuple[ErasureEvidence, ...]:
-    layout = Layout(
-        records=facts.records,
-        blocks=facts.blocks,
-        seed=int(facts.fingerprint["seed"]),
-        batch_size=int(facts.fingerprint["batch_size"]),
-        epochs=int(facts.fingerprint["epochs"]),
-        smallest_batch=facts.smallest_batch,
-    )
     found = []
     for each in ledger.erasures():
-        affected = sorted(set(layout.block_of(ledger.records_of_erasure(each.id)).tolist()))
+        affected = sorted(set(ledger.people.blocks_of(ledger.records_of_erasure(each.id)).tolist()))
         found.append(_erasure(each, tuple(affected), facts.blocks))
     return tuple(found)
 

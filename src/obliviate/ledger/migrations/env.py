@@ -1,0 +1,8 @@
+"""What Alembic runs: the revisions, on the connection that `ledger.upgrade` opened."""
+
+from alembic import context
+
+connection = context.config.attributes["connection"]
+context.configure(connection=connection, transactional_ddl=True)
+with context.begin_transaction():
+    context.run_migrations()

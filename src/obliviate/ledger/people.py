@@ -1,0 +1,176 @@
+"""People: which records there are, in which block each is, and whom it belongs to.
+
+Subjects are kept as keyed hashes. There may be millions of records, so they are written in bulk,
+and everything that is asked of one person is answered from an index.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+from dataclasses import dataclass
+from itertools import repeat
+from typing import TYPE_CHECKING, Any, cast
+
+import numpy as np
+from sqlalchemy import select
+
+from obliviate.ledger import tables
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Sequence
+
+    from numpy.typing import NDArray
+    from sqlalchemy import Connection, Table
+
+    from obliviate.ledger.change import Change
+    from obliviate.ledger.database import Database
+
+_IDS_AT_ONCE = 10_000
+
+
+def subject_hash(subject: str, key: bytes) -> bytes:
+    """The keyed hash by which the ledger knows a subject (HMAC-SHA256, 16 bytes)."""
+    return hmac.digest(key, subject.encode(errors="surrogatepass"), hashlib.sha256)[:16]
+
+
+def subjects_hash(subjects: Sequence[str], key: bytes) -> bytes:
+    """One hash over the keyed hashes of the subjects of all records, in their order."""
+    hashes = {subject: subject_hash(subject, key) for subject in set(subjects)}
+    sha = hashlib.sha256()
+    for subject in subjects:
+        sha.update(hashes[subject])
+    return sha.digest()
+
+
+class People:
+    """The records of one run, and the people they belong to."""
+
+    def __init__(self, database: Database, run: int) -> None:
+        self._database, self._run = database, run
+
+    def has_subjects(self) -> bool:
+        """Whether records were given subjects."""
+        query = select(tables.subjects.c.id).where(tables.subjects.c.run == self._run).limit(1)
+        with self._database.reading() as connection:
+            return connection.execute(query).first() is not None
+
+    def has_same_subjects(self, part: int, subjects: Sequence[str], key: bytes) -> bool:
+        """Whether the records of a part were given these very subjects."""
+        columns = tables.parts.c
+        query = select(columns.subjects).where(columns.run == self._run, columns.part == part)
+        with self._database.reading() as connection:
+            known = connection.execute(query).scalar_one()
+        return known is not None and hmac.compare_digest(known, subjects_hash(subjects, key))
+
+    def records_of(self, subject: bytes) -> list[int]:
+        """The records of a subject, by its keyed hash; erased ones too."""
+        people, records = tables.subjects.c, tables.records.c
+        number = select(people.id).where(people.run == self._run, people.hash == subject)
+        query = select(records.record).where(
+            records.run == self._run, records.subject == number.scalar_subquery()
+        )
+        with self._database.reading() as connection:
+            return sorted(connection.execute(query).scalars())
+
+    def blocks_of(self, ids: NDArray[np.int64]) -> NDArray[np.int32]:
+        """The block of each record. Shape (n,) -> (n,); without laying out the whole dataset."""
+        records, blocks = tables.records.c, {}
+        with self._database.reading() as connection:
+            for start in range(0, len(ids), _IDS_AT_ONCE):
+                some = ids[start : start + _IDS_AT_ONCE].tolist()
+                query = select(records.record, records.block)
+                query = query.where(records.run == self._run, records.record.in_(some))
+                blocks.update(dict(map(tuple, connection.execute(query))))
+        return np.array([blocks[record] for record in ids.tolist()], dtype=np.int32)
+
+    def contents_of(self, ids: NDArray[np.int64]) -> list[bytes]:
+        """The tombstones of some records, where they are kept."""
+        records, found = tables.records.c, []
+        with self._database.reading() as connection:
+            for start in range(0, len(ids), _IDS_AT_ONCE):
+                some = ids[start : start + _IDS_AT_ONCE].tolist()
+                query = select(records.content).where(
+                    records.run == self._run,
+                    records.record.in_(some),
+                    records.content.is_not(None),
+                )
+                found += list(connection.execute(query).scalars())
+        return found
+
+
+@dataclass(frozen=True, kw_only=True)
+class Newcomers:
+    """Records that come to a run together.
+
+    Attributes:
+        blocks: The block of each. Shape (n,).
+        subjects: The subject of each; None where nobody is named.
+        contents: The tombstone that each would have; None where none are kept.
+        excluded: The ids of those that are left out. Sorted.
+    """
+
+    blocks: NDArray[np.int32]
+    excluded: NDArray[np.int64]
+    subjects: Sequence[str] | None = None
+    contents: Sequence[bytes] | None = None
+
+
+def insert_people(change: Change, new: Newcomers, key: bytes | None, first_record: int) -> None:
+    """Insert records: where each is, and whom it belongs to.
+
+    Args:
+        change: Where.
+        new: The records.
+        key: The run's subject key.
+        first_record: The id of the first record.
+    """
+    people: Iterable[int | None] = (None for _ in new.blocks)
+    if new.subjects is not None and key is not None:
+        numbers = _numbered(change, dict.fromkeys(new.subjects), key)
+        people = (numbers[subject] for subject in new.subjects)
+    rows = (
+        (change.run, record, block, person, content)
+        for record, (block, person, content) in enumerate(
+            zip(new.blocks.tolist(), people, new.contents or repeat(None), strict=False),
+            start=first_record,
+        )
+    )
+    _bulk_insert(change.connection, tables.records, rows)
+    change.wrote_span(tables.records, first_record, first_record + len(new.blocks) - 1)
+
+
+def _numbered(change: Change, subjects: Iterable[str], key: bytes) -> dict[str, int]:
+    """The numbers of subjects in the ledger; those that it does not know yet are inserted."""
+    hashes = {subject: subject_hash(subject, key) for subject in subjects}
+    columns = tables.subjects.c
+    query = select(columns.hash, columns.id).where(columns.run == change.run)
+    known = dict(change.connection.execute(query).all())
+    first = last = max(known.values(), default=0)
+    fresh = []
+    for digest in hashes.values():
+        if digest not in known:
+            last += 1
+            known[digest] = last
+            fresh.append((change.run, last, digest))
+    _bulk_insert(change.connection, tables.subjects, iter(fresh))
+    if fresh:
+        change.wrote_span(tables.subjects, first + 1, last)
+    return {subject: known[digest] for subject, digest in hashes.items()}
+
+
+def _bulk_insert(connection: Connection, table: Table, rows: Iterator[tuple[Any, ...]]) -> None:
+    """Insert very many rows, by the fastest way that the database has."""
+    names = ", ".join(f'"{column.name}"' for column in table.c)
+    cursor = connection.connection.cursor()
+    try:
+        if connection.dialect.name == "postgresql":
+            with cursor.copy(f"COPY {table.name} ({names}) FROM STDIN") as copy:
+                for row in rows:
+                    copy.write_row(row)
+        else:
+            marks = ", ".join("?" for _ in table.c)
+            statement = f"INSERT INTO {table.name} ({names}) VALUES ({marks})"  # noqa: S608
+            cursor.executemany(statement, cast("Any", rows))
+    finally:
+        cursor.close()

@@ -1,0 +1,226 @@
+"""Where the ledger of a run lies: in a file of its folder, or in a database named there."""
+
+from __future__ import annotations
+
+import json
+import os
+import uuid
+from typing import TYPE_CHECKING
+
+from sqlalchemy import func, insert, inspect, select, true
+from sqlalchemy.engine import make_url
+from sqlalchemy.exc import ArgumentError, NoSuchModuleError
+
+from obliviate.clock import stamp
+from obliviate.errors import InvalidOption, NewerFormat, OlderFormat, RunMissing
+from obliviate.ledger import tables
+from obliviate.ledger.change import Change
+from obliviate.ledger.database import Database, damaged, sqlite_url
+from obliviate.ledger.people import Newcomers, insert_people, subjects_hash
+from obliviate.ledger.rows import insert_entries
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from sqlalchemy import Connection
+    from sqlalchemy.engine import URL
+
+    from obliviate.ledger.facts import Entry, Part, RunFacts
+
+LEDGER_NAME, POINTER_NAME, PART_NAME = "ledger.sqlite", "ledger.json", "ledger.part"
+
+
+_MAKING = 0x0B11_A7E  # one run at a time is made in a database
+
+
+def has_ledger(folder: Path) -> bool:
+    """Whether a folder says where its ledger is."""
+    return (folder / LEDGER_NAME).exists() or (folder / POINTER_NAME).exists()
+
+
+def checked_url(url: str) -> URL:
+    """The URL of a database for many runs.
+
+    Raises:
+        InvalidOption: It is none, or of a kind that is not supported.
+    """
+    hint = "give one such as postgresql+psycopg://user@host/database"
+    try:
+        parsed = make_url(url)
+        parsed.get_dialect()
+    except (ArgumentError, NoSuchModuleError, ImportError, ValueError) as error:
+        raise InvalidOption(f"the ledger {url!r} is no database URL ({error})", hint=hint) from None
+    if parsed.get_backend_name() != "postgresql":
+        raise InvalidOption(
+            f"the ledger {parsed.render_as_string()} is not in PostgreSQL",
+            hint=f"{hint}, or none: then it is an SQLite file in the run's folder",
+        )
+    if parsed.password is not None:
+        raise InvalidOption(
+            "the ledger's URL holds a password, which would have to be kept with the run",
+            hint="leave it out, and give it to the driver: by PGPASSWORD or by ~/.pgpass",
+        )
+    return parsed
+
+
+def opened(folder: Path) -> tuple[Database, int]:
+    """The database of the run in a folder, and the run's number there."""
+    database, name = found(folder)
+    try:
+        with database.reading() as connection:
+            check_revision(connection, folder)
+            query = select(tables.runs.c.id)
+            if name is not None:
+                query = query.where(tables.runs.c.name == name)
+            run = connection.execute(query).scalar()
+        if run is None and name is not None:
+            raise _missing(folder)  # its making was killed
+        if run is None:
+            raise damaged(database.where, "it lacks a row that belongs there")
+    except BaseException:
+        database.close()
+        raise
+    return database, int(run)
+
+
+def found(folder: Path) -> tuple[Database, str | None]:
+    """The database that a folder names, and the run's name there; None: the only run there is.
+
+    Raises:
+        RunMissing: It names none.
+        RunDamaged: It cannot be read.
+    """
+    path, pointer = folder / LEDGER_NAME, folder / POINTER_NAME
+    if path.exists():
+        if path.stat().st_size == 0:
+            raise damaged(path, "it is empty")
+        return Database.file(path), None
+    if not pointer.exists():
+        raise _missing(folder)
+    try:
+        said = json.loads(pointer.read_text())
+        url, name = checked_url(said["url"]), str(said["run"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise damaged(pointer, str(error)) from error
+    return Database(url), name
+
+
+def _missing(folder: Path) -> RunMissing:
+    return RunMissing(
+        f"there is no run in {folder}",
+        hint="check the path, or make one with `obliviate fit PROJECT RUN`",
+    )
+
+
+def check_revision(connection: Connection, folder: Path) -> None:
+    """See that a database has the schema of this version.
+
+    Raises:
+        OlderFormat, NewerFormat: It has another one.
+    """
+    revision = revision_of(connection)
+    if revision == tables.HEAD:
+        return
+    if revision is None:
+        raise damaged(folder, "it has no tables of a ledger")
+    if revision < tables.HEAD:
+        raise OlderFormat(
+            f"the ledger of {folder} has format {revision}; this version reads {tables.HEAD}",
+            hint=f"bring it up to date with `obliviate upgrade {folder}`; nothing was changed",
+        )
+    raise NewerFormat(
+        f"the ledger of {folder} has format {revision}; this version reads {tables.HEAD}",
+        hint="upgrade obliviate; nothing was changed",
+    )
+
+
+def revision_of(connection: Connection) -> str | None:
+    """The revision of the schema; None where there are no tables of ours."""
+    names = inspect(connection).get_table_names()
+    if tables.alembic_version.name in names:
+        return connection.execute(select(tables.alembic_version.c.version_num)).scalar()
+    return "0001" if {"runs", "chain"} <= set(names) else None  # before there were revisions
+
+
+def created(
+    folder: Path,
+    run: RunFacts,
+    first: Entry,
+    new: Newcomers,
+    url: str | None,
+) -> None:
+    """Write the ledger of a new run; see `Ledger.create`."""
+    name = uuid.uuid4().hex
+    if url is None:
+        part = folder / PART_NAME
+        part.unlink(missing_ok=True)
+        database = Database(sqlite_url(part), pragmas=())
+    else:
+        database = Database(checked_url(url))
+        _point(folder, database, name)
+    with database.writing() as connection:
+        if not database.is_file:
+            connection.execute(select(func.pg_advisory_xact_lock(_MAKING)))
+        if revision_of(connection) is None:
+            make_tables(connection)
+        check_revision(connection, folder)
+        number = int(connection.execute(select(func.max(tables.runs.c.id))).scalar() or 0) + 1
+        _insert_run(connection, number, name, run)
+        change = Change(connection, number)
+        # the row of the run is there already; the journal should know of it
+        change.update(tables.runs, true(), {"made": run.made})
+        insert_part(change, run, 0, run.parts[0], new)
+        samples = [{"record": record, "content": said} for record, said in run.samples.items()]
+        change.insert(tables.samples, samples)
+        insert_entries(change, tables.chain, [first])
+        change.record("run made")
+    database.close()
+    if url is None:
+        (folder / PART_NAME).rename(folder / LEDGER_NAME)
+
+
+def make_tables(connection: Connection) -> None:
+    """Make the tables of an empty database."""
+    tables.metadata.create_all(connection)
+    connection.execute(insert(tables.alembic_version), {"version_num": tables.HEAD})
+
+
+def _point(folder: Path, database: Database, name: str) -> None:
+    """Say in the folder where the ledger is."""
+    url = database.engine.url.render_as_string()
+    part = folder / PART_NAME
+    part.write_text(json.dumps({"url": url, "run": name}))
+    with part.open("rb") as file:
+        os.fsync(file.fileno())
+    part.rename(folder / POINTER_NAME)
+
+
+def _insert_run(connection: Connection, number: int, name: str, run: RunFacts) -> None:
+    row = {
+        "id": number,
+        "name": name,
+        "smallest_batch": run.smallest_batch,
+        "fingerprint": dict(run.fingerprint),
+        "environment": dict(run.environment),
+        "subject_key": run.subject_key,
+        "content_key": run.content_key,
+        "tombstones": dict(run.tombstones),
+        "project": dict(run.project),
+        "made": run.made,
+    }
+    connection.execute(insert(tables.runs), row)
+
+
+def insert_part(change: Change, run: RunFacts, number: int, part: Part, new: Newcomers) -> None:
+    """Insert records that a run is made with, or grows by."""
+    key, subjects = run.subject_key, new.subjects
+    row = {
+        "part": number,
+        "records": part.records,
+        "blocks": part.blocks,
+        "subjects": None if key is None or subjects is None else subjects_hash(subjects, key),
+        "made": stamp(),
+    }
+    change.insert(tables.parts, [row])
+    insert_people(change, new, key, sum(each.records for each in run.parts[:number]))
+    change.insert(tables.erased, [{"record": record} for record in new.excluded.tolist()])

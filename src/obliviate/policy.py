@@ -1,0 +1,152 @@
+"""When requests are carried out: the fast path at once, one exact replay before the deadline."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Literal
+
+from obliviate.errors import InvalidOption
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from obliviate.plan import Plan
+
+DUE_DAYS = 30
+"""The deadline of a request that names none: a month (GDPR, Art. 12(3))."""
+
+_EXACT: Mapping[str, object] = {"name": "exact"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Policy:
+    """What `work` does now and what it leaves for later.
+
+    Attributes:
+        margin_days: How long before the earliest deadline the exact replay is made; its expected
+            duration comes on top.
+        fast_first: Whether requests that ask for a fast method are carried out with it at once. If
+            not, everything waits for the exact replay.
+    """
+
+    margin_days: float = 3.0
+    fast_first: bool = True
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.margin_days < float("inf"):
+            raise InvalidOption(
+                f"margin_days is {self.margin_days}", hint="give a number of days, 0 or more"
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Waiting:
+    """A request that waits, as a policy sees it.
+
+    Attributes:
+        id: Its number.
+        due: Its deadline.
+        method: Name and options of the method that it asks for.
+    """
+
+    id: int
+    due: datetime
+    method: Mapping[str, object]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Step:
+    """One pass over the chain, and why.
+
+    Attributes:
+        kind: "forget", or "settle" where no request waits.
+        method: Name and options.
+        requests: The numbers of the requests that it carries out.
+        reason: In words.
+    """
+
+    kind: Literal["forget", "settle"]
+    method: Mapping[str, object]
+    requests: tuple[int, ...]
+    reason: str
+
+
+def batches(waiting: Sequence[Waiting]) -> list[tuple[Mapping[str, object], list[int]]]:
+    """Requests that can be carried out in one pass, those of one method and its options."""
+    found: list[tuple[Mapping[str, object], list[int]]] = []
+    for each in waiting:
+        same = next((numbers for method, numbers in found if method == each.method), None)
+        if same is None:
+            found.append((each.method, [each.id]))
+        else:
+            same.append(each.id)
+    return found
+
+
+def settle_by(policy: Policy, dues: Sequence[datetime], seconds_exact: float) -> datetime | None:
+    """When the exact replay has to begin; None where nothing waits for one."""
+    if not dues:
+        return None
+    return min(dues) - timedelta(days=policy.margin_days, seconds=seconds_exact)
+
+
+def steps(
+    policy: Policy,
+    waiting: Sequence[Waiting],
+    unsettled: Sequence[datetime],
+    *,
+    plans: Sequence[Plan],
+    seconds_exact: float,
+    now: datetime,
+) -> list[Step]:
+    """What is to be done now.
+
+    Args:
+        policy: By which rules.
+        waiting: Requests whose records are still in the model.
+        unsettled: The deadlines of those whose records are out of it, though not exactly.
+        plans: What each of `batches(waiting)` would touch and cost.
+        seconds_exact: What one exact replay for all of them would take.
+        now: The time.
+    """
+    begin = settle_by(policy, [*(each.due for each in waiting), *unsettled], seconds_exact)
+    if begin is not None and begin <= now:
+        kind: Literal["forget", "settle"] = "forget" if waiting else "settle"
+        numbers = tuple(each.id for each in waiting)
+        return [Step(kind=kind, method=_EXACT, requests=numbers, reason="a deadline is near")]
+    if not policy.fast_first:
+        return []
+    return [
+        _fast(method, tuple(numbers), plan)
+        for (method, numbers), plan in zip(batches(waiting), plans, strict=True)
+        if method["name"] != "exact"
+    ]
+
+
+def _fast(method: Mapping[str, object], numbers: tuple[int, ...], plan: Plan) -> Step:
+    if plan.seconds_exact <= plan.seconds:
+        reason = "the exact replay takes no longer than the fast path"
+        return Step(kind="forget", method=_EXACT, requests=numbers, reason=reason)
+    return Step(kind="forget", method=method, requests=numbers, reason="the fast path, at once")
+
+
+def due_date(text: str | datetime | None, now: datetime) -> datetime:
+    """A deadline: a time, the end of a day, or a month from now.
+
+    Raises:
+        InvalidOption: It is none, or it has passed.
+    """
+    if text is None:
+        return now + timedelta(days=DUE_DAYS)
+    hint = "give a day or a time to come, in ISO 8601, such as 2030-12-20 (its end, in UTC)"
+    try:
+        due = text if isinstance(text, datetime) else datetime.fromisoformat(text)
+    except (ValueError, TypeError):
+        raise InvalidOption(f"the due date {text!r} is no date", hint=hint) from None
+    if isinstance(text, str) and len(text.strip()) <= len("2030-12-20"):
+        due += timedelta(days=1, seconds=-1)
+    due = due if due.tzinfo else due.replace(tzinfo=UTC)
+    if due <= now:
+        raise InvalidOption(f"the due date {text!s} has passed", hint=hint)
+    return due.astimezone(UTC)

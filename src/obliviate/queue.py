@@ -1,0 +1,144 @@
+"""The queue: requests that are not closed, what they will cost, and carrying out what is due."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from obliviate import clock
+from obliviate.ledger.facts import CARRIED_OUT, OPEN
+from obliviate.policy import Policy, Step, Waiting, batches, settle_by, steps
+from obliviate.residual import Exact
+from obliviate.writer import method_from
+
+if TYPE_CHECKING:
+    from collections.abc import Generator
+
+    from obliviate.chain import Chain
+    from obliviate.ledger import RequestFacts
+    from obliviate.plan import Plan
+    from obliviate.progress import Event
+    from obliviate.writer import Carried, Kind, Writer
+
+_NOBODY = np.array([], dtype=np.int64)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Queued:
+    """A request that waits, and what carrying it out by itself would mean.
+
+    Attributes:
+        request: What the ledger says of it.
+        plan: What it would touch and cost alone, by the method that it asks for.
+    """
+
+    request: RequestFacts
+    plan: Plan
+
+
+@dataclass(frozen=True, kw_only=True)
+class Queue:
+    """How the requests of a run stand.
+
+    Attributes:
+        waiting: Requests whose records are still in the model.
+        unsettled: Requests whose records are out of it, though not exactly.
+        steps: What `work` would do now.
+        seconds_alone: What the waiting requests would take one after the other.
+        seconds_together: What they take in one pass for each method.
+        seconds_exact: What one exact replay takes that closes all of them.
+        settle_by: When that has to begin for the earliest deadline, ISO 8601; None where nothing
+            is to be settled.
+    """
+
+    waiting: tuple[Queued, ...]
+    unsettled: tuple[RequestFacts, ...]
+    steps: tuple[Step, ...]
+    seconds_alone: float
+    seconds_together: float
+    seconds_exact: float
+    settle_by: str | None
+
+    @property
+    def seconds_saved(self) -> float:
+        """What carrying them out together saves."""
+        return self.seconds_alone - self.seconds_together
+
+    @classmethod
+    def of(cls, writer: Writer, chain: Chain, policy: Policy) -> Queue:
+        """The queue of a run, under a policy."""
+        facts = writer.ledger.requests.all()
+        open_ = [each for each in facts if each.state in OPEN]
+        unsettled = [each for each in facts if each.state in CARRIED_OUT]
+        waiting = [Waiting(id=each.id, due=_time(each.due), method=each.method) for each in open_]
+        plans = [
+            _plan(writer, chain, numbers, method_from(method).name)
+            for method, numbers in batches(waiting)
+        ]
+        exact = _plan(writer, chain, [each.id for each in open_], Exact.name)
+        dues = [_time(each.due) for each in unsettled]
+        queued = tuple(
+            Queued(
+                request=each,
+                plan=_plan(writer, chain, [each.id], str(each.method["name"])),
+            )
+            for each in open_
+        )
+        begin = settle_by(policy, [*(each.due for each in waiting), *dues], exact.seconds)
+        return cls(
+            waiting=queued,
+            unsettled=tuple(unsettled),
+            steps=tuple(
+                steps(
+                    policy,
+                    waiting,
+                    dues,
+                    plans=plans,
+                    seconds_exact=exact.seconds,
+                    now=_present(writer),
+                )
+            ),
+            seconds_alone=sum(each.plan.seconds for each in queued),
+            seconds_together=sum(each.seconds for each in plans),
+            seconds_exact=exact.seconds,
+            settle_by=None if begin is None else clock.stamp(begin),
+        )
+
+
+def working(
+    writer: Writer, policy: Policy, *, everything: bool = False
+) -> Generator[Event, None, list[Carried]]:
+    """Carry out what is to be done now; see `Run.work`."""
+    yield from writer.finishing()
+    queue = Queue.of(writer, writer.chain(), policy)
+    chosen = _everything(queue) if everything else queue.steps
+    carried = []
+    for step in chosen:
+        named = writer.ledger.requests.records_of(step.requests)
+        method = method_from(step.method)
+        done = yield from writer.erasing(step.kind, named, method, requests=step.requests)
+        carried.append(done)
+    return [each for each in carried if each.number is not None]
+
+
+def _everything(queue: Queue) -> tuple[Step, ...]:
+    numbers = tuple(each.request.id for each in queue.waiting)
+    kind: Kind = "forget" if numbers else "settle"
+    return (Step(kind=kind, method={"name": Exact.name}, requests=numbers, reason="all of it"),)
+
+
+def _plan(writer: Writer, chain: Chain, requests: list[int], method: str) -> Plan:
+    named = writer.ledger.requests.records_of(requests) if requests else _NOBODY
+    return writer.plan(named, method, chain)
+
+
+def _time(text: str) -> datetime:
+    return datetime.fromisoformat(text).astimezone(UTC)
+
+
+def _present(writer: Writer) -> datetime:
+    """The time, but never before what was written down last: a clock set back delays nothing."""
+    return max(clock.now(), _time(writer.ledger.last_change()))

@@ -1,0 +1,325 @@
+"""Writer: the one who may change a run, for as long as it holds the run's lease.
+
+It first finishes what a killed process left, then carries out what was asked for.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from obliviate import clock
+from obliviate.chain import Chain
+from obliviate.environment import BITS_DEPEND_ON, environment_facts
+from obliviate.erasure import Erasing
+from obliviate.errors import (
+    ConnectionLost,
+    ForeignData,
+    LeaseLost,
+    NothingLeft,
+    ObliviateError,
+    StorageFull,
+    TrainingFailed,
+)
+from obliviate.identity import SAMPLED_RECORDS, content_hashes, sampled
+from obliviate.ledger.tombstones import Tombstones
+from obliviate.plan import EXPECTED_LAG, Plan, make_plan
+from obliviate.policy import due_date
+from obliviate.progress import Event
+from obliviate.residual import Exact, method_of
+from obliviate.stitch import Difference
+
+if TYPE_CHECKING:
+    from collections.abc import Generator, Mapping
+    from typing import Literal
+
+    from numpy.typing import NDArray
+
+    from obliviate.ledger import ErasureFacts, Ledger, RunFacts
+    from obliviate.residual import Method
+    from obliviate.training import Trainer
+    from obliviate.vault import Vault
+
+    Kind = Literal["forget", "settle"]
+
+_ASK_AGAIN = (TrainingFailed, StorageFull)
+"""What asking again may mend."""
+
+_OUT_OF_REACH = (ConnectionLost, LeaseLost)
+"""What leaves no way to take anything back."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Carried:
+    """What came of a call that carries out an erasure.
+
+    Attributes:
+        chain: As it is afterwards.
+        number: Of the erasure; None where there was nothing to do.
+        ignored: Named records that had been erased before.
+        seconds: How long it took.
+    """
+
+    chain: Chain
+    number: int | None
+    ignored: tuple[int, ...] = ()
+    seconds: float = 0.0
+
+
+def options_of(method: Method) -> dict[str, object]:
+    """A method as the ledger keeps it: its name and its options."""
+    return {"name": method.name} | vars(method)
+
+
+def method_from(options: Mapping[str, object]) -> Method:
+    """The method that the ledger keeps."""
+    rest = dict(options)
+    return method_of(str(rest.pop("name")), **rest)
+
+
+class Writer:
+    """Changes the chain of a run.
+
+    Attributes:
+        patience_seconds: How long to wait for another live process that writes to the run; None:
+            until it is done.
+    """
+
+    def __init__(self, ledger: Ledger, vault: Vault, trainer: Trainer, facts: RunFacts) -> None:
+        self.ledger, self.vault, self.trainer, self.facts = ledger, vault, trainer, facts
+        self.patience_seconds: float | None = None
+
+    def chain(self) -> Chain:
+        """The chain as it is now."""
+        return Chain(self.ledger, self.vault, self.facts.blocks, self.trainer.variances)
+
+    # What a request means
+
+    def left_of(self, named: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """The named records that are not erased yet, and those that are.
+
+        Raises:
+            NothingLeft: No record would be left.
+        """
+        erased = self.ledger.erased()
+        ids = np.setdiff1d(named, erased)
+        if len(ids) and len(erased) + len(ids) == self.facts.records:
+            raise NothingLeft(
+                "the request would erase every record there is",
+                hint="a model of nobody cannot be trained; delete the run's folder instead",
+            )
+        return ids, np.intersect1d(named, erased)
+
+    def plan(self, named: NDArray[np.int64], method: str, chain: Chain) -> Plan:
+        """What erasing some records would touch and cost, by a method of that name."""
+        ids, ignored = self.left_of(named)
+        blocks = self.ledger.people.blocks_of(ids)
+        return make_plan(
+            method=method,
+            block_of=dict(zip(ids.tolist(), blocks.tolist(), strict=True)),
+            ignored=ignored.tolist(),
+            seconds=[entry.seconds for entry in chain.entries[1:]],
+            first_approximate=chain.first_approximate,
+            expected_lag=self._expected_lag(),
+        )
+
+    def _expected_lag(self) -> float:
+        lengths = [
+            last - first + 1
+            for facts in self.ledger.erasures()
+            if facts.method.get("name") != Exact.name
+            for first, last in facts.outcome.get("segments", [])
+        ]
+        return float(np.median(lengths)) if lengths else EXPECTED_LAG
+
+    def changed_environment(self) -> dict[str, tuple[str, str]]:
+        """See `Run.changed_environment`."""
+        now = environment_facts() | {"threads": self.facts.environment["threads"]}
+        return {
+            name: (then, now[name])
+            for name, then in self.facts.environment.items()
+            if name in BITS_DEPEND_ON and now[name] != then
+        }
+
+    # Carrying out
+
+    def taking_lease(self, patience_seconds: float | None = None) -> Generator[Event, None, None]:
+        """Wait until no other process writes; the lease has to be released afterwards."""
+        if patience_seconds is None:
+            patience_seconds = self.patience_seconds
+        for other in self.ledger.lease.held(patience_seconds=patience_seconds):
+            yield Event(task=f"wait for {other}", done=0, total=1, block=0)
+
+    def sweeping(self, patience_seconds: float) -> Generator[Event, None, None]:
+        """Destroy what a process that was killed after its commit had still to destroy."""
+        yield from self.taking_lease(patience_seconds)
+        try:
+            self.chain().sweep()
+        finally:
+            self.ledger.lease.release()
+
+    def erasing(
+        self,
+        kind: Kind,
+        named: NDArray[np.int64],
+        method: Method,
+        *,
+        requests: tuple[int, ...] = (),
+    ) -> Generator[Event, None, Carried]:
+        """Carry out an erasure, as soon as no other process writes.
+
+        Args:
+            kind: "forget" or "settle".
+            named: Records; those that are erased already are ignored.
+            method: How.
+            requests: Those that wait and are carried out by this. If there are none, a "forget" is
+                a request of its own.
+        """
+        yield from self.taking_lease()
+        try:
+            resumed = yield from self.continuing()
+            started, chain = time.perf_counter(), self.chain()
+            plan = self.plan(named, method.name, chain)
+            if not plan.records and plan.start is None:
+                return self._nothing_to_do(kind, named, resumed, chain, plan)
+            facts = self._begin(kind, plan, method, requests)
+            yield from self._carrying_out(facts, chain, is_waiting=bool(requests))
+            seconds = time.perf_counter() - started
+            return Carried(chain=chain, number=facts.id, ignored=plan.ignored, seconds=seconds)
+        finally:
+            self.ledger.lease.release()
+
+    def _nothing_to_do(
+        self,
+        kind: Kind,
+        named: NDArray[np.int64],
+        resumed: ErasureFacts | None,
+        chain: Chain,
+        plan: Plan,
+    ) -> Carried:
+        """The answer to a request that was carried out before, or that a killed call had begun."""
+        if resumed is not None and resumed.kind == kind:
+            its = self.ledger.records_of_erasure(resumed.id)
+            if np.array_equal(its, named):
+                return Carried(chain=chain, number=resumed.id)
+        return Carried(chain=chain, number=None, ignored=plan.ignored)
+
+    def _begin(
+        self, kind: Kind, plan: Plan, method: Method, requests: tuple[int, ...]
+    ) -> ErasureFacts:
+        records = np.array(plan.records, dtype=np.int64)
+        if self.facts.tombstones:
+            # before they are erased: nobody may find them without a tombstone afterwards
+            tombstones = Tombstones(Path(self.facts.tombstones["file"]))
+            tombstones.add(self.ledger.people.contents_of(records))
+            tombstones.close()
+        is_own = kind == "forget" and not requests
+        due = clock.stamp(due_date(None, clock.now())) if is_own else None
+        return self.ledger.begin(kind, options_of(method), records, requests=requests, due=due)
+
+    def finishing(self) -> Generator[Event, None, None]:
+        """Finish what a killed process left."""
+        yield from self.taking_lease()
+        try:
+            yield from self.continuing()
+        finally:
+            self.ledger.lease.release()
+
+    def continuing(self) -> Generator[Event, None, ErasureFacts | None]:
+        """Finish what was left: training, or an erasure, which is returned; under the lease."""
+        self._check_parts()
+        chain = self.chain()
+        chain.sweep()
+        if chain.length < chain.blocks:
+            yield from self._training(chain)
+        running = self.ledger.running()
+        if running is not None:
+            try:
+                yield from self._carrying_out(running, chain, is_waiting=True)
+            except ObliviateError as error:
+                error.message = f"erasure {running.id}, begun {running.started}: {error.message}"
+                error.args = (error.message, error.hint)
+                raise
+        return running
+
+    def _check_parts(self) -> None:
+        if self.ledger.run().parts != self.facts.parts:
+            raise ForeignData(
+                "the run was extended by another process since it was opened",
+                hint="load it again, with the data that it has now",
+            )
+
+    def _training(self, chain: Chain) -> Generator[Event, None, None]:
+        blocks = range(chain.length + 1, chain.blocks + 1)
+        start, is_exact = chain.checkpoint(chain.length), self._goes_on_exactly(chain)
+        previous, training = start.model, self.trainer.train(start, blocks, self.ledger.erased())
+        del start
+        for item in training:
+            if isinstance(item, Event):
+                done = chain.length + item.done
+                yield replace(item, task="fit", done=done, total=chain.blocks)
+                continue
+            chain.append(item, previous, guarantee="exact" if is_exact else "approximate")
+            previous = item.checkpoint.model
+            yield Event(
+                task="fit", done=item.block, total=chain.blocks, block=item.block, loss=item.loss
+            )
+
+    def _goes_on_exactly(self, chain: Chain) -> bool:
+        return chain.entries[-1].guarantee == "exact" and not (
+            len(self.facts.parts) > 1 and self.changed_environment()
+        )
+
+    def _carrying_out(
+        self, facts: ErasureFacts, chain: Chain, *, is_waiting: bool
+    ) -> Generator[Event, None, None]:
+        """Carry an erasure out, or take it back.
+
+        One that nobody waits for at this moment, such as that of a killed process, is taken back
+        only where trying again cannot help, and its requests are not refused: whoever asked is not
+        there to hear of it.
+        """
+        try:
+            yield from self._erasing_of(facts, chain).run()
+        except Exception as error:
+            is_lost = isinstance(error, _OUT_OF_REACH)
+            if not (is_lost or (is_waiting and isinstance(error, _ASK_AGAIN))):
+                self.ledger.give_up(facts.id, str(error), is_refused=not is_waiting)
+                chain.sweep()
+            raise
+        chain.sweep()
+        self._sample_again()
+
+    def _erasing_of(self, facts: ErasureFacts, chain: Chain) -> Erasing:
+        method = method_from(facts.method)
+        records = self.ledger.records_of_erasure(facts.id)
+        plan = self.plan(records, method.name, chain)
+        start = plan.start or 1
+        changed = self.changed_environment()
+        return Erasing(
+            chain=chain,
+            trainer=self.trainer,
+            ledger=self.ledger,
+            number=facts.id,
+            plan=plan,
+            method=method,
+            erased=self.ledger.erased(running=facts.id),
+            difference=Difference(self.trainer.parameters),
+            is_exact=chain.entries[start - 1].guarantee == "exact" and not changed,
+            staged=self.ledger.staged(facts.id),
+            changed=changed,
+        )
+
+    def _sample_again(self) -> None:
+        """Know the dataset by other records in the place of erased ones."""
+        known = self.ledger.run().samples
+        count = SAMPLED_RECORDS * len(self.facts.parts) - len(known)
+        if not count:
+            return
+        left_out = np.union1d(self.ledger.erased(), sorted(known))
+        fresh = sampled(self.facts.records, self.trainer.recipe.seed, left_out, count)
+        self.ledger.add_samples(content_hashes(self.trainer, fresh, self.facts.content_key))
