@@ -176,6 +176,120 @@ def test_report_tells_machines_the_same(run):
     assert len(erasure["curve"]["residual_memory"]) == erasure["blocks_replayed"]
 
 
+# A simulated year
+
+HOUR_LONG = ("--training-seconds", 3600, "--state-bytes", 4e8)
+
+
+def test_plan_needs_neither_a_run_nor_a_project():
+    answer = ask("plan", "--rate", "20/day", "--days", 60, *HOUR_LONG)
+    ways = [(each["blocks"], each["every_days"], each["is_fast"]) for each in answer["forecasts"]]
+    assert ways == [
+        (blocks, days, fast)
+        for blocks in (100, 200, 500)
+        for days in (1, 7, 28)
+        for fast in (True, False)
+    ]
+    assert answer["requests"] == pytest.approx(1200, abs=6 * 1200**0.5)
+    assert answer["recommended"] in answer["forecasts"]
+    first = answer["forecasts"][0]
+    assert first["disk_bytes"] == 4e8 * (100 + 6)  # keyframes at 0, 20, 40, ... 100
+    assert first["seconds_per_request"] == first["fast_seconds"] + first["settling_seconds"]
+    assert first["to_forget"]["p50"] <= first["to_forget"]["longest"]
+    said = call("plan", "--rate", "20/day", "--days", 60, *HOUR_LONG).stdout
+    assert answer["recommendation"] in said
+    assert "fast, exact every 28 d" in said
+    assert all(note in said for note in answer["notes"])
+
+
+def test_plan_is_the_same_for_the_same_seed():
+    words = ("plan", "--rate", "1/day", "--blocks", 50, *HOUR_LONG)
+    assert ask(*words) == ask(*words, "--seed", 0) != ask(*words, "--seed", 1)
+
+
+@pytest.mark.parametrize(
+    ("rate", "per_day"),
+    [("1/hour", 24), ("2.5/day", 2.5), ("7 / week", 1), ("365/month", 12)],
+)
+def test_rates_are_read_in_their_units(rate, per_day):
+    answer = ask("plan", "--rate", rate, "--days", 2, *HOUR_LONG)
+    assert answer["load"]["per_day"] == pytest.approx(per_day)
+
+
+def test_plan_takes_times_and_sizes_from_a_run(run):
+    before = fingerprint(run)
+    answer = ask("plan", "--rate", "1/month", "--run", run, "--settle", "7")
+    basis = answer["basis"]
+    assert {each["blocks"] for each in answer["forecasts"]} == {8}
+    ledger = Ledger(run / "ledger.sqlite")
+    entries = ledger.entries()
+    ledger.close()
+    stored = [each.size_bytes for entry in entries for each in entry.objects]
+    assert answer["forecasts"][0]["disk_bytes"] == pytest.approx(sum(stored))
+    assert basis["training_seconds"] == pytest.approx(sum(each.seconds for each in entries))
+    assert basis["records"] == 48
+    assert fingerprint(run) == before
+
+
+def test_plan_learns_from_the_erasures_of_a_run(run, early):
+    words = ("plan", "--rate", "1/month", "--run", run)
+    assert ask(*words)["basis"]["lag"] == 5
+    call("forget", run, "-r", early, "--epsilon", 50)
+    outcome = ask("status", run)["erasures"][0]["outcome"]
+    basis = ask(*words)["basis"]
+    ((first, last),) = outcome["segments"]
+    assert basis["lag"] == last - first + 1 < 5
+    block_seconds = basis["training_seconds"] / 8 + basis["overhead_seconds"]
+    expected = basis["pass_seconds"] + basis["lag"] * block_seconds
+    # block times differ; what was measured beside them is met
+    assert expected == pytest.approx(outcome["seconds"], abs=basis["training_seconds"])
+    given = ask(*words, "--lag", 3, "--block-overhead", 2, "--pass-overhead", 9)["basis"]
+    assert (given["lag"], given["overhead_seconds"], given["pass_seconds"]) == (3, 2, 9)
+
+
+def test_plan_says_what_to_look_out_for(run):
+    words = ("plan", "--rate", "1/day", "--blocks", 10, "--training-seconds")
+    assert "who asks early is late" in call(*words, 60, "--settle", "28,60").stdout
+    assert "cannot keep up" in call(*words, 3 * 86400, "--settle", "1").stdout
+    assert "not known" in call(*words, 60).stdout
+    said = call("plan", "--rate", "1/day", "--run", run, "--blocks", "4,8").stdout
+    assert "more than the run's 48 records" in said
+    assert "extrapolated to 4:" in said
+
+
+def test_plan_says_when_nothing_keeps_to_the_limits():
+    words = ("plan", "--rate", "1/day", "--blocks", "100,200", *HOUR_LONG)
+    answer = ask(*words, "--forget-hours", 0.001)
+    assert answer["recommended"] is None
+    assert "none of these" in answer["recommendation"]
+    assert "42.4 GB" in ask(*words, "--disk-bytes", 1e6)["recommendation"]
+    late = ask(*words, "--settle", 20, "--due-days", 10, "--exact-share", 0.9)
+    assert late["recommended"] is None
+    assert ask(*words, "--settle", 20, "--due-days", 10, "--exact-share", 0.2)["recommended"]
+
+
+def test_plan_recommends_nothing_where_nobody_asks():
+    answer = ask("plan", "--rate", "0.001/month", "--days", 1, *HOUR_LONG)
+    assert answer["requests"] == 0
+    assert answer["recommended"] is None
+    assert "nobody asked" in call("plan", "--rate", "0.001/month", "--days", 1, *HOUR_LONG).stdout
+
+
+def test_an_update_may_be_smaller_than_a_state():
+    words = ("plan", "--rate", "1/day", "--blocks", 100, *HOUR_LONG)
+    disk = ask(*words, "--update-ratio", 0.5)["forecasts"][0]["disk_bytes"]
+    assert disk == 4e8 * (50 + 6)
+
+
+def test_a_run_must_be_trained_to_be_planned_from(project, tmp_path):
+    stop = project.with_name("stop")
+    stop.write_text("40")
+    call("fit", project, tmp_path / "run", code=130)
+    stop.unlink()
+    answer = ask("plan", "--rate", "1/day", "--run", tmp_path / "run", code=2)
+    assert "trained to block" in answer["error"]
+
+
 # Wrong requests: exit code 2, both lines, nothing changed
 
 WRONG = {
@@ -201,6 +315,30 @@ WRONG = {
     "malformed option": (["fit", "PROJECT", "NEW", "-o", "x"], "name=value"),
     "option twice": (["fit", "PROJECT", "NEW", "-o", "x=1", "-o", "x=2"], "twice"),
     "too many blocks": (["fit", "PROJECT", "NEW", "-o", "blocks=99"], "99"),
+    "rate": (["plan", "--rate", "20", "--run", "RUN"], "20/day"),
+    "negative rate": (["plan", "--rate", "-2/day", "--run", "RUN"], "-2/day"),
+    "rate of nothing": (["plan", "--rate", "0/day", "--run", "RUN"], "greater than 0"),
+    "unit": (["plan", "--rate", "2/fortnight", "--run", "RUN"], "hour|day|week|month"),
+    "no source": (["plan", "--rate", "1/day"], "--training-seconds"),
+    "two sources": (
+        ["plan", "--rate", "1/day", "--run", "RUN", "--training-seconds", "9"],
+        "--run",
+    ),
+    "no run to plan": (["plan", "--rate", "1/day", "--run", "NOWHERE"], "no run"),
+    "training": (["plan", "--rate", "1/day", "--training-seconds", "-1"], "time of training"),
+    "plan blocks": (["plan", "--rate", "1/day", "--run", "RUN", "--blocks", "8,49"], "48 records"),
+    "plan list": (["plan", "--rate", "1/day", "--run", "RUN", "--blocks", "8,x"], "8,x"),
+    "plan half": (["plan", "--rate", "1/day", "--run", "RUN", "--blocks", "8.5"], "whole"),
+    "no blocks": (["plan", "--rate", "1/day", "--run", "RUN", "--blocks", "0"], "blocks is 0"),
+    "rhythm": (["plan", "--rate", "1/day", "--run", "RUN", "--settle", "7,-1"], "settlings is -1"),
+    "due": (["plan", "--rate", "1/day", "--run", "RUN", "--due-days", "0"], "due"),
+    "days": (["plan", "--rate", "1/day", "--run", "RUN", "--days", "-5"], "days"),
+    "too much": (["plan", "--rate", "9999/hour", "--run", "RUN"], "too many to simulate"),
+    "disk": (["plan", "--rate", "1/day", "--training-seconds", "9", "--disk-bytes", "9"], "state"),
+    "ratio": (
+        ["plan", "--rate", "1/day", "--training-seconds", "9", "--update-ratio", "0"],
+        "size",
+    ),
     "bench blocks": (["bench", "PROJECT", "--blocks", "0"], "0"),
 }
 

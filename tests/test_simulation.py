@@ -9,13 +9,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+import obliviate as ob
+from obliviate.costs import Basis, Costs
 from obliviate.errors import InvalidOption
+from obliviate.residual import FIT_MIN_LENGTH
 from obliviate.simulation import (
     DAY,
     HOUR,
     Arrivals,
-    Basis,
-    Costs,
     Limits,
     Load,
     Rhythm,
@@ -156,29 +157,23 @@ def test_what_is_late_is_counted():
     assert found.exact_in_time == 0.5
 
 
-# What is known of a training
+# Beside a real run
 
 
-def test_costs_follow_from_what_is_known():
-    basis = Basis(
-        training_seconds=1000,
-        overhead_seconds=0.5,
-        pass_seconds=3,
-        lag=4,
-        update_bytes=10,
-        keyframe_bytes=30,
-    )
-    assert basis.costs(100, 6) == Costs(
-        blocks=100, block_seconds=10.5, pass_seconds=3, lag=4, disk_bytes=100 * 10 + 6 * 30
-    )
-    assert Basis(training_seconds=1).costs(10, 3).disk_bytes is None
-
-
-def test_no_chain_has_more_blocks_than_records():
-    basis = Basis(training_seconds=1, records=48)
-    assert basis.costs(48, 2).blocks == 48
-    with pytest.raises(InvalidOption, match="49 blocks are more than the run's 48 records"):
-        basis.costs(49, 2)
+@pytest.mark.parametrize("asked", [[3], [3, 12], [12, 3], [19], [5, 9, 2], [3, 7], [12, 14, 13]])
+def test_as_many_blocks_are_replayed_as_a_run_would(asked, data, recipe_of, tmp_path):
+    run = ob.fit(recipe_of(), data, tmp_path / "run", blocks=20)
+    at_once = ob.DeepObliviate(epsilon=1e9)  # stops at the first block where it may
+    records = [int(run.trainer.layout.members(block)[0]) for block in asked]
+    erased = [run.forget(records=[record], method=at_once).blocks_replayed for record in records]
+    settled = run.settle().blocks_replayed
+    costs = Costs(blocks=20, block_seconds=1.0, lag=FIT_MIN_LENGTH)
+    places = np.array([[(block - 0.5) / 20] for block in asked])
+    seconds = np.arange(len(asked)) * 1000.0
+    came = Arrivals(seconds=seconds, places=places, days=1)
+    found = simulate(came, costs, WEEKLY, Limits())
+    assert found.blocks_replayed * len(asked) == pytest.approx(sum(erased) + settled)
+    assert found.fast_seconds * len(asked) == pytest.approx(sum(erased))
 
 
 # A year
@@ -299,12 +294,6 @@ WRONG = {
     "records": lambda: Load(per_day=1, records=0),
     "seed": lambda: Load(per_day=1, seed=-1),
     "too many": lambda: Load(per_day=1e6),
-    "training": lambda: Basis(training_seconds=0),
-    "overhead": lambda: Basis(training_seconds=1, overhead_seconds=-1),
-    "pass": lambda: Basis(training_seconds=1, pass_seconds=float("nan")),
-    "lag": lambda: Basis(training_seconds=1, lag=0),
-    "state": lambda: Basis(training_seconds=1, keyframe_bytes=-1),
-    "blocks": lambda: Basis(training_seconds=1).costs(0, 0),
     "rhythm": lambda: Rhythm(every_days=-7),
     "no rhythm": lambda: Rhythm(every_days=1e-300),
     "forget": lambda: Limits(forget_seconds=0),

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-_MINUTE, _HOUR = 60, 3600
+_MINUTE, _HOUR, _DAY = 60, 3600, 86400
+_KILO = 1000
 
 
 def duration(seconds: float) -> str:
@@ -11,7 +12,14 @@ def duration(seconds: float) -> str:
         return f"{seconds:.1f} s"
     if seconds < _HOUR:
         return f"{seconds / _MINUTE:.1f} min"
-    return f"{seconds / _HOUR:.1f} h"
+    if seconds < 2 * _DAY:
+        return f"{seconds / _HOUR:.1f} h"
+    return f"{seconds / _DAY:.1f} days"
+
+
+def milliseconds(seconds: float) -> str:
+    """Short times, exactly enough; others like all durations."""
+    return f"{_KILO * seconds:.3g} ms" if seconds < 1 else duration(seconds)
 
 
 def moment(text: str | None) -> str:
@@ -27,3 +35,14 @@ def counted(number: int, noun: str) -> str:
 def percent(share: float | None) -> str:
     """A share of one."""
     return "not measured" if share is None else f"{100 * share:.2f} %"
+
+
+def size(size_bytes: float | None) -> str:
+    """Bytes in decimal units that fit their number."""
+    if size_bytes is None:
+        return "not known"
+    units = ("B", "kB", "MB", "GB", "TB")
+    power = 0
+    while size_bytes >= _KILO and power < len(units) - 1:
+        size_bytes, power = size_bytes / _KILO, power + 1
+    return f"{size_bytes:.4g} {units[power]}"

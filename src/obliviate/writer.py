@@ -124,10 +124,11 @@ class Writer:
             ignored=ignored.tolist(),
             seconds=[entry.seconds for entry in chain.entries[1:]],
             first_approximate=chain.first_approximate,
-            expected_lag=self._expected_lag(),
+            expected_lag=self.expected_lag(),
         )
 
-    def _expected_lag(self) -> float:
+    def expected_lag(self) -> float:
+        """How many blocks a fast erasure replays in one go: the median of this run's own."""
         lengths = [
             last - first + 1
             for facts in self.ledger.erasures()

@@ -11,6 +11,17 @@ import typer
 from obliviate.audit import accuracy, auditing
 from obliviate.cli import shown
 from obliviate.cli.answer import DONE, FAILED, Answer, Commands
+from obliviate.cli.planning import (
+    BLOCKS,
+    basis_of,
+    check_source,
+    measured,
+    numbers_of,
+    planned,
+    rate_of,
+    whole_numbers_of,
+    with_given,
+)
 from obliviate.cli.project import (
     addition_of,
     load_project,
@@ -25,6 +36,7 @@ from obliviate.policy import Policy
 from obliviate.progress import watch
 from obliviate.residual import METHODS, method_of
 from obliviate.run import DEFAULT_METHOD
+from obliviate.simulation import DAY, HOUR, Limits, Load
 from obliviate.terminal import printing, watch_replay
 from obliviate.wording import percent
 
@@ -325,6 +337,75 @@ def bench(
     from obliviate.bench import benching  # noqa: PLC0415
 
     return shown.of_bench(watch(benching(load_project(project, options_of(option)), blocks)))
+
+
+@app.command()
+def plan(
+    *,
+    rate: Annotated[
+        str, typer.Option(metavar="N/UNIT", help="Requests to expect, as in 20/day; or hour, ...")
+    ],
+    days: Annotated[float, typer.Option(help="For how long they arrive.")] = 365,
+    blocks: Annotated[
+        str | None, typer.Option(metavar="N,N,...", help="Numbers of blocks to compare.")
+    ] = None,
+    settle: Annotated[
+        str, typer.Option(metavar="DAYS,DAYS,...", help="Days between settlings to compare.")
+    ] = "1,7,28",
+    run: Annotated[
+        str | None, typer.Option(metavar="RUN", help="A run to take times and sizes from.")
+    ] = None,
+    training_seconds: Annotated[
+        float | None, typer.Option(help="Without a run: how long training on everything takes.")
+    ] = None,
+    state_bytes: Annotated[
+        float | None, typer.Option(help="Without a run: the size of a state.")
+    ] = None,
+    records_per_request: Annotated[int, typer.Option(help="Records that a request names.")] = 1,
+    lag: Annotated[
+        float | None, typer.Option(help="Blocks that a fast erasure replays, if known better.")
+    ] = None,
+    block_overhead: Annotated[
+        float | None,
+        typer.Option(metavar="SECONDS", help="Beside the training of each replayed block."),
+    ] = None,
+    pass_overhead: Annotated[
+        float | None, typer.Option(metavar="SECONDS", help="For each pass, fast or exact.")
+    ] = None,
+    update_ratio: Annotated[
+        float, typer.Option(help="Without a run: an update's size on disk, in states.")
+    ] = 1.0,
+    due_days: Annotated[float, typer.Option(help="Requests are due after so many days.")] = 30,
+    exact_share: Annotated[
+        float, typer.Option(help="Limit: the share of requests that is exact when due.")
+    ] = 1.0,
+    forget_hours: Annotated[
+        float, typer.Option(help="Limit: 99 % of the requests are forgotten within so many hours.")
+    ] = 24,
+    disk_bytes: Annotated[float | None, typer.Option(help="Limit: the size of the chain.")] = None,
+    seed: Annotated[int, typer.Option(help="Of the random requests.")] = 0,
+    project: Moved = None,
+    _json: Json = False,
+) -> Answer:
+    """Simulate a year of requests, and recommend a number of blocks and how often to settle."""
+    load = Load(per_day=rate_of(rate), days=days, records=records_per_request, seed=seed)
+    limits = Limits(
+        forget_seconds=forget_hours * HOUR,
+        due_seconds=due_days * DAY,
+        exact_in_time=exact_share,
+        disk_bytes=disk_bytes,
+    )
+    rhythms = numbers_of(settle, "--settle")
+    chosen = whole_numbers_of(blocks, "--blocks") if blocks is not None else None
+    check_source(run, training_seconds, state_bytes)
+    if run is not None:
+        opened = open_run(run, project)[1]
+        basis, own = measured(opened), opened.facts.blocks
+        chosen = chosen or [own]
+    else:
+        basis, own = basis_of(training_seconds or 0.0, state_bytes, update_ratio), None
+    basis = with_given(basis, lag=lag, overhead_seconds=block_overhead, pass_seconds=pass_overhead)
+    return shown.of_year(planned(load, basis, chosen or BLOCKS, rhythms, limits, measured_at=own))
 
 
 @app.command()
