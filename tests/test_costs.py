@@ -36,6 +36,7 @@ WRONG = {
     "pass": lambda: Basis(training_seconds=1, pass_seconds=float("nan")),
     "lag": lambda: Basis(training_seconds=1, lag=0),
     "state": lambda: Basis(training_seconds=1, keyframe_bytes=-1),
+    "too many": lambda: Basis(training_seconds=1).costs(10**300, 3),
     "blocks": lambda: Basis(training_seconds=1).costs(0, 0),
 }
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from obliviate.errors import InvalidOption
 from obliviate.plan import EXPECTED_LAG
 
+MOST_BLOCKS = 1_000_000
 PASS_SECONDS = 0.1  # planning, one commit, destroying: docs/benchmarks.md
 OVERHEAD_SECONDS = 0.01  # for a replayed block: another row in the ledger, files opened and closed
 OVERHEAD_SECONDS_PER_BYTE = 1.5e-8  # the same for each byte of a state: differences, hashes, disk
@@ -71,9 +72,13 @@ class Basis:
         """What a chain of so many blocks and keyframes costs.
 
         Raises:
-            InvalidOption: There are not that many records.
+            InvalidOption: There are not that many records, or the number makes no sense.
         """
         check_positive("the number of blocks", blocks)
+        if blocks > MOST_BLOCKS:
+            raise InvalidOption(
+                f"{blocks:,} blocks are too many to simulate", hint=f"give {MOST_BLOCKS:,} at most"
+            )
         if self.records is not None and blocks > self.records:
             raise InvalidOption(
                 f"{blocks} blocks are more than the run's {self.records} records",
