@@ -221,7 +221,7 @@ def test_plan_takes_times_and_sizes_from_a_run(run):
     answer = ask("plan", "--rate", "1/month", "--run", run, "--settle", "7")
     basis = answer["basis"]
     assert {each["blocks"] for each in answer["forecasts"]} == {8}
-    ledger = Ledger(run / "ledger.sqlite")
+    ledger = Ledger(run)
     entries = ledger.entries()
     ledger.close()
     stored = [each.size_bytes for entry in entries for each in entry.objects]
