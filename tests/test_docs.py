@@ -1,7 +1,8 @@
 """The documents keep their word: what they show is executed, in order, in an empty folder.
 
 In README.md and docs/*.md, every ```python block is executed, all blocks of a file in one
-namespace, and so is every line of a ```console block that starts with `$ obliviate` or `$ python`.
+namespace (one that begins with the name of a file, `# project.py`, becomes that file, which is run
+by itself), and so is every line of a ```console block that starts with `$ obliviate` or `$ python`.
 A command that is meant to fail says so: `$ obliviate status nowhere  # exit code 2`. The folder
 holds what a clone of the repository would, `examples/`, and a small stand-in for the MNIST files in
 data/mnist.
@@ -23,6 +24,7 @@ DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("**/*.md"))]
 # what a reader does before there is anything to test
 SETTING_UP = {"git", "cd", "make", "pip", "python3"}
 FENCE = re.compile(r"^ {0,3}(`{3,}|~{3,})\s*([^\n]*)$")
+FILE_NAME = re.compile(r"# (\w+\.py)\n")
 EXIT_CODE = re.compile(r"\s#\s*exit code (\d+)\s*$")
 
 
@@ -90,7 +92,11 @@ def test_what_is_shown_works(document):
 
 
 def execute(block: Block, document: Path, namespace: dict) -> None:
-    if block.language == "python":
+    named = FILE_NAME.match(block.text)
+    if block.language == "python" and named:
+        Path(named[1]).write_text(block.text, encoding="utf-8")
+        run(f"python {named[1]}", f"{document.name}, line {block.line}")
+    elif block.language == "python":
         # so many empty lines before it that a traceback shows the document's own line
         code = "\n" * (block.line - 1) + block.text
         exec(compile(code, document, "exec"), namespace)
