@@ -117,6 +117,4 @@ def never_asked(folder, until: int = PEOPLE) -> ob.Run:
     gone = {ask.subject for ask in asks()[:until]}
     left_out = [record for record, owner in enumerate(owners) if owner in gone]
     data.forbidden = frozenset(left_out)
-    return ob.fit(
-        recipe(), data, folder, blocks=BLOCKS, subjects=owners, exclude=left_out
-    )
+    return ob.fit(recipe(), data, folder, blocks=BLOCKS, subjects=owners, exclude=left_out)

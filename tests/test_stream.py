@@ -60,7 +60,7 @@ def serve_through(folder, kills, until):
 
 
 def random_kills(seed, count, most):
-    """Moments before and after a commit, an fsync, a rename or an unlink, not far from the start."""
+    """Moments around commits, fsyncs, renames and unlinks, not far from the start."""
     rng = random.Random(seed)
     for _ in range(count):
         call = rng.choice(["commit", "commit", "fsync", "rename", "unlink"])
