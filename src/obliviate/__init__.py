@@ -3,6 +3,8 @@
 from obliviate.errors import ObliviateError
 from obliviate.fitting import fit, fitting
 from obliviate.plan import Plan
+from obliviate.policy import Policy
+from obliviate.queue import Queue
 from obliviate.recipe import Project, Recipe
 from obliviate.residual import DeepObliviate, Exact
 from obliviate.results import Erasure, Status
@@ -17,7 +19,9 @@ __all__ = [
     "Exact",
     "ObliviateError",
     "Plan",
+    "Policy",
     "Project",
+    "Queue",
     "Recipe",
     "Run",
     "Status",
