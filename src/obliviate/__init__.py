@@ -6,7 +6,7 @@ from obliviate.plan import Plan
 from obliviate.policy import Policy
 from obliviate.queue import Queue
 from obliviate.recipe import Project, Recipe
-from obliviate.residual import DeepObliviate, Exact
+from obliviate.residual import Calibrated, DeepObliviate, Exact
 from obliviate.results import Erasure, Status
 from obliviate.run import Run, load
 from obliviate.verification import Verification
@@ -14,6 +14,7 @@ from obliviate.verification import Verification
 __version__ = "0.1.0"
 
 __all__ = [
+    "Calibrated",
     "DeepObliviate",
     "Erasure",
     "Exact",

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 from obliviate.errors import Mismatch, RunDamaged
 from obliviate.ledger import Entry
 from obliviate.ledger.facts import STITCHED
-from obliviate.state import applied, digest, update_between
+from obliviate.state import Update, applied, digest, update_between
 from obliviate.training import Checkpoint
 from obliviate.vault.codec import decode, decode_update, encode, encode_update
 
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
     from obliviate.ledger import Ledger
     from obliviate.ledger.facts import Guarantee, Origin
-    from obliviate.state import State, Update
+    from obliviate.state import State
     from obliviate.training import Trained
     from obliviate.vault import Stored, Vault
 
@@ -108,10 +108,8 @@ class Chain:
         while self.entries[at].keyframe is None:
             at -= 1
         state = self._keyframe(self.entries[at])
-        for later in self.entries[at + 1 : block + 1]:
-            state = applied(state, self._update(later))
-            if later.origin == "stitched":
-                state = clamped(state, self._variances)
+        for later in range(at + 1, block + 1):
+            state = self.state_after(state, later, self.update(later))
         entry = self.entries[block]
         if at != block and entry.digest is not None and digest(state) != entry.digest:
             raise Mismatch(
@@ -119,6 +117,14 @@ class Chain:
                 hint="the run folder was changed from outside; restore it from a copy",
             )
         return state
+
+    def state_after(self, previous: State, block: int, update: Update) -> dict[str, Tensor]:
+        """P_k from P_{k-1} and V_k, or from its keyframe, where it has one."""
+        entry = self.entries[block]
+        if entry.keyframe is not None:
+            return self._keyframe(entry)
+        state = applied(previous, update)
+        return clamped(state, self._variances) if entry.origin == "stitched" else state
 
     def checkpoint(self, block: int) -> Checkpoint:
         """P_k with its optimizer state, where that was kept."""
@@ -177,22 +183,42 @@ class Chain:
         self._ledger.append(entry)
         self.entries.append(entry)
 
-    def restitched(self, span: range, difference: State, erasure: int) -> list[Entry]:
-        """Store new keyframes for a span of blocks that is stitched on: P_k - u instead of P_k.
+    def restitched(
+        self, span: range, difference: State, rest: State, state: State, erasure: int
+    ) -> list[Entry]:
+        """Store what a span of blocks that is stitched on needs anew: P_k - ρ·u instead of P_k.
+
+        The updates stay as they are, but for the first of them where u is not taken off in full: it
+        leads from Q_e = P_e - u back over the rest of u.
 
         Args:
             span: The blocks.
-            difference: u = P_e - Q_e at the block before the span, by name.
+            difference: ρ·u, with u = P_e - Q_e at the block before the span, by name.
+            rest: (1 - ρ)·u; empty where ρ is 1.
+            state: The state after the last of them.
             erasure: The erasure that does it.
         """
-        held = [at for at in span if self.entries[at].keyframe]
+        held = [at for at in span[:-1] if self.entries[at].keyframe]
         # hashing and flushing wait more than they compute
         with ThreadPoolExecutor(_WRITERS) as writers:
-            return list(
-                writers.map(
-                    lambda at: self.restored(at, self.shifted(at, difference), erasure), held
-                )
+            restored = writers.map(
+                lambda at: self.restored(at, self.shifted(at, difference), erasure), held
             )
+            entries = {entry.block: entry for entry in restored}
+        entries[span[-1]] = self.restored(span[-1], state, erasure)
+        if rest:
+            first = replace(self.entries[span[0]], **STITCHED, erasure=erasure)
+            entries[span[0]] = self.bent(entries.get(span[0], first), rest, state)
+        return [entries[at] for at in sorted(entries)]
+
+    def bent(self, entry: Entry, rest: State, like: State) -> Entry:
+        """An entry whose update is V_k + (1 - ρ)·u instead of V_k; of the dtypes of a state."""
+        update, steps = self._update(entry), {}
+        for name in update.steps | dict(rest):
+            parts = [part[name] for part in (update.steps, rest) if name in part]
+            steps[name] = sum(parts[1:], start=parts[0]).to(like[name].dtype)
+        stored = self._vault.write(encode_update(Update(steps, taken=update.taken)))
+        return replace(entry, update=stored)
 
     def shifted(self, block: int, difference: State) -> dict[str, Tensor]:
         """P_k - u: a state with the rest of training stitched onto a replay."""

@@ -13,13 +13,14 @@ from __future__ import annotations
 
 import time
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from obliviate.progress import Event
-from obliviate.residual import Decision, Exact
-from obliviate.state import update_between
+from obliviate.residual import Calibrated, Decision, Exact
+from obliviate.state import captured, update_between
 from obliviate.stitch import reestimated
+from obliviate.trace import Stitching
 from obliviate.training import Checkpoint
 
 if TYPE_CHECKING:
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 
     import numpy as np
     from numpy.typing import NDArray
+    from torch import Tensor
 
     from obliviate.chain import Chain
     from obliviate.ledger import Entry, Ledger
@@ -35,6 +37,7 @@ if TYPE_CHECKING:
     from obliviate.residual import Method
     from obliviate.state import State, Update
     from obliviate.stitch import Difference
+    from obliviate.trace import Stitch, Trace
     from obliviate.training import Trained, Trainer
 
 REESTIMATION_BLOCKS = 4  # BatchNorm statistics are measured on the last so many replayed blocks
@@ -55,6 +58,10 @@ class Outcome:
         predicted_tail: What the fitted curves add up to over the stitched blocks, relative to
             ‖V_d‖₁ of the first segment: an estimate of the L1 distance to the exact replay, and
             no bound. None where nothing was stitched.
+        functional_memory: Mean of score(P_k) - score(Q_k) over the erased records, one for each
+            replayed block; empty where it was not measured, None where the records could not be.
+        control_memory: The same over the control records.
+        stitches: How each stretch of blocks was stitched on, where ρ was chosen.
         seconds: Until the new model was in place.
     """
 
@@ -65,6 +72,9 @@ class Outcome:
     residual_memory: tuple[float, ...] = ()
     stop_reason: str
     predicted_tail: float | None = None
+    functional_memory: tuple[float | None, ...] = ()
+    control_memory: tuple[float | None, ...] = ()
+    stitches: tuple[Stitch, ...] = ()
     seconds: float = 0.0
 
 
@@ -95,6 +105,7 @@ class Erasing:
         number: Its number in the ledger.
         erased: All erased records, those of this erasure among them; sorted.
         is_exact: Whether the replay so far rests on exact states alone.
+        trace: What follows the trace as a function, where the method asks for it.
         changed: What bits depend on and has changed since the run was made.
     """
 
@@ -108,6 +119,7 @@ class Erasing:
     difference: Difference
     is_exact: bool
     staged: dict[int, Entry]
+    trace: Trace | None = None
     changed: dict[str, tuple[str, str]] = field(default_factory=dict)
     entries: list[Entry] = field(default_factory=list)
     written: list[Future[Entry]] = field(default_factory=list)
@@ -117,6 +129,8 @@ class Erasing:
     residual_memory: list[float] = field(default_factory=list)
     lengths: list[float] = field(default_factory=list)
     tails: list[float] = field(default_factory=list)
+    stitches: list[Stitch] = field(default_factory=list)
+    original: State = field(default_factory=dict)
 
     def run(self) -> Generator[Event, None, Outcome]:
         """Carry the erasure out and commit it."""
@@ -127,19 +141,26 @@ class Erasing:
         started = time.perf_counter()
         assert self.plan.start is not None  # noqa: S101 - the caller saw to it
         checkpoint, first = self.chain.checkpoint(self.plan.start - 1), self.plan.start
+        if self.trace is not None:
+            self.original = captured(checkpoint.model)  # replaying uses the checkpoint up
         while True:
             checkpoint, last, decision = yield from self.replay(checkpoint, first)
-            first = next((block for block in self.plan.affected if block > last), 0)
-            self.estimate_tail(last, (first or self.chain.blocks + 1) - 1, decision)
-            if not first:
+            until = self.until(last)
+            if last < until:
+                end = self.end_of_stitch(last, until)
+                if end is None:
+                    first = last + 1
+                    continue
+                checkpoint = self.stitch(range(last + 1, until + 1), *end)
+            self.estimate_tail(last, until, decision)
+            if until == self.chain.blocks:
                 break
-            if first > last + 1:
-                checkpoint = self.jump(range(last + 1, first))
-        result = self.finish(last)
+            first = until + 1
+        result = self.entries[-1] if last < until else self.written[-1].result()
         outcome = self.outcome(result, decision, time.perf_counter() - started)
         replaced = [*self.entries, *(entry.result() for entry in self.written)]
         self.chain.rewrite(
-            self.number, replaced=replaced, stitched=self.stitched, outcome=vars(outcome)
+            self.number, replaced=replaced, stitched=self.stitched, outcome=asdict(outcome)
         )
         return outcome
 
@@ -149,7 +170,9 @@ class Erasing:
         """Replay from a block on until the method stops; return where it stopped, and why."""
         series: list[float] = []
         decision, last = Decision(is_final=False, reason=""), first
-        length = 0.0
+        is_more = self.is_more(first)
+        start = merged([*self.segments, (first, first)])[-1][0]
+        length = self.lengths[-1] if is_more else 0.0
         total = self.chain.blocks - (self.plan.start or 1) + 1
         for item in self.replayed(checkpoint, range(first, self.chain.blocks + 1)):
             if isinstance(item, Event):
@@ -158,12 +181,15 @@ class Erasing:
                 continue
             last, checkpoint = item.block, item.checkpoint
             original = self.chain.update(last)
+            if self.trace is not None:
+                self.original = self.chain.state_after(self.original, last, original)
+                self.trace.follow(last, start, self.original, checkpoint.model)
             length = length or self.difference.size_of(original) or 1.0
             growth = self.difference.follow(original, item.update) / length
             series = [growth] if last in self.plan.affected else [*series, growth]
             self.written.append(item.entry)
             self.residual_memory.append(growth)
-            decision = self.method.decide(series)
+            decision = self.decide(series, last)
             yield Event(
                 task="replay",
                 done=len(self.residual_memory),
@@ -174,9 +200,32 @@ class Erasing:
             )
             if decision.is_final:
                 break
-        self.segments.append((first, last))
-        self.lengths.append(length)
+        if is_more:
+            self.segments[-1] = (self.segments[-1][0], last)
+        else:
+            self.segments.append((first, last))
+            self.lengths.append(length)
         return checkpoint, last, decision
+
+    def is_more(self, first: int) -> bool:
+        """Whether replaying from a block on is more of the last segment, as a check asked for."""
+        return (
+            bool(self.segments)
+            and self.segments[-1][1] == first - 1
+            and (first not in self.plan.affected)
+        )
+
+    def decide(self, series: list[float], last: int) -> Decision:
+        """Whether the method would stop here."""
+        if not isinstance(self.method, Calibrated):
+            return self.method.decide(series)
+        assert self.trace is not None  # noqa: S101 - the method needs one
+        return self.trace.decide(self.method, last, self.until(last))
+
+    def until(self, last: int) -> int:
+        """The last block that would be stitched on, if replaying stopped here."""
+        later = (block for block in self.plan.affected if block > last)
+        return next(later, self.chain.blocks + 1) - 1
 
     def estimate_tail(self, last: int, until: int, decision: Decision) -> None:
         """Add up what the fitted curve predicts for the blocks that are about to be stitched."""
@@ -232,28 +281,40 @@ class Erasing:
         self.ledger.stage(entry)
         return entry
 
-    def jump(self, span: range) -> Checkpoint:
-        """Stitch the blocks up to the next affected one; replaying resumes from the last state."""
-        self.is_exact = False
-        self.stitched.append(span)
-        state = self.chain.shifted(span[-1], self.difference.tensors)
-        self.entries += self.chain.restitched(span[:-1], self.difference.tensors, self.number)
-        self.entries.append(self.chain.restored(span[-1], state, self.number))
-        return Checkpoint(model=state)
+    def end_of_stitch(self, last: int, until: int) -> tuple[float, dict[str, Tensor]] | None:
+        """ρ and the state after the last stitched block; None where more must be replayed."""
 
-    def finish(self, last: int) -> Entry:
-        """Stitch the rest of the chain on, if there is a rest; return the entry of block B."""
-        if last == self.chain.blocks:
-            return self.written[-1].result()
-        span = range(last + 1, self.chain.blocks + 1)
+        def finished(state: dict[str, Tensor]) -> dict[str, Tensor]:
+            if until < self.chain.blocks:
+                return state
+            near = range(max(self.segments[-1][0], last - REESTIMATION_BLOCKS + 1), last + 1)
+            return reestimated(self.trainer, state, near, self.erased)
+
+        if not isinstance(self.method, Calibrated):
+            return 1.0, finished(self.chain.shifted(until, self.difference.tensors))
+        assert self.trace is not None  # noqa: S101 - the method needs one
+        original = self.chain.state(until)
+        variances = self.trainer.variances
+        stitching = Stitching(
+            self.trace.scorer, original, self.difference.tensors, variances, finished
+        )
+        stitch, state = self.trace.stitch(last, until, stitching)
+        self.stitches.append(stitch)
+        if not stitch.has_passed:
+            self.trace.ask_for_more(last)
+            return None
+        self.original = original
+        return stitch.rho, state
+
+    def stitch(self, span: range, rho: float, state: dict[str, Tensor]) -> Checkpoint:
+        """Stitch a span of blocks on, less ρ·u; return the last of them, known already."""
         self.is_exact = False
         self.stitched.append(span)
-        self.entries += self.chain.restitched(span[:-1], self.difference.tensors, self.number)
-        state = self.chain.shifted(span[-1], self.difference.tensors)
-        near = range(max(self.segments[-1][0], last - REESTIMATION_BLOCKS + 1), last + 1)
-        state = reestimated(self.trainer, state, near, self.erased)
-        self.entries.append(self.chain.restored(span[-1], state, self.number))
-        return self.entries[-1]
+        rest = self.difference.split(rho)
+        self.entries += self.chain.restitched(
+            span, self.difference.tensors, rest, state, self.number
+        )
+        return Checkpoint(model=state)
 
     def outcome(self, result: Entry, decision: Decision, seconds: float) -> Outcome:
         """What is written down of the erasure."""
@@ -271,6 +332,9 @@ class Erasing:
             residual_memory=tuple(self.residual_memory),
             stop_reason=reason,
             predicted_tail=sum(self.tails) if self.tails else None,
+            functional_memory=tuple(self.trace.memory) if self.trace else (),
+            control_memory=tuple(self.trace.control_memory) if self.trace else (),
+            stitches=tuple(self.stitches),
             seconds=seconds,
         )
 

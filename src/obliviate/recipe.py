@@ -43,6 +43,10 @@ class Recipe:
             the checkpoint.
         device: Where to train; states are kept on the CPU.
         workers: Processes that load data; 0 loads in this process.
+        score: (model, batch) -> one number for each record of the batch, the higher the better the
+            model remembers it, for the method "calibrated". Not needed where single records have a
+            loss of their own. Nothing is trained by it, so a run may be given it, or another,
+            later on.
 
     Raises:
         InvalidRecipe: Every fault that can be seen without running anything, in one message.
@@ -59,6 +63,7 @@ class Recipe:
     optimizer_state: OptimizerState = "fresh"
     device: str = "cpu"
     workers: int = 0
+    score: Callable[[nn.Module, Any], Tensor] | None = None
 
     def __post_init__(self) -> None:
         faults = [*self._callable_faults(), *self._number_faults(), *self._choice_faults()]
@@ -72,7 +77,7 @@ class Recipe:
                 yield f"{name} is a module that exists already; give the factory, such as {call}"
             elif not callable(value):
                 yield f"{name} is {value!r}; it must be callable, such as {call}"
-        for name in ("loss", "schedule", "step"):
+        for name in ("loss", "schedule", "step", "score"):
             value = getattr(self, name)
             if value is not None and not callable(value):
                 yield f"{name} is {value!r}; it must be callable or None"

@@ -16,22 +16,26 @@ flattened: |Δ'(x)| = a·h·x^(-h-1) <= ε.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 from MFDFA import MFDFA
 
 from obliviate.errors import InvalidOption, UnknownMethod
+from obliviate.fading import is_growing
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from numpy.typing import NDArray
 
+    from obliviate.fading import Fading, Gap
+
 FIT_MIN_LENGTH = 4  # three parameters, a, h and b, and one value more to tell a fit from a miss
 DFA_MIN_LENGTH = (
     16  # below this, detrended fluctuation analysis has too few windows to fit a line through
 )
+LEAST_P_VALUE = 0.001  # below it, the gaps are said not to follow the law
 _EXPONENTS = np.geomspace(0.05, 4.0, 80)
 _DFA_WINDOWS = np.arange(4, 10)
 
@@ -119,10 +123,16 @@ class Decision:
     law: PowerLaw | None = None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Exact:
-    """Replay to the end: bit-equal to training without the erased records."""
+    """Replay to the end: bit-equal to training without the erased records.
 
+    Attributes:
+        functional: Measure how the trace fades as a function, too; see `obliviate.fading`. The
+            erased records are read once more for it, before they are erased.
+    """
+
+    functional: bool = False
     name = "exact"
 
     def decide(self, series: Sequence[float]) -> Decision:  # noqa: ARG002
@@ -143,9 +153,11 @@ class DeepObliviate:
     Attributes:
         epsilon: The slope of the fitted curve, relative to the first affected block's update, at
             which replaying stops. Smaller replays more.
+        functional: See `Exact`.
     """
 
     epsilon: float = 0.02
+    functional: bool = False
     name = "deepobliviate"
 
     def __post_init__(self) -> None:
@@ -176,10 +188,68 @@ class DeepObliviate:
         return Decision(is_final=is_final, reason=reason, law=law)
 
 
-Method = Exact | DeepObliviate
-METHODS: dict[str, type[Exact] | type[DeepObliviate]] = {
+@dataclass(frozen=True, kw_only=True)
+class Calibrated:
+    """Replay until it is certain how far the trace would have faded, then stitch just so far.
+
+    The paper's stitch keeps the difference u = P_e - Q_e for ever, though training would have gone
+    on fading it, and so over-forgets. Here the result is P_B - ρ·u, with ρ in [0, 1] such that on
+    the erased records the model ends where the fading curve (`obliviate.fading`) says that an exact
+    replay would end.
+
+    **Assumes** that the trace fades by a power law, as it did in every setting measured. **Voids**:
+    nothing is proved of the result; it is `approximate` and comes with both curves, the predicted
+    residue and a check. Where the law does not hold, replaying goes on, at worst to the end.
+
+    Attributes:
+        tolerance: How long half the interval of the predicted gap may be where replaying stops, in
+            units of the control noise: how far two trainings drift apart on one control record.
+            Smaller replays more.
+    """
+
+    tolerance: float = 1.0
+    functional: ClassVar[bool] = True
+    name = "calibrated"
+
+    def __post_init__(self) -> None:
+        is_number = isinstance(self.tolerance, int | float) and not isinstance(self.tolerance, bool)
+        if not (is_number and 0 < self.tolerance < float("inf")):
+            raise InvalidOption(
+                f"tolerance is {self.tolerance!r}",
+                hint="it is in units of the control noise: a finite number above 0, such as 1; "
+                "smaller replays more",
+            )
+
+    def decide(self, gaps: Sequence[Gap], fading: Fading, *, until: int, unit: float) -> Decision:
+        """Stop when the predicted gap is certain enough.
+
+        Args:
+            gaps: What was measured, at lag 2 or later.
+            fading: What was fitted to it.
+            until: The last block that would be stitched on.
+            unit: The control noise, in units of the score.
+        """
+        lag = min(max(gap.lag for gap in gaps if gap.block == block) for block in fading.counts)
+        if is_growing(gaps):
+            return Decision(is_final=False, reason=f"lag {lag}: the trace grows instead of fading")
+        if fading.p_value < LEAST_P_VALUE:
+            reason = f"lag {lag}: the trace follows no power law (p {fading.p_value:.1g})"
+            return Decision(is_final=False, reason=reason)
+        width = fading.at(until).half_width
+        is_final = width <= self.tolerance * unit
+        relation = "<=" if is_final else ">"
+        reason = (
+            f"lag {lag}: the residue is predicted to ±{width:.3f} {relation} tolerance "
+            f"{self.tolerance:g} of the control noise {unit:.3f}"
+        )
+        return Decision(is_final=is_final, reason=reason)
+
+
+Method = Exact | DeepObliviate | Calibrated
+METHODS: dict[str, type[Exact] | type[DeepObliviate] | type[Calibrated]] = {
     Exact.name: Exact,
     DeepObliviate.name: DeepObliviate,
+    Calibrated.name: Calibrated,
 }
 
 
@@ -196,5 +266,5 @@ def method_of(method: str | Method, **options: object) -> Method:
     raise UnknownMethod(
         f"there is no method {method!r}",
         hint=f"choose one of {', '.join(map(repr, METHODS))}, or an object such as "
-        "ob.Exact() or ob.DeepObliviate(epsilon=0.02)",
+        "ob.Exact(), ob.DeepObliviate(epsilon=0.02) or ob.Calibrated(tolerance=1)",
     )

@@ -10,6 +10,7 @@ if TYPE_CHECKING:
 
     from obliviate.ledger import ErasureFacts
     from obliviate.ledger.facts import Guarantee
+    from obliviate.trace import Stitch
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,6 +32,12 @@ class Erasure:
         residual_memory: One float for each replayed block: Δ_k relative to ‖V_d‖₁.
         stop_reason: Why replaying stopped, in words.
         predicted_tail: See `obliviate.erasure.Outcome`.
+        functional_memory: Mean of score(P_k) - score(Q_k) over the erased records, one for each
+            replayed block: how much better the model before still remembered them. Empty where the
+            method does not measure it, None where the records could not be scored.
+        control_memory: The same over control records, retained ones of the same blocks.
+        stitches: How the rest of training was put back, for the method "calibrated": ρ, the
+            predicted residue with its interval, and the check's verdict.
         seconds: From the request to the usable model.
         speedup: Against a full retrain, from this run's measured block times.
         number: Its number in the ledger; None where there was nothing to do.
@@ -49,6 +56,9 @@ class Erasure:
     residual_memory: tuple[float, ...]
     stop_reason: str
     predicted_tail: float | None
+    functional_memory: tuple[float | None, ...]
+    control_memory: tuple[float | None, ...]
+    stitches: tuple[Stitch, ...]
     seconds: float
     speedup: float
     number: int | None

@@ -27,6 +27,7 @@ from obliviate.progress import Event, finish, watch
 from obliviate.queue import Queue, working
 from obliviate.residual import DeepObliviate, Exact, Method, method_of
 from obliviate.results import Erasure, Status
+from obliviate.trace import Stitch
 from obliviate.training import Trainer, load_state, made_model
 from obliviate.vault import Vault
 from obliviate.verification import Verification, verifying
@@ -396,6 +397,9 @@ class Run:
             residual_memory=tuple(outcome.get("residual_memory", ())),
             stop_reason=outcome["stop_reason"],
             predicted_tail=outcome.get("predicted_tail"),
+            functional_memory=tuple(outcome.get("functional_memory", ())),
+            control_memory=tuple(outcome.get("control_memory", ())),
+            stitches=tuple(Stitch(**each) for each in outcome.get("stitches", ())),
             seconds=seconds,
             speedup=full / seconds if seconds else float("inf"),
             number=carried.number,

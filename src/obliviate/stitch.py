@@ -59,6 +59,15 @@ class Difference:
             self.tensors[name] = growth if known is None else known.add_(growth)
         return total
 
+    def split(self, rho: float) -> dict[str, Tensor]:
+        """Keep ρ·u, and return the rest of it, (1 - ρ)·u; nothing where ρ is 1."""
+        if rho == 1:
+            return {}
+        rest = {name: step * (1 - rho) for name, step in self.tensors.items()}
+        for step in self.tensors.values():
+            step.mul_(rho)
+        return rest
+
     def size_of(self, update: Update) -> float:
         """‖V_k‖₁ over the parameters: what residual memory is taken relative to."""
         return l1(step for name, step in update.steps.items() if name in self._parameters)

@@ -32,6 +32,7 @@ from obliviate.policy import due_date
 from obliviate.progress import Event
 from obliviate.residual import Exact, method_of
 from obliviate.stitch import Difference
+from obliviate.trace import exponent_of, trace_of
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Mapping
@@ -41,10 +42,14 @@ if TYPE_CHECKING:
 
     from obliviate.ledger import ErasureFacts, Ledger, RunFacts
     from obliviate.residual import Method
+    from obliviate.trace import Trace
     from obliviate.training import Trainer
     from obliviate.vault import Vault
 
     Kind = Literal["forget", "settle"]
+
+_SILENT = ("functional", False)
+"""An option that is not worth a word where it is not taken."""
 
 _ASK_AGAIN = (TrainingFailed, StorageFull)
 """What asking again may mend."""
@@ -72,7 +77,8 @@ class Carried:
 
 def options_of(method: Method) -> dict[str, object]:
     """A method as the ledger keeps it: its name and its options."""
-    return {"name": method.name} | vars(method)
+    options = {"name": method.name} | vars(method)
+    return {name: value for name, value in options.items() if (name, value) != _SILENT}
 
 
 def method_from(options: Mapping[str, object]) -> Method:
@@ -187,8 +193,9 @@ class Writer:
             plan = self.plan(named, method.name, chain)
             if not plan.records and plan.start is None:
                 return self._nothing_to_do(kind, named, resumed, chain, plan)
+            trace = self._trace(method, np.array(plan.records, dtype=np.int64), chain)
             facts = self._begin(kind, plan, method, requests)
-            yield from self._carrying_out(facts, chain, is_waiting=bool(requests))
+            yield from self._carrying_out(facts, chain, trace, is_waiting=bool(requests))
             seconds = time.perf_counter() - started
             return Carried(chain=chain, number=facts.id, ignored=plan.ignored, seconds=seconds)
         finally:
@@ -240,7 +247,7 @@ class Writer:
         running = self.ledger.running()
         if running is not None:
             try:
-                yield from self._carrying_out(running, chain, is_waiting=True)
+                yield from self._carrying_out(running, chain, None, is_waiting=True)
             except ObliviateError as error:
                 error.message = f"erasure {running.id}, begun {running.started}: {error.message}"
                 error.args = (error.message, error.hint)
@@ -276,7 +283,7 @@ class Writer:
         )
 
     def _carrying_out(
-        self, facts: ErasureFacts, chain: Chain, *, is_waiting: bool
+        self, facts: ErasureFacts, chain: Chain, trace: Trace | None, *, is_waiting: bool
     ) -> Generator[Event, None, None]:
         """Carry an erasure out, or take it back.
 
@@ -285,7 +292,7 @@ class Writer:
         there to hear of it.
         """
         try:
-            yield from self._erasing_of(facts, chain).run()
+            yield from self._erasing_of(facts, chain, trace).run()
         except Exception as error:
             is_lost = isinstance(error, _OUT_OF_REACH)
             if not (is_lost or (is_waiting and isinstance(error, _ASK_AGAIN))):
@@ -295,7 +302,16 @@ class Writer:
         chain.sweep()
         self._sample_again()
 
-    def _erasing_of(self, facts: ErasureFacts, chain: Chain) -> Erasing:
+    def _trace(self, method: Method, records: NDArray[np.int64], chain: Chain) -> Trace | None:
+        """What follows the trace as a function, if the method does; it reads the records once."""
+        if not (method.functional and len(records)):
+            return None
+        gone = np.union1d(self.ledger.erased(), records)
+        return trace_of(self.trainer, chain, records, gone, exponent_of(self.ledger.erasures()))
+
+    def _erasing_of(
+        self, facts: ErasureFacts, chain: Chain, trace: Trace | None
+    ) -> Erasing:
         method = method_from(facts.method)
         records = self.ledger.records_of_erasure(facts.id)
         plan = self.plan(records, method.name, chain)
@@ -312,6 +328,7 @@ class Writer:
             difference=Difference(self.trainer.parameters),
             is_exact=chain.entries[start - 1].guarantee == "exact" and not changed,
             staged=self.ledger.staged(facts.id),
+            trace=trace or self._trace(method, records, chain),
             changed=changed,
         )
 
