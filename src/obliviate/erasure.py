@@ -197,6 +197,7 @@ class Erasing:
                 block=last,
                 loss=item.loss,
                 residual_memory=growth,
+                functional_memory=self.trace.memory[-1] if self.trace else None,
             )
             if decision.is_final:
                 break
@@ -321,6 +322,7 @@ class Erasing:
         reason = decision.reason
         if self.segments[-1][1] == self.chain.blocks and not isinstance(self.method, Exact):
             reason = f"the end of the chain was reached ({reason})"
+        reason += "".join(f"; {each}" for each in self.stitching_in_words())
         for name, (then, now) in self.changed.items():
             reason += f"; not exact, since the run was made with {name} {then}, not {now}"
         assert result.digest is not None  # noqa: S101 - block B always has one
@@ -337,6 +339,19 @@ class Erasing:
             stitches=tuple(self.stitches),
             seconds=seconds,
         )
+
+    def stitching_in_words(self) -> Iterator[str]:
+        """What there is to say of the stitches, for reports."""
+        if self.trace is None:
+            return
+        if self.trace.scorer.missing:
+            yield f"erased records that could not be read or scored: {self.trace.scorer.missing}"
+        for stitch in self.stitches:
+            if stitch.has_passed:
+                span = f"blocks {stitch.after + 1} to {stitch.until}"
+                yield f"{span} stitched with ρ {stitch.rho:.2f}"
+            else:
+                yield f"the check failed after block {stitch.after}, so more was replayed"
 
 
 def merged(segments: list[tuple[int, int]]) -> tuple[tuple[int, int], ...]:

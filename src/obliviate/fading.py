@@ -107,10 +107,16 @@ class Fading:
             mean=mean, deviation=float(np.sqrt(self.weights @ (_EXPONENTS - mean) ** 2))
         )
 
-    def at(self, block: int) -> Prediction:
-        """The mean gap over all records after a later block."""
+    def at(self, block: int, drift: float = 0.0) -> Prediction:
+        """The mean gap over all records after a later block.
+
+        Args:
+            block: Which.
+            drift: Standard error to add for the drift of two trainings, where not the law but what
+                one replay would show is wanted.
+        """
         total = sum(self.counts.values())
-        mean, variance = np.zeros_like(_EXPONENTS), np.zeros_like(_EXPONENTS)
+        mean, variance = np.zeros_like(_EXPONENTS), np.full_like(_EXPONENTS, drift**2)
         for held, (amplitude, deviation) in self.amplitudes.items():
             share = self.counts[held] / total * float(block - held + 1) ** -_EXPONENTS
             mean += share * amplitude

@@ -27,6 +27,7 @@ class Event:
         block: The block at work.
         loss: The mean loss of the last finished block.
         residual_memory: The last value of the residual memory, where one is measured.
+        functional_memory: The same of the functional one.
     """
 
     task: str
@@ -35,6 +36,7 @@ class Event:
     block: int
     loss: float | None = None
     residual_memory: float | None = None
+    functional_memory: float | None = None
 
 
 def finish(events: Generator[Event, None, Result]) -> Result:
@@ -80,6 +82,8 @@ def detail(event: Event) -> str:
         words.append(f"loss {event.loss:.4f}")
     if event.residual_memory is not None:
         words.append(f"residual memory {event.residual_memory:.4f}")
+    if event.functional_memory is not None:
+        words.append(f"functional memory {event.functional_memory:.4f}")
     return ", ".join(words)
 
 

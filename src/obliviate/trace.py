@@ -57,7 +57,8 @@ class Stitch:
         exponent_deviation: How uncertain h is.
         predicted: The mean gap at `until` that an exact replay is predicted to have: the residue of
             the original model on the erased records. In units of the score; None where unmeasured.
-        low: Lower end of its interval, of level `fading.LEVEL`.
+        low: Lower end of its interval, of level `fading.LEVEL`: the law's uncertainty and the drift
+            of two trainings, as it was at block e.
         high: Upper end.
         reached: The gap that the stitch has on the erased records.
         control: Mean over the controls of how much the stitch takes off their scores.
@@ -197,7 +198,8 @@ class Trace:
         rho = faded_share(counts, last, until, exponent.mean)
         prediction = None
         if fading is not None and self.is_measurable():
-            prediction = fading.at(until)
+            _, drift = self._latest() or (0.0, 0.0)
+            prediction = fading.at(until, drift)
             rho = stitching.share(prediction, rho)
         result = stitching.result(rho)
         faults = [*self._erased_faults(prediction, result), *self._control_faults(result)]

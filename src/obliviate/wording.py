@@ -46,3 +46,8 @@ def size(size_bytes: float | None) -> str:
     while size_bytes >= _KILO and power < len(units) - 1:
         size_bytes, power = size_bytes / _KILO, power + 1
     return f"{size_bytes:.4g} {units[power]}"
+
+
+def decimal(number: float | None) -> str:
+    """A measured number."""
+    return "not measured" if number is None else f"{number:.3f}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -82,6 +83,20 @@ Epsilon = Annotated[
     float | None,
     typer.Option(help="For deepobliviate: the slope to stop at; smaller replays more."),
 ]
+Tolerance = Annotated[
+    float | None,
+    typer.Option(
+        help="For calibrated: how uncertain the predicted residue may be, in units of the control "
+        "noise; smaller replays more."
+    ),
+]
+Functional = Annotated[
+    bool | None,
+    typer.Option(
+        "--functional",
+        help="For deepobliviate and exact: measure how the trace fades as a function, too.",
+    ),
+]
 Blocks = Annotated[
     list[int] | None,
     typer.Option("--block", "-b", metavar="N", help="A block; can be given several times."),
@@ -145,11 +160,12 @@ def preview(
     record: Records = None,
     method: MethodName = DEFAULT_METHOD,
     epsilon: Epsilon = None,
+    tolerance: Tolerance = None,
     project: Moved = None,
     _json: Json = False,
 ) -> Answer:
     """Say what a request would touch and cost; nothing changes."""
-    chosen = _method(method, epsilon)
+    chosen = _method(method, epsilon=epsilon, tolerance=tolerance)
     _check_named(subject, record)
     opened = open_run(run, project)[1]
     return shown.of_plan(opened.preview(record or (), subject or (), chosen))
@@ -163,12 +179,14 @@ def forget(
     record: Records = None,
     method: MethodName = DEFAULT_METHOD,
     epsilon: Epsilon = None,
+    tolerance: Tolerance = None,
+    functional: Functional = None,
     project: Moved = None,
     wait: Wait = None,
     _json: Json = False,
 ) -> Answer:
     """Erase people or records from a run, for good."""
-    chosen = _method(method, epsilon)
+    chosen = _method(method, epsilon=epsilon, tolerance=tolerance, functional=functional)
     _check_named(subject, record)
     opened = open_run(run, project, wait)[1]
     erasure = watch_replay(opened.forgetting(record or (), subject or (), chosen))
@@ -423,14 +441,16 @@ def demo(
     return Answer(facts=vars(story), code=DONE if story.is_equal else FAILED)
 
 
-def _method(name: str, epsilon: float | None) -> Method:
-    if epsilon is None:
-        return method_of(name)
-    if "epsilon" not in vars(method_of(name)):
-        raise InvalidOption(
-            f"the method {name} takes no epsilon", hint="leave --epsilon out, or choose another"
-        )
-    return method_of(name, epsilon=epsilon)
+def _method(name: str, **options: object) -> Method:
+    given = {option: value for option, value in options.items() if value is not None}
+    allowed = {each.name for each in fields(method_of(name))}
+    for option in given:
+        if option not in allowed:
+            raise InvalidOption(
+                f"the method {name} takes no {option}",
+                hint=f"leave --{option} out, or choose another",
+            )
+    return method_of(name, **given)
 
 
 def _check_named(subjects: Sequence[str] | None, records: Sequence[int] | None) -> None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from rich.table import Table
 
 from obliviate.cli.answer import DONE, FAILED, Answer
-from obliviate.wording import counted, duration, moment, percent, size
+from obliviate.wording import counted, decimal, duration, moment, percent, size
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -162,11 +162,35 @@ def of_erasure(erasure: Erasure, picture: Path | None) -> Answer:
         ("stopped because", erasure.stop_reason),
         ("seconds", f"{erasure.seconds:.2f} (a full retrain: {erasure.speedup:.1f} times that)"),
         *([("predicted rest", f"{tail:.3f} (an estimate, no bound)")] if tail is not None else []),
+        *_function_rows(erasure),
         ("guarantee", erasure.guarantee),
         ("digest", erasure.digest),
         ("picture", picture),
     ]
     return Answer(facts=facts | {"picture": picture}, shown=[facts_table(rows)])
+
+
+def _function_rows(erasure: Erasure) -> list[tuple[str, object]]:
+    """What was measured of the trace as a function, where it was."""
+    rows: list[tuple[str, object]] = []
+    for name, memory in (
+        ("functional memory", erasure.functional_memory),
+        ("the same, controls", erasure.control_memory),
+    ):
+        if memory:
+            rows.append((name, listed([decimal(value) for value in memory])))
+    for stitch in erasure.stitches:
+        rows.append((f"stitched {stitch.after + 1}-{stitch.until}", f"ρ = {stitch.rho:.3f}"))
+        if stitch.predicted is not None:
+            rows.append(
+                (
+                    "predicted residue",
+                    f"{stitch.predicted:.3f} ({decimal(stitch.low)} to {decimal(stitch.high)}); "
+                    f"reached {decimal(stitch.reached)}",
+                )
+            )
+        rows.append(("check", stitch.verdict))
+    return rows
 
 
 def _replayed(erasure: Erasure) -> str:

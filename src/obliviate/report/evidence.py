@@ -6,7 +6,7 @@ whom it is about. The ledger is enough: neither the data nor the model is read.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import obliviate
@@ -14,14 +14,16 @@ from obliviate.clock import stamp
 from obliviate.ledger import Ledger
 from obliviate.making import local_folder
 from obliviate.report.curve import Curve
+from obliviate.trace import Stitch
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
     from pathlib import Path
 
     from obliviate.ledger import ErasureFacts, RunFacts
     from obliviate.ledger.facts import Guarantee
 
+FEWEST_SHOWN = 2  # a mean over fewer records is the score of one
 GUARANTEES: Mapping[str, str] = {
     "exact": "The model is, bit for bit, the one that training without the erased records "
     "produces. This is a property of the program: anyone who holds the retained data can repeat "
@@ -75,6 +77,8 @@ class ErasureEvidence:
         digest: Of that model.
         digest_before: Of the model before it.
         seconds: From the request to the new model.
+        stitches: How the rest of training was put back, where ρ was chosen; without the figures
+            where they would be those of a single record.
     """
 
     number: int
@@ -93,6 +97,7 @@ class ErasureEvidence:
     digest: str | None = None
     digest_before: str | None = None
     seconds: float | None = None
+    stitches: tuple[Stitch, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -189,12 +194,12 @@ def _evidence(ledger: Ledger, name: str) -> Evidence:
 def _erasures(ledger: Ledger, facts: RunFacts) -> tuple[ErasureEvidence, ...]:
     found = []
     for each in ledger.erasures():
-        affected = sorted(set(ledger.people.blocks_of(ledger.records_of_erasure(each.id)).tolist()))
-        found.append(_erasure(each, tuple(affected), facts.blocks))
+        held = sorted(ledger.people.blocks_of(ledger.records_of_erasure(each.id)).tolist())
+        found.append(_erasure(each, held, facts.blocks))
     return tuple(found)
 
 
-def _erasure(facts: ErasureFacts, affected: tuple[int, ...], blocks: int) -> ErasureEvidence:
+def _erasure(facts: ErasureFacts, held: Sequence[int], blocks: int) -> ErasureEvidence:
     options = dict(facts.method)
     method = str(options.pop("name"))
     common: dict[str, Any] = {
@@ -217,9 +222,11 @@ def _erasure(facts: ErasureFacts, affected: tuple[int, ...], blocks: int) -> Era
         curve=Curve(
             segments=segments,
             residual_memory=tuple(outcome["residual_memory"]),
-            affected=affected,
+            affected=tuple(sorted(set(held))),
             blocks=blocks,
             method=method,
+            functional_memory=_anonymous(outcome, segments, held),
+            control_memory=tuple(outcome.get("control_memory", ())),
         ),
         blocks_replayed=sum(last - first + 1 for first, last in segments),
         stop_reason=outcome["stop_reason"],
@@ -228,4 +235,29 @@ def _erasure(facts: ErasureFacts, affected: tuple[int, ...], blocks: int) -> Era
         digest=outcome["digest"],
         digest_before=outcome["digest_before"],
         seconds=outcome["seconds"],
+        stitches=tuple(_stitch(each, held) for each in outcome.get("stitches", ())),
     )
+
+
+def _anonymous(
+    outcome: Mapping[str, Any], segments: Sequence[tuple[int, int]], held: Sequence[int]
+) -> tuple[float | None, ...]:
+    """The functional memory, but for blocks where it is the score of a single record."""
+    blocks = [block for first, last in segments for block in range(first, last + 1)]
+    memory = outcome.get("functional_memory", ())
+    return tuple(
+        value if _is_crowd(held, block) else None
+        for block, value in zip(blocks, memory, strict=False)
+    )
+
+
+def _stitch(facts: Mapping[str, Any], held: Sequence[int]) -> Stitch:
+    stitch = Stitch(**facts)
+    if _is_crowd(held, stitch.after):
+        return stitch
+    verdict = "passed" if stitch.has_passed else "failed"
+    return replace(stitch, predicted=None, low=None, high=None, reached=None, verdict=verdict)
+
+
+def _is_crowd(held: Sequence[int], until: int) -> bool:
+    return sum(block <= until for block in held) >= FEWEST_SHOWN

@@ -11,7 +11,7 @@ from obliviate.errors import StorageFull
 from obliviate.making import local_folder
 from obliviate.report.curve import picture
 from obliviate.report.evidence import gathered
-from obliviate.wording import counted, duration, moment
+from obliviate.wording import counted, decimal, duration, moment
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -30,7 +30,12 @@ def page(evidence: Evidence) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"duration": duration, "moment": moment, "counted": counted}
+    environment.filters |= {
+        "duration": duration,
+        "moment": moment,
+        "counted": counted,
+        "decimal": decimal,
+    }
     pictures = {
         each.number: base64.b64encode(picture(each.curve)).decode()
         for each in evidence.erasures
