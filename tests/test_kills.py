@@ -17,15 +17,16 @@ CONTEXT.set_forkserver_preload(["tests.kill_child", "tests.models", "obliviate"]
 
 
 def story(folder):
-    """Fit, forget one person fast and two exactly, forget another fast, settle."""
+    """Fit, forget one person fast and two exactly, forget two more fast, settle."""
     made = recipe("dropout-cnn", "momentum-carried", "cosine")
     run = ob.fit(made, images(), folder, blocks=BLOCKS)
-    first, second, third, fourth = records_in(run, 2, 4, 5, 1)
+    first, second, third, fourth, fifth = records_in(run, 2, 4, 5, 1, 3)
     fast = ob.DeepObliviate(epsilon=9)
     steps = [
         lambda: run.forget(records=[first, second], method=fast),
         lambda: run.forget(records=[third], method="exact"),
         lambda: run.forget(records=[fourth], method=fast),
+        lambda: run.forget(records=[fifth], method=ob.Calibrated(tolerance=100)),
         run.settle,
     ]
     done = [facts for facts in run.ledger.erasures() if facts.state == "committed"]

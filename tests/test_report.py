@@ -74,6 +74,25 @@ def test_an_estimate_counts_the_blocks_stitched_between_segments(run):
     assert erasure.predicted_tail > 0
 
 
+def test_the_trace_as_a_function_is_shown_but_not_that_of_one_record(run):
+    many, one = members(run, 2)[:3], members(run, 9)[:1]
+    erasures = [
+        run.forget(records=records, method=ob.Calibrated(tolerance=100)) for records in (many, one)
+    ]
+    shown = page(gathered(run.folder))
+    for erasure, evidence in zip(erasures, gathered(run.folder).erasures, strict=True):
+        (stitch,) = erasure.stitches
+        (told,) = evidence.stitches
+        assert told.rho == stitch.rho
+        assert f"ρ = {stitch.rho:.3f}" in shown
+        assert "Check: passed" in shown
+        assert evidence.curve.control_memory == erasure.control_memory
+        is_shown = evidence.records > 1
+        assert evidence.curve.has_function == is_shown
+        assert told.reached == (stitch.reached if is_shown else None)
+    assert erasures[1].functional_memory[0] is not None
+
+
 def test_what_every_report_says(run):
     shown = page(gathered(run.folder))
     assert "Evidence of procedure, not proof of absence." in shown
@@ -182,6 +201,14 @@ def test_series_begin_where_erased_records_lie():
         (12, [0.8, 0.5]),
         (14, [0.4, 0.35]),
     ]
+
+
+def test_the_functional_memory_is_drawn_below():
+    memory = (2.0, 1.5, 1.2, 1.1, None, 2.0, 1.0, 0.9, 0.8)
+    with_both = curve(functional_memory=memory, control_memory=(0.1,) * 9)
+    assert size(picture(with_both)) == (1200, 1020)
+    nothing = curve(functional_memory=(None,) * 9, control_memory=(0.1,) * 9)
+    assert size(picture(nothing)) == (1200, 510)
 
 
 @pytest.mark.parametrize(
