@@ -1,6 +1,7 @@
 """The bench of a user's own project."""
 
 import pytest
+import torch
 
 import obliviate as ob
 from obliviate.bench import benching
@@ -26,6 +27,16 @@ def test_every_method_is_measured(data, recipe_of):
     assert exact.blocks_replayed == 10 - bench.block + 1
     assert bench.training_per_block > 0
     assert bench.overhead_per_block >= 0
+
+
+def test_a_method_that_the_loss_does_not_allow_is_left_out_and_said_to_be(data, recipe_of):
+    def over_the_batch(outputs, targets):
+        return torch.nn.functional.cross_entropy(outputs, targets) * (1 + outputs.var())
+
+    project = ob.Project(recipe=recipe_of(loss=over_the_batch), data=data)
+    bench = finish(benching(project, blocks=4))
+    assert [row.method for row in bench.rows] == ["exact", "deepobliviate"]
+    assert "no form for single records" in bench.refused["calibrated"]
 
 
 def test_the_number_of_blocks_can_be_chosen(data, recipe_of):

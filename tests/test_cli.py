@@ -176,6 +176,29 @@ def test_report_tells_machines_the_same(run):
     assert len(erasure["curve"]["residual_memory"]) == erasure["blocks_replayed"]
 
 
+def test_forget_calibrated_shows_both_curves_and_the_check(run, early):
+    words = ("-r", early, "-m", "calibrated", "--tolerance", 100)
+    assert ask("preview", run, *words)["method"] == "calibrated"
+    erasure = ask("forget", run, *words)
+    (stitch,) = erasure["stitches"]
+    assert (erasure["method"], erasure["guarantee"]) == ("calibrated", "approximate")
+    assert 0 <= stitch["rho"] <= 1
+    assert len(erasure["functional_memory"]) == len(erasure["control_memory"])
+    assert Path(erasure["picture"]).read_bytes().startswith(b"\x89PNG")
+    assert ask("settle", run)["guarantee"] == "exact"
+
+
+def test_forget_calibrated_is_told_in_words(run, early):
+    said = call("forget", run, "-r", early, "-m", "calibrated", "--tolerance", 100).stdout
+    for told in ("functional memory", "the same, controls", "ρ = ", "check"):
+        assert told in said
+
+
+def test_the_function_can_be_measured_by_any_method(run, early):
+    erasure = ask("forget", run, "-r", early, "--epsilon", 5, "--functional")
+    assert len(erasure["functional_memory"]) == erasure["blocks_replayed"]
+
+
 # A simulated year
 
 HOUR_LONG = ("--training-seconds", 3600, "--state-bytes", 4e8)
@@ -301,6 +324,18 @@ WRONG = {
     "method": (["forget", "RUN", "-r", "1", "--method", "magic"], "magic"),
     "epsilon of exact": (["forget", "RUN", "-r", "1", "-m", "exact", "--epsilon", "1"], "epsilon"),
     "epsilon": (["forget", "RUN", "-r", "1", "--epsilon", "-1"], "epsilon"),
+    "tolerance of exact": (
+        ["preview", "RUN", "-r", "1", "-m", "exact", "--tolerance", "1"],
+        "takes no tolerance",
+    ),
+    "tolerance": (
+        ["forget", "RUN", "-r", "1", "-m", "calibrated", "--tolerance", "0"],
+        "tolerance",
+    ),
+    "functional of calibrated": (
+        ["forget", "RUN", "-r", "1", "-m", "calibrated", "--functional"],
+        "takes no functional",
+    ),
     "preview of nobody": (["preview", "RUN"], "names nobody"),
     "block": (["verify", "RUN", "-b", "9"], "9"),
     "no run": (["status", "NOWHERE"], "no run"),

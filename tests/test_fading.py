@@ -21,10 +21,8 @@ from obliviate.fading import (
 PRIOR = Exponent()
 
 
-def gaps(a=5.0, h=0.28, lags=range(2, 6), block=3, count=10, noise=0.1):
-    return [
-        Gap(block=block, count=count, lag=lag, value=a * lag**-h, noise=noise) for lag in lags
-    ]
+def gaps(a=5.0, h=0.28, lags=range(2, 6), *, block=3, count=10, noise=0.1):
+    return [Gap(block=block, count=count, lag=lag, value=a * lag**-h, noise=noise) for lag in lags]
 
 
 @given(a=st.floats(0.5, 50), h=st.floats(0.05, 0.9))

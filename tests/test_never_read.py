@@ -8,7 +8,6 @@ import pytest
 import obliviate as ob
 from tests.models import BLOCKS, Guarded, images, recipe, records_in
 
-
 EAGER = ob.Calibrated(tolerance=100)
 
 

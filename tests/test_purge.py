@@ -45,7 +45,9 @@ def reconstructed(folder, order):
 
 
 @pytest.mark.parametrize("optimizer", ["sgd", "momentum-carried"])
-@pytest.mark.parametrize("method", [ob.DeepObliviate(epsilon=9), ob.Calibrated(tolerance=100), "exact"])
+@pytest.mark.parametrize(
+    "method", [ob.DeepObliviate(epsilon=9), ob.Calibrated(tolerance=100), "exact"]
+)
 def test_no_old_state_can_be_put_together_again(tmp_path, method, optimizer):
     made = recipe("mlp", optimizer)
     run = ob.fit(made, images(), tmp_path, blocks=BLOCKS)

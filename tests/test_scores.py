@@ -61,7 +61,7 @@ def test_classifiers_are_scored_by_their_margins():
     [
         nn.CrossEntropyLoss(weight=torch.tensor([1.0, 2.0, 3.0])),
         partial(nn.functional.cross_entropy, label_smoothing=0.1),
-        lambda outputs, targets: nn.functional.cross_entropy(outputs, targets),
+        lambda *pair: 1.0 * nn.functional.cross_entropy(*pair),
     ],
     ids=["weighted", "smoothed", "wrapped"],
 )
@@ -239,8 +239,8 @@ def test_every_record_is_read_once():
         partial(nn.Linear, 4, 3), CLASSES, data=data, loss=nn.functional.cross_entropy
     )
     scorer.scores(state)
-    assert len(data.read) == len(set(data.read)) == len(scorer.erased.ids) + len(
-        scorer.controls.ids
+    assert (
+        len(data.read) == len(set(data.read)) == len(scorer.erased.ids) + len(scorer.controls.ids)
     )
 
 

@@ -12,12 +12,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from obliviate.audit import accuracy
+from obliviate.errors import InvalidRecipe
 from obliviate.fitting import fitting
 from obliviate.residual import METHODS
 from obliviate.run import load
 
 if TYPE_CHECKING:
-    from collections.abc import Generator
+    from collections.abc import Generator, Mapping
 
     from obliviate.ledger.facts import Guarantee
     from obliviate.progress import Event
@@ -58,7 +59,8 @@ class Bench:
         training_per_block: Seconds of training for each block.
         overhead_per_block: Seconds for each block that keeping the chain took beside.
         accuracy: Of the model before.
-        rows: One for each method.
+        rows: One for each method that the recipe allows for.
+        refused: The others, with the reason.
     """
 
     blocks: int
@@ -69,6 +71,7 @@ class Bench:
     overhead_per_block: float
     accuracy: float | None
     rows: tuple[BenchRow, ...]
+    refused: Mapping[str, str]
 
 
 def benching(project: Project, blocks: int | None = None) -> Generator[Event, None, Bench]:
@@ -91,11 +94,15 @@ def benching(project: Project, blocks: int | None = None) -> Generator[Event, No
         block = int(run.trainer.layout.block_of(np.array([record]))[0])
         before = accuracy(run.model, project.test, project.recipe.device)
         run.ledger.close()
-        rows = []
+        rows: list[BenchRow] = []
+        refused: dict[str, str] = {}
         for method in METHODS:
             shutil.copytree(run.folder, folder / method)
             copy = load(folder / method, project.recipe, project.data)
-            rows.append((yield from _row(copy, record, method, project)))
+            try:
+                rows.append((yield from _row(copy, record, method, project)))
+            except InvalidRecipe as error:  # calibrated needs a loss of single records
+                refused[method] = error.message
     return Bench(
         blocks=count,
         record=record,
@@ -105,6 +112,7 @@ def benching(project: Project, blocks: int | None = None) -> Generator[Event, No
         overhead_per_block=max(0.0, seconds - training) / count,
         accuracy=before,
         rows=tuple(rows),
+        refused=refused,
     )
 
 

@@ -179,11 +179,13 @@ class Run:
         Args:
             records: Their ids.
             subjects: People, all of whose records are erased.
-            method: "deepobliviate" (fast, approximate), "exact", or an object with options such as
+            method: "deepobliviate" (fast, approximate), "calibrated" (the same, stitching only what
+                training would not have faded by itself), "exact", or an object with options such as
                 `ob.DeepObliviate(epsilon=0.02)`.
 
         Raises:
             UnknownRecord, UnknownSubject, UnknownMethod, InvalidOption: The request is wrong.
+            InvalidRecipe: The loss has no form for single records, which "calibrated" needs.
             NothingLeft: It would erase every record.
             RunUnfinished: The run has not been trained to its end.
             RunLocked: Another live process is writing to the run.

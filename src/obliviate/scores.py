@@ -38,7 +38,8 @@ if TYPE_CHECKING:
 CONTROLS = 32
 MOST_ERASED = 128  # so many of the erased records are scored at most
 _BATCHES_AT_ONCE = 4  # without gradients, several training batches fit where one did
-_TOLERANCE = 1e-3
+_TOLERANCE, _HALF_TOLERANCE = 1e-4, 2e-2
+_HALVES = (torch.float16, torch.bfloat16)
 _CLASSES_FROM, _LOGITS = 2, 2
 _REMEDY = (
     "give Recipe(score=...): a function (model, batch) -> one number for each record of the batch, "
@@ -171,25 +172,34 @@ class Scorer:
             kind = self._loss_kind(batch, size)
             if kind == "margin" and _is_cross_entropy(self._recipe.loss):
                 return kind  # whatever its weights, which make the batch's mean another one
-            try:
-                losses = -self._batch_scores(batch, size, "single" if kind == "single" else "loss")
-            except TrainingFailed as error:
-                message = f"the loss cannot be taken of a single record: {error.message}"
-                raise InvalidRecipe(message, hint=_REMEDY) from error
-            with named("scoring"):
-                whole = self._loss_of(batch)
-            if not np.isfinite(whole) or abs(losses.mean() - whole) > _TOLERANCE * (1 + abs(whole)):
-                raise InvalidRecipe(
-                    f"the loss has no form for single records: of {size} records it is "
-                    f"{whole:.6g}, their own losses have the mean {losses.mean():.6g}",
-                    hint=_REMEDY,
-                )
+            losses = self._checked_losses(batch, size, kind)
             if kind == "margin":
                 scores = torch.from_numpy(self._batch_scores(batch, size, kind))
                 expected = nn.functional.softplus(-scores).numpy()
-                is_own = np.allclose(expected, losses, rtol=_TOLERANCE, atol=_TOLERANCE)
+                is_own = np.allclose(expected, losses, rtol=1e-3, atol=1e-3)
                 return "margin" if is_own else "loss"
             return kind
+
+    def _checked_losses(self, batch: Any, size: int, kind: Kind) -> NDArray[np.float64]:
+        """The losses of single records, if their mean is the loss of the batch, and of a half."""
+        try:
+            losses = -self._batch_scores(batch, size, "single" if kind == "single" else "loss")
+        except TrainingFailed as error:
+            message = f"the loss cannot be taken of a single record: {error.message}"
+            raise InvalidRecipe(message, hint=_REMEDY) from error
+        is_half = any(each.dtype in _HALVES for each in self._model.parameters())
+        tolerance = _HALF_TOLERANCE if is_half else _TOLERANCE
+        for count in {size, (size + 1) // 2}:
+            part = sliced(batch, slice(count), size)
+            with named("scoring"):
+                whole, mean = self._loss_of(part), float(losses[:count].mean())
+            if not abs(mean - whole) <= tolerance * (1 + abs(whole)):
+                raise InvalidRecipe(
+                    f"the loss has no form for single records: of {count} records it is "
+                    f"{whole:.6g}, their own losses have the mean {mean:.6g}",
+                    hint=_REMEDY,
+                )
+        return losses
 
     def _loss_kind(self, batch: Any, size: int) -> Kind:
         """What the outputs allow for."""
@@ -226,19 +236,19 @@ def margins(outputs: Tensor, targets: Tensor) -> Tensor:
 
 def singles(batch: Any, size: int) -> list[Any]:
     """The records of a batch, as batches of one."""
-    return [sliced(batch, at, size) for at in range(size)]
+    return [sliced(batch, slice(at, at + 1), size) for at in range(size)]
 
 
-def sliced(thing: Any, at: int, size: int) -> Any:
-    """One record's part of a collated batch."""
+def sliced(thing: Any, rows: slice, size: int) -> Any:
+    """Some records' part of a collated batch."""
     if isinstance(thing, Tensor):
-        return thing[at : at + 1] if _has_rows(thing, size) else thing
+        return thing[rows] if _has_rows(thing, size) else thing
     if isinstance(thing, dict):
-        return {name: sliced(value, at, size) for name, value in thing.items()}
+        return {name: sliced(value, rows, size) for name, value in thing.items()}
     if isinstance(thing, list | tuple):
         if len(thing) == size and all(isinstance(each, str | bytes) for each in thing):
-            return [thing[at]]  # text is collated into a list of texts
-        values = [sliced(value, at, size) for value in thing]
+            return thing[rows]  # text is collated into a list of texts
+        values = [sliced(value, rows, size) for value in thing]
         return type(thing)(*values) if hasattr(thing, "_fields") else values
     return thing
 

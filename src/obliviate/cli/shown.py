@@ -367,4 +367,5 @@ def of_bench(bench: Bench) -> Answer:
         f"{1000 * bench.training_per_block:.1f} ms of training"
     )
     erased = f"each method erased record {bench.record}, of block {bench.block}, from a fresh copy"
-    return Answer(facts=facts, shown=[table, erased, overhead])
+    refused = [f"{method} was left out: {reason}" for method, reason in bench.refused.items()]
+    return Answer(facts=facts, shown=[table, erased, overhead, *refused])
