@@ -118,6 +118,27 @@ def test_tokens_are_scored_by_the_mean_over_a_record():
     assert scorer.scores(state)[0] == pytest.approx((-expected).tolist(), abs=1e-6)
 
 
+class Transposed(Tokens):
+    """With the classes where cross-entropy looks for them."""
+
+    def forward(self, tokens):
+        return super().forward(tokens).transpose(1, 2)
+
+
+def test_ignored_tokens_are_no_hindrance():
+    """They give records different weights in a batch's mean, but each has a loss of its own."""
+    tokens = torch.randint(7, (RECORDS, 6), generator=torch.Generator().manual_seed(1))
+    targets = tokens.roll(-1, 1).where(torch.arange(6) < 1 + tokens[:, :1] % 5, -100)
+    scorer, state, model, _, _ = scorer_of(
+        Transposed, targets, inputs=tokens, loss=nn.functional.cross_entropy
+    )
+    record = int(scorer.erased.ids[0])
+    kept = targets[record] >= 0
+    logits = model(tokens[record : record + 1])[0].T[kept]
+    expected = nn.functional.cross_entropy(logits, targets[record][kept])
+    assert scorer.scores(state)[0][0] == pytest.approx(-float(expected), abs=1e-6)
+
+
 def test_a_step_is_scored_on_one_record_at_a_time():
     sizes = []
 

@@ -170,8 +170,8 @@ class Scorer:
         with self._environment.entered():
             self._load(state)
             kind = self._loss_kind(batch, size)
-            if kind == "margin" and _is_cross_entropy(self._recipe.loss):
-                return kind  # whatever its weights, which make the batch's mean another one
+            if kind != "single" and _is_cross_entropy(self._recipe.loss):
+                return kind  # whatever its weights and ignored targets do to a batch's mean
             losses = self._checked_losses(batch, size, kind)
             if kind == "margin":
                 scores = torch.from_numpy(self._batch_scores(batch, size, kind))
