@@ -13,6 +13,7 @@ from torch import nn
 from torch.utils.data import Dataset, TensorDataset
 
 import obliviate as ob
+from obliviate.blocks import Part
 from obliviate.datasets import digits
 from obliviate.errors import InvalidOption, InvalidRecipe
 from obliviate.fading import Exponent
@@ -58,7 +59,7 @@ class Guarded(Dataset):
         self.forbidden: set[int] = set()
 
     def members(self, block):
-        layout = layout_of(recipe_of(), len(self.inputs), BLOCKS, 1)
+        layout = layout_of(recipe_of(), [Part(records=len(self.inputs), blocks=BLOCKS)], 1)
         return np.sort(layout.members(block)[:20]).tolist()
 
     def __len__(self) -> int:

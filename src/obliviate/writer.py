@@ -309,9 +309,7 @@ class Writer:
         gone = np.union1d(self.ledger.erased(), records)
         return trace_of(self.trainer, chain, records, gone, exponent_of(self.ledger.erasures()))
 
-    def _erasing_of(
-        self, facts: ErasureFacts, chain: Chain, trace: Trace | None
-    ) -> Erasing:
+    def _erasing_of(self, facts: ErasureFacts, chain: Chain, trace: Trace | None) -> Erasing:
         method = method_from(facts.method)
         records = self.ledger.records_of_erasure(facts.id)
         plan = self.plan(records, method.name, chain)

@@ -216,11 +216,13 @@ def request(
     ] = None,
     method: MethodName = DEFAULT_METHOD,
     epsilon: Epsilon = None,
+    tolerance: Tolerance = None,
+    functional: Functional = None,
     project: Moved = None,
     _json: Json = False,
 ) -> Answer:
     """Register a request, to be carried out later by `work`."""
-    chosen = _method(method, epsilon)
+    chosen = _method(method, epsilon=epsilon, tolerance=tolerance, functional=functional)
     _check_named(subject, record)
     opened = open_run(run, project)[1]
     return shown.of_request(opened.request(record, subject, due=due, method=chosen))
