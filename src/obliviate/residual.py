@@ -197,7 +197,7 @@ class Calibrated:
     the erased records the model ends where the fading curve (`obliviate.fading`) says that an exact
     replay would end.
 
-    **Assumes** that the trace fades by a power law, as it did in every setting measured. **Voids**:
+    **Assumes** that the trace fades by a power law, which not every training does. **Voids**:
     nothing is proved of the result; it is `approximate` and comes with both curves, the predicted
     residue and a check. Where the law does not hold, replaying goes on, at worst to the end.
 
