@@ -28,8 +28,12 @@ def sampled(
     records: int, seed: int, left_out: NDArray[np.int64], count: int = SAMPLED_RECORDS
 ) -> NDArray[np.int64]:
     """A few record ids to know the dataset by, none of them left out."""
-    ids = np.setdiff1d(np.arange(records, dtype=np.int64), left_out)
-    return ids[np.argsort(keyed_hash(ids, key(seed, "sample")))[:count]]
+    ids = np.arange(records, dtype=np.int64)
+    if len(left_out):
+        ids = np.setdiff1d(ids, left_out, assume_unique=True)
+    hashes = keyed_hash(ids, key(seed, "sample"))
+    few = np.argpartition(hashes, count)[:count] if count < len(ids) else np.arange(len(ids))
+    return ids[few[np.argsort(hashes[few])]]
 
 
 def content_hashes(trainer: Trainer, ids: Iterable[int], secret: bytes) -> dict[int, str]:

@@ -74,13 +74,19 @@ class Change:
         query = select(func.min(column), func.max(column)).where(table.c.run == self.run)
         first, last = self.connection.execute(query).one()
         if first is not None:
-            self.wrote_span(table, first, last)
+            span = journal.span_hash(self.connection, table, self.run, (first, last))
+            self.wrote_span(table, first, last, span)
 
-    def wrote_span(self, table: Table, first: int, last: int) -> None:
-        """Tell of rows of a long table that were written beside this."""
-        known = self._spans.setdefault(table.name, {})
-        span = journal.span_hash(self.connection, table, self.run, (first, last))
-        known[f"{first}-{last}"] = span
+    def wrote_span(self, table: Table, first: int, last: int, hashed: str) -> None:
+        """Tell of rows of a long table that were written beside this, from one number to another.
+
+        Args:
+            table: Which.
+            first: The number of the first row.
+            last: The number of the last row.
+            hashed: What `journal.span_hash` says of them.
+        """
+        self._spans.setdefault(table.name, {})[f"{first}-{last}"] = hashed
 
     def record(self, event: str) -> None:
         """Write the entry of the journal; the last thing in the transaction."""

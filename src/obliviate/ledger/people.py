@@ -9,19 +9,19 @@ from __future__ import annotations
 import hashlib
 import hmac
 from dataclasses import dataclass
-from itertools import repeat
+from itertools import islice, repeat
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 from sqlalchemy import select
 
-from obliviate.ledger import tables
+from obliviate.ledger import journal, tables
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
     from numpy.typing import NDArray
-    from sqlalchemy import Connection, Table
+    from sqlalchemy import Table
 
     from obliviate.ledger.change import Change
     from obliviate.ledger.database import Database
@@ -38,8 +38,8 @@ def subjects_hash(subjects: Sequence[str], key: bytes) -> bytes:
     """One hash over the keyed hashes of the subjects of all records, in their order."""
     hashes = {subject: subject_hash(subject, key) for subject in set(subjects)}
     sha = hashlib.sha256()
-    for subject in subjects:
-        sha.update(hashes[subject])
+    for start in range(0, len(subjects), _IDS_AT_ONCE):
+        sha.update(b"".join([hashes[each] for each in subjects[start : start + _IDS_AT_ONCE]]))
     return sha.digest()
 
 
@@ -136,8 +136,7 @@ def insert_people(change: Change, new: Newcomers, key: bytes | None, first_recor
             start=first_record,
         )
     )
-    _bulk_insert(change.connection, tables.records, rows)
-    change.wrote_span(tables.records, first_record, first_record + len(new.blocks) - 1)
+    _bulk_insert(change, tables.records, rows, first_record, first_record + len(new.blocks) - 1)
 
 
 def _numbered(change: Change, subjects: Iterable[str], key: bytes) -> dict[str, int]:
@@ -153,14 +152,25 @@ def _numbered(change: Change, subjects: Iterable[str], key: bytes) -> dict[str, 
             last += 1
             known[digest] = last
             fresh.append((change.run, last, digest))
-    _bulk_insert(change.connection, tables.subjects, iter(fresh))
     if fresh:
-        change.wrote_span(tables.subjects, first + 1, last)
+        _bulk_insert(change, tables.subjects, iter(fresh), first + 1, last)
     return {subject: known[digest] for subject, digest in hashes.items()}
 
 
-def _bulk_insert(connection: Connection, table: Table, rows: Iterator[tuple[Any, ...]]) -> None:
-    """Insert very many rows, by the fastest way that the database has."""
+def _bulk_insert(
+    change: Change, table: Table, rows: Iterator[tuple[Any, ...]], first: int, last: int
+) -> None:
+    """Insert very many rows, by the fastest way that the database has, and hash them on the way.
+
+    Args:
+        change: Where.
+        table: Which.
+        rows: In the order of their numbers.
+        first: The number of the first one.
+        last: The number of the last one.
+    """
+    sha, connection = hashlib.sha256(), change.connection
+    rows = _hashing(rows, sha)
     names = ", ".join(f'"{column.name}"' for column in table.c)
     cursor = connection.connection.cursor()
     try:
@@ -174,3 +184,10 @@ def _bulk_insert(connection: Connection, table: Table, rows: Iterator[tuple[Any,
             cursor.executemany(statement, cast("Any", rows))
     finally:
         cursor.close()
+    change.wrote_span(table, first, last, sha.hexdigest()[: journal.HASH_DIGITS])
+
+
+def _hashing(rows: Iterator[tuple[Any, ...]], sha: Any) -> Iterator[tuple[Any, ...]]:
+    while some := list(islice(rows, _IDS_AT_ONCE)):
+        sha.update(b"".join(map(journal.encoded, some)))
+        yield from some

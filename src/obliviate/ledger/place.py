@@ -163,6 +163,8 @@ def created(
             connection.execute(select(func.pg_advisory_xact_lock(_MAKING)))
         if revision_of(connection) is None:
             make_tables(connection)
+        if database.is_file:  # an index is built faster in one go, when all rows are there
+            tables.subject_index.drop(connection)
         check_revision(connection, folder)
         number = int(connection.execute(select(func.max(tables.runs.c.id))).scalar() or 0) + 1
         _insert_run(connection, number, name, run)
@@ -174,6 +176,8 @@ def created(
         change.insert(tables.samples, samples)
         insert_entries(change, tables.chain, [first])
         change.record("run made")
+        if database.is_file:
+            tables.subject_index.create(connection)
     database.close()
     if url is None:
         (folder / PART_NAME).rename(folder / LEDGER_NAME)

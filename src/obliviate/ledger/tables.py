@@ -125,9 +125,9 @@ records = Table(
     Column("block", Integer, nullable=False),
     Column("subject", Integer),
     Column("content", LargeBinary),  # the tombstone that it would have
-    Index(None, "run", "subject"),
     sqlite_with_rowid=False,
 )
+subject_index = Index(None, records.c.run, records.c.subject)
 
 objects = Table(
     "objects",
