@@ -17,7 +17,6 @@ from obliviate.writer import method_from
 if TYPE_CHECKING:
     from collections.abc import Generator
 
-    from obliviate.chain import Chain
     from obliviate.ledger import RequestFacts
     from obliviate.plan import Plan
     from obliviate.progress import Event
@@ -68,22 +67,21 @@ class Queue:
         return self.seconds_alone - self.seconds_together
 
     @classmethod
-    def of(cls, writer: Writer, chain: Chain, policy: Policy) -> Queue:
+    def of(cls, writer: Writer, policy: Policy) -> Queue:
         """The queue of a run, under a policy."""
         facts = writer.ledger.requests.all()
         open_ = [each for each in facts if each.state in OPEN]
         unsettled = [each for each in facts if each.state in CARRIED_OUT]
         waiting = [Waiting(id=each.id, due=_time(each.due), method=each.method) for each in open_]
         plans = [
-            _plan(writer, chain, numbers, method_from(method).name)
-            for method, numbers in batches(waiting)
+            _plan(writer, numbers, method_from(method).name) for method, numbers in batches(waiting)
         ]
-        exact = _plan(writer, chain, [each.id for each in open_], Exact.name)
+        exact = _plan(writer, [each.id for each in open_], Exact.name)
         dues = [_time(each.due) for each in unsettled]
         queued = tuple(
             Queued(
                 request=each,
-                plan=_plan(writer, chain, [each.id], str(each.method["name"])),
+                plan=_plan(writer, [each.id], str(each.method["name"])),
             )
             for each in open_
         )
@@ -113,7 +111,7 @@ def working(
 ) -> Generator[Event, None, list[Carried]]:
     """Carry out what is to be done now; see `Run.work`."""
     yield from writer.finishing()
-    queue = Queue.of(writer, writer.chain(), policy)
+    queue = Queue.of(writer, policy)
     chosen = _everything(queue) if everything else queue.steps
     carried = []
     for step in chosen:
@@ -130,9 +128,9 @@ def _everything(queue: Queue) -> tuple[Step, ...]:
     return (Step(kind=kind, method={"name": Exact.name}, requests=numbers, reason="all of it"),)
 
 
-def _plan(writer: Writer, chain: Chain, requests: list[int], method: str) -> Plan:
+def _plan(writer: Writer, requests: list[int], method: str) -> Plan:
     named = writer.ledger.requests.records_of(requests) if requests else _NOBODY
-    return writer.plan(named, method, chain)
+    return writer.plan(named, method)
 
 
 def _time(text: str) -> datetime:

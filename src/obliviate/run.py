@@ -166,7 +166,8 @@ class Run:
     ) -> Plan:
         """What a request would touch and cost; nothing changes. See `forget` for the errors."""
         named = self._named(records, subjects)
-        return self.writer.plan(named, method_of(method).name, self._finished_chain())
+        self._check_finished(self.ledger.length())
+        return self.writer.plan(named, method_of(method).name)
 
     def forget(
         self,
@@ -272,7 +273,8 @@ class Run:
 
     def queue(self, policy: Policy | None = None) -> Queue:
         """The requests that are not closed, what they will cost, and what `work` would do now."""
-        return Queue.of(self.writer, self._finished_chain(), policy or Policy())
+        self._check_finished(self.ledger.length())
+        return Queue.of(self.writer, policy or Policy())
 
     def work(self, policy: Policy | None = None, *, everything: bool = False) -> list[Erasure]:
         """Carry out what a policy says is to be done now.

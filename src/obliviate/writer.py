@@ -120,16 +120,17 @@ class Writer:
             )
         return ids, np.intersect1d(named, erased)
 
-    def plan(self, named: NDArray[np.int64], method: str, chain: Chain) -> Plan:
+    def plan(self, named: NDArray[np.int64], method: str) -> Plan:
         """What erasing some records would touch and cost, by a method of that name."""
         ids, ignored = self.left_of(named)
         blocks = self.ledger.people.blocks_of(ids)
+        seconds, first_approximate = self.ledger.pace()
         return make_plan(
             method=method,
             block_of=dict(zip(ids.tolist(), blocks.tolist(), strict=True)),
             ignored=ignored.tolist(),
-            seconds=[entry.seconds for entry in chain.entries[1:]],
-            first_approximate=chain.first_approximate,
+            seconds=seconds,
+            first_approximate=first_approximate,
             expected_lag=self.expected_lag(),
         )
 
@@ -190,7 +191,7 @@ class Writer:
         try:
             resumed = yield from self.continuing()
             started, chain = time.perf_counter(), self.chain()
-            plan = self.plan(named, method.name, chain)
+            plan = self.plan(named, method.name)
             if not plan.records and plan.start is None:
                 return self._nothing_to_do(kind, named, resumed, chain, plan)
             trace = self._trace(method, np.array(plan.records, dtype=np.int64), chain)
@@ -312,7 +313,7 @@ class Writer:
     def _erasing_of(self, facts: ErasureFacts, chain: Chain, trace: Trace | None) -> Erasing:
         method = method_from(facts.method)
         records = self.ledger.records_of_erasure(facts.id)
-        plan = self.plan(records, method.name, chain)
+        plan = self.plan(records, method.name)
         start = plan.start or 1
         changed = self.changed_environment()
         return Erasing(

@@ -208,6 +208,16 @@ class Ledger:
             query = self._mine(tables.chain).order_by(tables.chain.c.block)
             return [entry_of(row, objects) for row in connection.execute(query)]
 
+    def pace(self) -> tuple[list[float], int | None]:
+        """The seconds that each block 1..B took, and the first block whose state is not exact."""
+        columns = tables.chain.c
+        query = select(columns.seconds, columns.guarantee, columns.block)
+        query = query.where(columns.run == self._run).order_by(columns.block)
+        with self._reading() as connection:
+            rows = connection.execute(query).all()
+        inexact = (row.block for row in rows if row.guarantee != "exact")
+        return [row.seconds for row in rows[1:]], next(inexact, None)
+
     def length(self) -> int:
         """The number of the last block of the chain."""
         query = select(func.max(tables.chain.c.block)).where(tables.chain.c.run == self._run)
