@@ -248,9 +248,11 @@ class Chain:
 
     def sweep(self) -> int:
         """Destroy condemned objects and the orphans of a crash; return how many there were."""
-        known = self._ledger.keys("live")
+        there = set(self._vault)
+        # from before a moment at which nobody else could write: none of it is another's new object
+        self._ledger.lease.check()
         condemned = self._ledger.keys("condemned")
-        doomed = condemned | {key for key in self._vault if key not in known}
+        doomed = condemned | (there - self._ledger.keys("live"))
         for key in doomed:
             self._vault.destroy(key)
         self._ledger.mark_destroyed(condemned)

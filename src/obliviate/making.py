@@ -15,7 +15,7 @@ from obliviate.environment import Environment, environment_facts
 from obliviate.errors import InvalidOption, RunDamaged, RunMissing
 from obliviate.identity import content_hashes, sampled
 from obliviate.ledger import Entry, Ledger, Newcomers, Part, RunFacts
-from obliviate.ledger.place import PART_NAME, checked_url, has_ledger
+from obliviate.ledger.place import PART_NAME, checked_url, has_ledger, prepare
 from obliviate.lock import LOCK_NAME, alone
 from obliviate.probe import probe
 from obliviate.recipe import invalid
@@ -93,6 +93,8 @@ def make(
     ids = np.arange(trainer.layout.records, dtype=np.int64)
     found = Reingested.among(trainer, ids, tombstones)
     left_out = np.union1d(left_out, found.records)
+    if ledger is not None:
+        prepare(ledger)
     with alone(folder):
         if is_made(folder):
             return  # another process was faster

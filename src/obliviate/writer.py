@@ -333,10 +333,11 @@ class Writer:
 
     def _sample_again(self) -> None:
         """Know the dataset by other records in the place of erased ones."""
-        known = self.ledger.run().samples
+        facts = self.ledger.run()  # as it is now: the key may have been destroyed
+        known = facts.samples
         count = SAMPLED_RECORDS * len(self.facts.parts) - len(known)
         if not count:
             return
         left_out = np.union1d(self.ledger.erased(), sorted(known))
         fresh = sampled(self.facts.records, self.trainer.recipe.seed, left_out, count)
-        self.ledger.add_samples(content_hashes(self.trainer, fresh, self.facts.content_key))
+        self.ledger.add_samples(content_hashes(self.trainer, fresh, facts.content_key))

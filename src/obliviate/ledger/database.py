@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
 
 from sqlalchemy import create_engine, event, exc
 from sqlalchemy.engine import URL
@@ -46,10 +47,11 @@ class Database:
         if may_write(path):
             return cls(sqlite_url(path))
         # without a write-ahead log the file is all there is, and needs no files beside it
-        log = path.with_name(path.name + "-wal")
-        has_log = log.exists() and log.stat().st_size
+        log, shared = (path.with_name(path.name + end) for end in ("-wal", "-shm"))
+        has_log = log.exists() and (shared.exists() or log.stat().st_size)
         options = {"mode": "ro"} if has_log else {"immutable": "1"}
-        url = URL.create("sqlite", database=f"file:{path}", query={"uri": "true", **options})
+        place = f"file:{quote(str(path))}"
+        url = URL.create("sqlite", database=place, query={"uri": "true", **options})
         database = cls(url, pragmas=_READING)
         database.where = str(path)
         return database
@@ -84,11 +86,8 @@ class Database:
         """
         if not self.is_file:
             return
-        connection = self.engine.raw_connection()
-        try:
+        with self._named_errors(), contextlib.closing(self.engine.raw_connection()) as connection:
             connection.cursor().execute("PRAGMA wal_checkpoint(TRUNCATE)")
-        finally:
-            connection.close()
 
     def close(self) -> None:
         """Let go of the database."""
@@ -99,13 +98,15 @@ class Database:
         try:
             yield
         except exc.DatabaseError as error:
+            raise self._named(error.orig or error) from error
+        except self.engine.dialect.loaded_dbapi.Error as error:  # of what bypasses SQLAlchemy
             raise self._named(error) from error
         except exc.NoResultFound as error:
             raise damaged(self.where, "it lacks a row that belongs there") from error
 
-    def _named(self, error: exc.DatabaseError) -> Exception:
-        reason = str(error.orig).strip()
-        kind = str(getattr(error.orig, "sqlite_errorname", type(error.orig).__name__))
+    def _named(self, error: BaseException) -> Exception:
+        reason = str(error).strip()
+        kind = str(getattr(error, "sqlite_errorname", type(error).__name__))
         if kind.startswith(_NO_ROOM) or kind in _REFUSED:
             return StorageFull(
                 f"the ledger {self.where} cannot be written to ({reason})",
@@ -116,7 +117,8 @@ class Database:
                 f"another process keeps the ledger {self.where} ({reason})",
                 hint="try again in a while",
             )
-        if not self.is_file and isinstance(error, exc.OperationalError | exc.InterfaceError):
+        driver: Any = self.engine.dialect.loaded_dbapi
+        if not self.is_file and isinstance(error, (driver.OperationalError, driver.InterfaceError)):
             return ConnectionLost(
                 f"the ledger {self.where} cannot be reached ({reason})",
                 hint="call again when it can: all that was committed is kept, and what was begun "
@@ -137,7 +139,11 @@ def sqlite_url(path: Path) -> URL:
 
 def may_write(path: Path) -> bool:
     """Whether a file can be written to, and others be made beside it."""
-    return not path.exists() or (os.access(path, os.W_OK) and os.access(path.parent, os.W_OK))
+    # whoever the process acts for, not whoever started it
+    effective = os.access in os.supports_effective_ids
+    return not path.exists() or all(
+        os.access(place, os.W_OK, effective_ids=effective) for place in (path, path.parent)
+    )
 
 
 def _sqlite(url: URL, pragmas: Sequence[str]) -> Engine:

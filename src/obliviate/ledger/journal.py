@@ -14,7 +14,7 @@ from hashlib import sha256
 from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import String, func, select, type_coerce
+from sqlalchemy import String, select, type_coerce
 
 from obliviate.ledger import tables
 from obliviate.ledger.tables import JsonText
@@ -158,15 +158,28 @@ def entries(connection: Connection, run: int) -> Iterator[JournalEntry]:
     rows = select(journal).where(journal.c.run == run).order_by(journal.c.number)
     for row in connection.execute(rows):
         yield JournalEntry(
-            number=row.number, time=row.time, event=row.event, rows=_body(row.body), hash=row.hash
+            number=row.number,
+            time=row.time,
+            event=row.event,
+            rows=_body(row.body) or {},  # `faults` tells
+            hash=row.hash,
         )
 
 
-def _body(text: str) -> dict[str, dict[str, str | None]]:
+def _body(text: str) -> dict[str, dict[str, str | None]] | None:
+    """What an entry says of rows; None where it is in no form that was ever written."""
     try:
-        return dict(json.loads(text))
+        said = {table: dict(groups) for table, groups in dict(json.loads(text)).items()}
+        for span in (span for name in SPANNED for span in said.get(name, {})):
+            _span(span)
     except (ValueError, TypeError):
-        return {}  # its hash tells
+        return None
+    return said if said.keys() <= GROUPED.keys() | SPANNED.keys() else None
+
+
+def _span(text: str) -> tuple[int, int]:
+    first, last = map(int, text.split("-"))
+    return first, last
 
 
 def faults(connection: Connection, run: int, name: str) -> Iterator[str]:
@@ -181,6 +194,7 @@ def faults(connection: Connection, run: int, name: str) -> Iterator[str]:
             said.setdefault(table, {}).update(groups)
     for table in (*GROUPED, *SPANNED):
         yield from _table_faults(connection, run, table, said.get(table, {}))
+        yield from _strays(connection, table)
 
 
 def _broken_entries(connection: Connection, run: int, name: str) -> Iterator[str]:
@@ -193,6 +207,9 @@ def _broken_entries(connection: Connection, run: int, name: str) -> Iterator[str
             return
         if chained(previous, row.number, row.time, row.event, row.body) != row.hash:
             yield f"journal entry {expected} is not what was written"
+            return
+        if _body(row.body) is None:
+            yield f"journal entry {expected} is in no form that was ever written"
             return
         previous = row.hash
     if not expected:
@@ -220,13 +237,20 @@ def _table_faults(
 def _span_faults(
     connection: Connection, run: int, table: Table, said: dict[str, str | None]
 ) -> Iterator[str]:
-    column, covered = table.c[SPANNED[table.name]], 0
+    column = table.c[SPANNED[table.name]]
+    unknown = select(column).where(table.c.run == run)
     for group, expected in said.items():
-        first, last = map(int, group.split("-"))
-        covered += last - first + 1
-        if span_hash(connection, table, run, (first, last)) != expected:
+        span = _span(group)
+        unknown = unknown.where(~column.between(*span))
+        if span_hash(connection, table, run, span) != expected:
             yield f"{table.name}, {column.name} {group}: not what was written"
-    query = select(column).where(table.c.run == run)
-    there = select(func.count()).select_from(query.subquery())
-    if connection.execute(there).scalar_one() > covered:
+    if connection.execute(unknown.limit(1)).first() is not None:
         yield f"{table.name}: rows that the journal does not know of"
+
+
+def _strays(connection: Connection, name: str) -> Iterator[str]:
+    """Rows of runs that there are none; other runs in the database have journals of their own."""
+    table, runs = tables.metadata.tables[name], select(tables.runs.c.id)
+    query = select(run_column(table)).where(run_column(table).not_in(runs)).limit(1)
+    if connection.execute(query).first() is not None:
+        yield f"{name}: rows that belong to no run"

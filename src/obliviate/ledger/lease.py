@@ -19,9 +19,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import insert, select, update
+from sqlalchemy.exc import DatabaseError
 
 from obliviate.errors import ObliviateError, RunLocked
 from obliviate.ledger import tables
+from obliviate.ledger.change import check_holder
 
 if TYPE_CHECKING:
     from collections.abc import Generator
@@ -33,6 +35,7 @@ if TYPE_CHECKING:
 BEAT_SECONDS = 2.0
 SILENCE_SECONDS = 30.0
 _POLL_SECONDS = 0.2
+_DEAD = "ZX"
 
 
 def this_process() -> dict[str, Any]:
@@ -58,8 +61,10 @@ def _machine() -> str:
 def _started(pid: int) -> str | None:
     """When a process was started, in the system's ticks; None where there is no such process."""
     try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19]
-    except (OSError, IndexError):
+        state, *rest = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        # a zombie is dead, though nobody has asked yet what it died of
+        return None if state in _DEAD else rest[18]
+    except (OSError, ValueError, IndexError):
         return None
 
 
@@ -69,18 +74,43 @@ def is_dead(process: dict[str, Any]) -> bool:
     return is_here and _started(process["pid"]) != process["started"]
 
 
+class _Heart(threading.Thread):
+    """Lets a lease beat for as long as it is held; while it lives, this process holds the lease."""
+
+    def __init__(self, lease: Lease, holder: str) -> None:
+        super().__init__(daemon=True)
+        self.lease, self.holder, self.stopped = lease, holder, threading.Event()
+
+    def run(self) -> None:
+        """Beat until stopped, or until another process has taken the lease over."""
+        while not self.stopped.wait(self.lease.beat_seconds):
+            # a beat that could not be written is made up for by the next one
+            with contextlib.suppress(ObliviateError):
+                if not self.lease.beat(self.holder):
+                    return
+
+
+def _is_held_here(holder: str) -> bool:
+    hearts = (each for each in threading.enumerate() if isinstance(each, _Heart))
+    return any(heart.holder == holder and not heart.stopped.is_set() for heart in hearts)
+
+
 class Lease:
     """The right to write to a run, held by one thread of one process.
 
     Attributes:
         holder: The name that it is held under; None while it is not.
+        beat_seconds: How often it beats.
+        silence_seconds: After how long without a beat another holder counts as dead.
     """
 
     def __init__(self, database: Database, run: int) -> None:
         self._database, self._run = database, run
         self.holder: str | None = None
-        self._stop = threading.Event()
-        self._seen: tuple[str | None, int, float] | None = None
+        self.beat_seconds, self.silence_seconds = BEAT_SECONDS, SILENCE_SECONDS
+        self._heart: _Heart | None = None
+        self._seen: tuple[str, int] | None = None
+        self._looked = self._silent_seconds = 0.0
 
     def try_taking(self) -> str | None:
         """Take the lease, if it is free or its holder is dead; say who has it, if not.
@@ -90,6 +120,11 @@ class Lease:
         """
         with self._database.writing() as connection:
             found = self._row(connection)
+            if found is None:
+                # its row is still to be made, by one at a time
+                runs = tables.runs.c
+                connection.execute(select(runs.id).where(runs.id == self._run).with_for_update())
+                found = self._row(connection)
             if found is not None and found.holder is not None and not self._is_over(found):
                 if {**this_process(), **found.process} == this_process():
                     raise RunLocked(
@@ -103,15 +138,39 @@ class Lease:
                 connection.execute(insert(tables.leases), {"run": self._run, **values})
             else:
                 self._update(connection, values)
-        self.holder = holder
-        self._stop.clear()
-        threading.Thread(target=self._beat, args=(holder,), daemon=True).start()
+        self.holder, self._heart = holder, _Heart(self, holder)
+        self._heart.start()
         return None
 
+    def check(self) -> None:
+        """See that the lease is still held, if it was ever taken.
+
+        Raises:
+            LeaseLost: Another process took it over in the meantime.
+        """
+        if self.holder is not None:
+            with self._database.writing() as connection:
+                check_holder(connection, self._run, self.holder)
+
+    def beat(self, holder: str) -> bool:
+        """Give a sign of life; say whether the lease is still held under that name."""
+        with self._database.writing() as connection:
+            found = self._row(connection)
+            if found is None or found.holder != holder:
+                return False
+            self._update(connection, {"beat": found.beat + 1})
+        return True
+
     def release(self) -> None:
-        """Give the lease back, if it is still held."""
-        self._stop.set()
+        """Give the lease back, if it is still held.
+
+        Where the database cannot be reached, the row goes on naming this process: it sees for
+        itself that no heart beats for it any more, and others do after a while.
+        """
         holder, self.holder = self.holder, None
+        if self._heart is None or holder is None:
+            return
+        self._heart.stopped.set()
         with contextlib.suppress(ObliviateError), self._database.writing() as connection:
             found = self._row(connection)
             if found is not None and found.holder == holder:
@@ -124,7 +183,7 @@ class Lease:
             RunLocked: The patience was over first.
         """
         started = time.monotonic()
-        while (other := self.try_taking()) is not None:
+        while (other := self._try_patiently()) is not None:
             if patience_seconds is not None and time.monotonic() - started >= patience_seconds:
                 raise RunLocked(
                     f"{other} is writing to the run",
@@ -133,23 +192,32 @@ class Lease:
             yield other
             time.sleep(_POLL_SECONDS)
 
-    def _is_over(self, found: Any) -> bool:
-        if is_dead(found.process):
-            return True
-        at, seen = time.monotonic(), self._seen
-        if seen is None or seen[:2] != (found.holder, found.beat):
-            self._seen = (found.holder, found.beat, at)
-            return False
-        return at - seen[2] >= SILENCE_SECONDS
+    def _try_patiently(self) -> str | None:
+        try:
+            return self.try_taking()
+        except RunLocked as error:
+            if not isinstance(error.__cause__, DatabaseError):
+                raise
+            return "another process"  # in a transaction that takes long
 
-    def _beat(self, holder: str) -> None:
-        while not self._stop.wait(BEAT_SECONDS):
-            # a beat that could not be written is made up for by the next one
-            with contextlib.suppress(ObliviateError), self._database.writing() as connection:
-                found = self._row(connection)
-                if found is None or found.holder != holder:
-                    return
-                self._update(connection, {"beat": found.beat + 1})
+    def _is_over(self, found: Any) -> bool:
+        if is_dead(found.process) or self._is_given_up(found):
+            return True
+        seen, looked = self._seen, self._looked
+        self._seen, self._looked = (found.holder, found.beat), time.monotonic()
+        if seen != self._seen:
+            self._silent_seconds = 0.0
+            return False
+        # a look that had to wait, until a long transaction was over, says nothing of that time:
+        # the holder could not beat in it either
+        self._silent_seconds += min(self._looked - looked, 2 * _POLL_SECONDS)
+        return self._silent_seconds >= self.silence_seconds
+
+    @staticmethod
+    def _is_given_up(found: Any) -> bool:
+        """Whether it is held in the name of this process, which could not give it back."""
+        is_ours = {**found.process, "thread": 0} == {**this_process(), "thread": 0}
+        return is_ours and not _is_held_here(found.holder)
 
     def _row(self, connection: Connection) -> Any:
         query = select(tables.leases).where(tables.leases.c.run == self._run).with_for_update()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -10,10 +11,11 @@ from sqlalchemy import func, select, true
 from obliviate.clock import stamp
 from obliviate.ledger import journal, tables
 from obliviate.ledger.change import batched, changing
+from obliviate.ledger.database import damaged
 from obliviate.ledger.facts import STITCHED, Entry, ErasureFacts, Part, RequestFacts, RunFacts
 from obliviate.ledger.lease import Lease
 from obliviate.ledger.people import Newcomers, People
-from obliviate.ledger.place import created, insert_part, opened
+from obliviate.ledger.place import copies, created, insert_part, opened
 from obliviate.ledger.requests import (
     Requests,
     close_carried_out,
@@ -21,6 +23,7 @@ from obliviate.ledger.requests import (
     insert_request,
     move,
     plan,
+    writable,
 )
 from obliviate.ledger.rows import (
     OBJECT_COLUMNS,
@@ -60,8 +63,11 @@ class Ledger:
             OlderFormat, NewerFormat: Another version of Obliviate wrote it.
             ConnectionLost: Its server cannot be reached.
         """
+        self._folder = folder
         self._database, self._run = opened(folder)
-        self._assemble()
+        self.people = People(self._database, self._run)
+        self.requests = Requests(self._database, self._run, self._changing)
+        self.lease = Lease(self._database, self._run)
 
     @classmethod
     def create(
@@ -83,11 +89,6 @@ class Ledger:
         """
         created(folder, run, first, new, url)
         return cls(folder)
-
-    def _assemble(self) -> None:
-        self.people = People(self._database, self._run)
-        self.requests = Requests(self._database, self._run, self._changing)
-        self.lease = Lease(self._database, self._run)
 
     @property
     def where(self) -> str:
@@ -153,9 +154,21 @@ class Ledger:
 
     def destroy_subject_key(self) -> None:
         """Forget how subjects are hashed: nobody can be found by name any more."""
+        runs = tables.runs
+        has_one_key = (runs.c.id == self._run) & (runs.c.subject_key == runs.c.content_key)
         with self._changing("subject key destroyed") as change:
-            change.update(tables.runs, true(), {"subject_key": None})
+            if change.connection.execute(select(runs.c.id).where(has_one_key)).first():
+                # an upgraded run: the samples hang on the same key, and are taken anew in time
+                change.update(runs, true(), {"content_key": secrets.token_bytes(32)})
+                change.delete(tables.samples, true())
+            change.update(runs, true(), {"subject_key": None})
         self._database.flush()
+        self._remove_copies()
+
+    def _remove_copies(self) -> None:
+        """Of the ledger in older formats: they still hold what was to be gone."""
+        for path in copies(self._folder):
+            path.unlink(missing_ok=True)
 
     def erased(self, running: int | None = None) -> NDArray[np.int64]:
         """The ids of all erased records, sorted; those of one running erasure too, if named."""
@@ -193,6 +206,14 @@ class Ledger:
         with self._reading() as connection:
             return list(journal.entries(connection, self._run))
 
+    def journal_head(self) -> str:
+        """The hash of the last entry of the journal, which stands for all of it."""
+        written = tables.journal.c
+        query = select(written.hash).where(written.run == self._run)
+        with self._reading() as connection:
+            found = connection.execute(query.order_by(written.number.desc()).limit(1)).scalar()
+        return found or "none: the journal is empty"
+
     def last_change(self) -> str:
         """When something was last written down, ISO 8601 in UTC."""
         query = select(func.max(tables.journal.c.time)).where(tables.journal.c.run == self._run)
@@ -206,7 +227,10 @@ class Ledger:
         with self._reading() as connection:
             objects = live_objects(connection, self._run)
             query = self._mine(tables.chain).order_by(tables.chain.c.block)
-            return [entry_of(row, objects) for row in connection.execute(query)]
+            entries = [entry_of(row, objects) for row in connection.execute(query)]
+        if not entries or [entry.block for entry in entries] != list(range(len(entries))):
+            raise damaged(self.where, "it lacks blocks of the chain")
+        return entries
 
     def pace(self) -> tuple[list[float], int | None]:
         """The seconds that each block 1..B took, and the first block whose state is not exact."""
@@ -222,7 +246,10 @@ class Ledger:
         """The number of the last block of the chain."""
         query = select(func.max(tables.chain.c.block)).where(tables.chain.c.run == self._run)
         with self._reading() as connection:
-            return int(connection.execute(query).scalar_one())
+            last = connection.execute(query).scalar()
+        if last is None:
+            raise damaged(self.where, "it lacks blocks of the chain")
+        return int(last)
 
     def append(self, entry: Entry) -> None:
         """Add a checkpoint at the end of the chain; its objects become live with it."""
@@ -359,6 +386,7 @@ class Ledger:
             self._finish(change, erasure, state="committed", outcome=outcome)
             move(change, erasure, "committed")
             commit_overtaken(change, erasure)
+        self._remove_copies()
 
     def give_up(self, erasure: int, reason: str, *, is_refused: bool = True) -> None:
         """Take a running erasure back: what it staged is condemned, its records are not erased.
@@ -368,6 +396,7 @@ class Ledger:
             reason: In words.
             is_refused: Whether its requests end with it; else they wait to be taken up again.
         """
+        reason = writable(reason)
         with self._changing("erasure taken back") as change:
             is_staged = tables.staged.c.erasure == erasure
             keys = held(change, is_staged, OBJECT_COLUMNS, table=tables.staged)

@@ -16,6 +16,7 @@ import numpy as np
 from sqlalchemy import select
 
 from obliviate.ledger import journal, tables
+from obliviate.ledger.database import damaged
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -82,6 +83,8 @@ class People:
                 query = select(records.record, records.block)
                 query = query.where(records.run == self._run, records.record.in_(some))
                 blocks.update(dict(map(tuple, connection.execute(query))))
+        if len(blocks) < len(np.unique(ids)):
+            raise damaged(self._database.where, "it lacks records that belong there")
         return np.array([blocks[record] for record in ids.tolist()], dtype=np.int32)
 
     def contents_of(self, ids: NDArray[np.int64]) -> list[bytes]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import uuid
 from typing import TYPE_CHECKING
 
@@ -12,7 +13,14 @@ from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError, NoSuchModuleError
 
 from obliviate.clock import stamp
-from obliviate.errors import InvalidOption, NewerFormat, OlderFormat, RunMissing
+from obliviate.errors import (
+    ConnectionLost,
+    InvalidOption,
+    NewerFormat,
+    ObliviateError,
+    OlderFormat,
+    RunMissing,
+)
 from obliviate.ledger import tables
 from obliviate.ledger.change import Change
 from obliviate.ledger.database import Database, damaged, sqlite_url
@@ -29,7 +37,8 @@ if TYPE_CHECKING:
 
 LEDGER_NAME, POINTER_NAME, PART_NAME = "ledger.sqlite", "ledger.json", "ledger.part"
 
-
+_DRIVER = "postgresql+psycopg"
+_SECRETS = {"password", "sslpassword"}
 _MAKING = 0x0B11_A7E  # one run at a time is made in a database
 
 
@@ -44,22 +53,31 @@ def checked_url(url: str) -> URL:
     Raises:
         InvalidOption: It is none, or of a kind that is not supported.
     """
-    hint = "give one such as postgresql+psycopg://user@host/database"
+    hint = f"give one such as {_DRIVER}://user@host/database"
+    shown = re.sub(r"://([^:/@]*):[^@]*@", r"://\1:***@", str(url))
     try:
         parsed = make_url(url)
-        parsed.get_dialect()
-    except (ArgumentError, NoSuchModuleError, ImportError, ValueError) as error:
-        raise InvalidOption(f"the ledger {url!r} is no database URL ({error})", hint=hint) from None
-    if parsed.get_backend_name() != "postgresql":
+    except (ArgumentError, ValueError):
+        raise InvalidOption(f"the ledger {shown!r} is no database URL", hint=hint) from None
+    if parsed.drivername == "postgresql":
+        parsed = parsed.set(drivername=_DRIVER)
+    if parsed.drivername != _DRIVER:
         raise InvalidOption(
-            f"the ledger {parsed.render_as_string()} is not in PostgreSQL",
+            f"the ledger {parsed.drivername}://... is not in PostgreSQL by psycopg",
             hint=f"{hint}, or none: then it is an SQLite file in the run's folder",
         )
-    if parsed.password is not None:
+    if parsed.password is not None or _SECRETS & parsed.query.keys():
         raise InvalidOption(
             "the ledger's URL holds a password, which would have to be kept with the run",
             hint="leave it out, and give it to the driver: by PGPASSWORD or by ~/.pgpass",
         )
+    try:
+        parsed.get_dialect().import_dbapi()
+    except (ImportError, NoSuchModuleError) as error:
+        raise InvalidOption(
+            f"the ledger {shown!r} needs a driver that is not there ({error})",
+            hint="pip install 'obliviate[postgres]'",
+        ) from None
     return parsed
 
 
@@ -68,19 +86,23 @@ def opened(folder: Path) -> tuple[Database, int]:
     database, name = found(folder)
     try:
         with database.reading() as connection:
+            if name is not None and revision_of(connection) is None:
+                raise _missing(folder)  # its making was killed, before there were tables
             check_revision(connection, folder)
             query = select(tables.runs.c.id)
             if name is not None:
                 query = query.where(tables.runs.c.name == name)
-            run = connection.execute(query).scalar()
-        if run is None and name is not None:
+            runs = connection.execute(query).scalars().all()
+        if not runs and name is not None:
             raise _missing(folder)  # its making was killed
-        if run is None:
+        if not runs:
             raise damaged(database.where, "it lacks a row that belongs there")
+        if len(runs) > 1:
+            raise damaged(database.where, f"it holds {len(runs)} runs")
     except BaseException:
         database.close()
         raise
-    return database, int(run)
+    return database, int(runs[0])
 
 
 def found(folder: Path) -> tuple[Database, str | None]:
@@ -105,6 +127,12 @@ def found(folder: Path) -> tuple[Database, str | None]:
     return Database(url), name
 
 
+def copies(folder: Path) -> list[Path]:
+    """What `upgrade` keeps of ledgers in older formats."""
+    path = folder / LEDGER_NAME
+    return sorted(folder.glob(f"{path.stem}-[0-9][0-9][0-9][0-9]{path.suffix}"))
+
+
 def _missing(folder: Path) -> RunMissing:
     return RunMissing(
         f"there is no run in {folder}",
@@ -112,7 +140,7 @@ def _missing(folder: Path) -> RunMissing:
     )
 
 
-def check_revision(connection: Connection, folder: Path) -> None:
+def check_revision(connection: Connection, folder: Path | str) -> None:
     """See that a database has the schema of this version.
 
     Raises:
@@ -136,10 +164,44 @@ def check_revision(connection: Connection, folder: Path) -> None:
 
 def revision_of(connection: Connection) -> str | None:
     """The revision of the schema; None where there are no tables of ours."""
-    names = inspect(connection).get_table_names()
+    names = set(inspect(connection).get_table_names())
+    if not {"runs", "chain"} <= names:
+        return None
     if tables.alembic_version.name in names:
         return connection.execute(select(tables.alembic_version.c.version_num)).scalar()
-    return "0001" if {"runs", "chain"} <= set(names) else None  # before there were revisions
+    # before there were revisions, there were files alone
+    return "0001" if connection.dialect.name == "sqlite" else None
+
+
+def prepare(url: str) -> None:
+    """See that a database can take another run; its tables are made where there are none.
+
+    Raises:
+        InvalidOption: It is in use for something else.
+        OlderFormat, NewerFormat: Another version of Obliviate made its tables.
+        ConnectionLost, StorageFull: It cannot be reached, or not be written to.
+    """
+    database = Database(checked_url(url))
+    try:
+        with database.writing() as connection:
+            _ready(connection, database)
+    finally:
+        database.close()
+
+
+def _ready(connection: Connection, database: Database) -> None:
+    if not database.is_file:
+        connection.execute(select(func.pg_advisory_xact_lock(_MAKING)))
+    if revision_of(connection) is None:
+        taken = tables.metadata.tables.keys() & set(inspect(connection).get_table_names())
+        if taken:
+            raise InvalidOption(
+                f"the database {database.where} is in use for something else: it has a table "
+                f"{min(taken)}",
+                hint="give the ledger a database of its own",
+            )
+        make_tables(connection)
+    check_revision(connection, database.where)
 
 
 def created(
@@ -158,29 +220,37 @@ def created(
     else:
         database = Database(checked_url(url))
         _point(folder, database, name)
-    with database.writing() as connection:
-        if not database.is_file:
-            connection.execute(select(func.pg_advisory_xact_lock(_MAKING)))
-        if revision_of(connection) is None:
-            make_tables(connection)
-        if database.is_file:  # an index is built faster in one go, when all rows are there
-            tables.subject_index.drop(connection)
-        check_revision(connection, folder)
-        number = int(connection.execute(select(func.max(tables.runs.c.id))).scalar() or 0) + 1
-        _insert_run(connection, number, name, run)
-        change = Change(connection, number)
-        # the row of the run is there already; the journal should know of it
-        change.update(tables.runs, true(), {"made": run.made})
-        insert_part(change, run, 0, run.parts[0], new)
-        samples = [{"record": record, "content": said} for record, said in run.samples.items()]
-        change.insert(tables.samples, samples)
-        insert_entries(change, tables.chain, [first])
-        change.record("run made")
-        if database.is_file:
-            tables.subject_index.create(connection)
-    database.close()
+    try:
+        with database.writing() as connection:
+            _ready(connection, database)
+            if database.is_file:  # an index is built faster in one go, when all rows are there
+                tables.subject_index.drop(connection)
+            _write_run(connection, name, run, first, new)
+            if database.is_file:
+                tables.subject_index.create(connection)
+    except ObliviateError as error:
+        if not isinstance(error, ConnectionLost):  # then it may have been written all the same
+            (folder / POINTER_NAME).unlink(missing_ok=True)
+        raise
+    finally:
+        database.close()
     if url is None:
         (folder / PART_NAME).rename(folder / LEDGER_NAME)
+
+
+def _write_run(
+    connection: Connection, name: str, run: RunFacts, first: Entry, new: Newcomers
+) -> None:
+    number = int(connection.execute(select(func.max(tables.runs.c.id))).scalar() or 0) + 1
+    _insert_run(connection, number, name, run)
+    change = Change(connection, number)
+    # the row of the run is there already; the journal should know of it
+    change.update(tables.runs, true(), {"made": run.made})
+    insert_part(change, run, 0, run.parts[0], new)
+    samples = [{"record": record, "content": said} for record, said in run.samples.items()]
+    change.insert(tables.samples, samples)
+    insert_entries(change, tables.chain, [first])
+    change.record("run made")
 
 
 def make_tables(connection: Connection) -> None:

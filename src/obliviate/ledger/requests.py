@@ -13,6 +13,7 @@ import numpy as np
 from sqlalchemy import func, select
 
 from obliviate.clock import stamp
+from obliviate.errors import UnknownRequest
 from obliviate.ledger import tables
 from obliviate.ledger.facts import CARRIED_OUT, OPEN, RequestFacts
 
@@ -31,6 +32,11 @@ _IS_OPEN = tables.requests.c.state.in_(OPEN)
 _IS_CARRIED_OUT = tables.requests.c.state.in_(CARRIED_OUT)
 
 
+def writable(text: str) -> str:
+    """A text that any database takes: without zeros and without halves of characters."""
+    return text.encode(errors="backslashreplace").decode().replace("\0", "\\0")
+
+
 class Requests:
     """The requests of one run."""
 
@@ -46,7 +52,7 @@ class Requests:
         """Close a request that waits, without carrying it out; say whether it did wait."""
         is_it = (tables.requests.c.id == number) & (tables.requests.c.state == "requested")
         with self._changing("request refused") as change:
-            values = {"state": "refused", "reason": reason, "closed": stamp()}
+            values = {"state": "refused", "reason": writable(reason), "closed": stamp()}
             return bool(change.update(tables.requests, is_it, values))
 
     def all(self) -> list[RequestFacts]:
@@ -107,8 +113,19 @@ def move(
 
 
 def plan(change: Change, numbers: Iterable[int], erasure: int) -> None:
-    """Let an erasure take requests up."""
-    waits = tables.requests.c.id.in_(list(numbers)) & (tables.requests.c.state == "requested")
+    """Let an erasure take requests up.
+
+    Raises:
+        UnknownRequest: One of them was refused meanwhile: its records are not to be erased.
+    """
+    numbers, rows = list(numbers), tables.requests.c
+    is_refused = (rows.run == change.run) & rows.id.in_(numbers) & (rows.state == "refused")
+    refused = change.connection.execute(select(rows.id).where(is_refused)).scalars().first()
+    if refused is not None:
+        raise UnknownRequest(
+            f"request {refused} was refused meanwhile", hint="call again, to carry out the others"
+        )
+    waits = rows.id.in_(numbers) & (rows.state == "requested")
     change.update(tables.requests, waits, {"state": "planned", "erasure": erasure, "reason": None})
 
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from sqlalchemy import select
 
 from obliviate.clock import stamp
+from obliviate.errors import RunDamaged
 from obliviate.ledger import tables
 from obliviate.ledger.change import batched
 from obliviate.ledger.facts import Entry
@@ -59,10 +60,20 @@ def live_objects(connection: Connection, run: int) -> dict[str, Stored]:
 
 
 def entry_of(row: Row[Any], objects: Mapping[str, Stored]) -> Entry:
-    """The entry of a row."""
+    """The entry of a row.
+
+    Raises:
+        RunDamaged: It holds on to an object that is not live.
+    """
     values = {name: getattr(row, name) for name in _PLAIN_COLUMNS}
     for name in OBJECT_COLUMNS:
         key = getattr(row, name)
+        if key and key not in objects:
+            raise RunDamaged(
+                f"block {row.block} holds on to object {key}, which the ledger does not count as "
+                "live",
+                hint="restore the ledger from a copy, or make the run again in another folder",
+            )
         values[name] = objects[key] if key else None
     return Entry(**values)
 

@@ -21,6 +21,8 @@ from sqlalchemy import (
     UniqueConstraint,
 )
 
+from obliviate.errors import RunDamaged
+
 if TYPE_CHECKING:
     from sqlalchemy import Dialect
 
@@ -39,8 +41,18 @@ class JsonText(TypeDecorator[Any]):
         return None if value is None else json.dumps(value, sort_keys=True)
 
     def process_result_value(self, value: str | None, dialect: Dialect) -> Any:  # noqa: ARG002
-        """From text."""
-        return None if value is None else json.loads(value)
+        """From text.
+
+        Raises:
+            RunDamaged: It is no JSON.
+        """
+        try:
+            return None if value is None else json.loads(value)
+        except (ValueError, TypeError) as error:
+            raise RunDamaged(
+                f"the ledger holds a value that is no JSON ({error})",
+                hint="restore the ledger from a copy; `obliviate verify` says what was changed",
+            ) from error
 
 
 metadata = MetaData(

@@ -12,10 +12,10 @@ from alembic import command
 from alembic.config import Config
 from sqlalchemy import select
 
-from obliviate.errors import NewerFormat
 from obliviate.ledger import journal, tables
 from obliviate.ledger.change import Change
-from obliviate.ledger.place import LEDGER_NAME, found, revision_of
+from obliviate.ledger.database import damaged
+from obliviate.ledger.place import LEDGER_NAME, check_revision, found, revision_of
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection
@@ -55,32 +55,53 @@ def upgraded(folder: Path) -> Upgrade:
 
 def _upgraded(database: Database, folder: Path) -> Upgrade:
     with database.reading() as connection:
-        before = revision_of(connection)
-    if before is None or before == tables.HEAD:
-        return Upgrade(before=tables.HEAD, after=tables.HEAD)
-    if before > tables.HEAD:
-        raise NewerFormat(
-            f"the ledger of {folder} has format {before}; this version reads {tables.HEAD}",
-            hint="upgrade obliviate; nothing was changed",
-        )
-    copy = _copied(folder / LEDGER_NAME, before) if database.is_file else None
+        before = _checked(connection, folder)
+    if before == tables.HEAD:
+        return Upgrade(before=before, after=before)
     with database.writing(has_foreign_keys=False) as connection:
+        before = _checked(connection, folder)  # another process may have been faster
+        if before == tables.HEAD:
+            return Upgrade(before=before, after=before)
+        copy = _copied(folder / LEDGER_NAME, before) if database.is_file else None
         _run_revisions(connection, before)
         for run in connection.execute(select(tables.runs.c.id)).scalars().all():
             _adopt(connection, run, f"brought from format {before} to {tables.HEAD}")
+        _check_foreign_keys(connection, database)
+    database.flush()
     return Upgrade(before=before, after=tables.HEAD, copy=copy)
 
 
+def _checked(connection: Connection, folder: Path) -> str:
+    """The revision that a ledger has; it is one that can be brought up to date."""
+    before = revision_of(connection)
+    if before is None or before >= tables.HEAD:
+        check_revision(connection, folder)
+    return before or tables.HEAD
+
+
+def _check_foreign_keys(connection: Connection, database: Database) -> None:
+    """They were not looked after while tables were remade."""
+    if database.is_file and connection.exec_driver_sql("PRAGMA foreign_key_check").first():
+        raise damaged(database.where, "it has rows that point nowhere")
+
+
 def _copied(path: Path, revision: str) -> Path:
+    """Keep a copy of the file as it is; under its own name it is complete."""
     copy = path.with_name(f"{path.stem}-{revision}{path.suffix}")
-    with closing(sqlite3.connect(path)) as source, closing(sqlite3.connect(copy)) as target:
+    part = copy.with_suffix(".part")
+    part.unlink(missing_ok=True)
+    with closing(sqlite3.connect(path)) as source, closing(sqlite3.connect(part)) as target:
         source.backup(target)
+        # one file that needs none beside it
+        target.execute("PRAGMA journal_mode=DELETE")
+    part.replace(copy)
     return copy
 
 
 def _run_revisions(connection: Connection, before: str) -> None:
     config = Config()
-    config.set_main_option("script_location", str(Path(__file__).with_name("migrations")))
+    scripts = str(Path(__file__).with_name("migrations"))
+    config.set_main_option("script_location", scripts.replace("%", "%%"))
     config.attributes["connection"] = connection
     command.stamp(config, before)
     command.upgrade(config, tables.HEAD)
