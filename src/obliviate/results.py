@@ -78,6 +78,8 @@ class Status:
         first_approximate: The first block whose state is not exact.
         seconds_to_settle: How long `settle` would take, from measured block times.
         erasures: All erasures, in order.
+        journal_head: The hash of the journal's last entry, which stands for all that was written
+            down so far: kept elsewhere, it shows later whether any of it was changed.
     """
 
     records: int
@@ -89,3 +91,4 @@ class Status:
     first_approximate: int | None
     seconds_to_settle: float
     erasures: tuple[ErasureFacts, ...]
+    journal_head: str

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -30,7 +31,7 @@ from obliviate.results import Erasure, Status
 from obliviate.trace import Stitch
 from obliviate.training import Trainer, load_state, made_model
 from obliviate.vault import Vault
-from obliviate.verification import Verification, verifying
+from obliviate.verification import Verification, journal_faults, verifying
 from obliviate.writer import Writer, options_of
 
 if TYPE_CHECKING:
@@ -127,6 +128,7 @@ class Run:
             if first
             else 0.0,
             erasures=tuple(self.ledger.erasures()),
+            journal_head=self.ledger.journal_head(),
         )
 
     def changed_environment(self) -> dict[str, tuple[str, str]]:
@@ -341,28 +343,37 @@ class Run:
         self.renew((yield from extending(self.writer, self.data, addition)))
         yield from self.writer.finishing()
 
-    def verify(self, blocks: Iterable[int] | None = None) -> Verification:
-        """Replay stored blocks and compare digests; all of them if none is named.
+    def verify(
+        self, blocks: Iterable[int] | None = None, *, journal_head: str | None = None
+    ) -> Verification:
+        """Replay stored blocks and compare digests; all of them, and the journal, if none is named.
+
+        Args:
+            blocks: Their numbers.
+            journal_head: What `status` gave as `journal_head` at an earlier time: checks that the
+                journal still holds that entry, and all before it.
 
         Raises:
-            InvalidOption: There is no such block.
+            InvalidOption: There is no such block, or this is no head of a journal.
+            RunDamaged: The ledger cannot even be read.
         """
-        return watch(self.verifying(blocks))
+        return watch(self.verifying(blocks, journal_head=journal_head))
 
     def verifying(
-        self, blocks: Iterable[int] | None = None
+        self, blocks: Iterable[int] | None = None, *, journal_head: str | None = None
     ) -> Generator[Event, None, Verification]:
         """`verify`, yielding its progress."""
+        is_journal_due = blocks is None or journal_head is not None
+        faults = journal_faults(self.ledger, journal_head) if is_journal_due else ()
         waiting = self.ledger.people.blocks_of(self._waiting())
-        return (
-            yield from verifying(
-                self.chain(),
-                self.trainer,
-                blocks,
-                self.ledger.erased(),
-                frozenset(waiting.tolist()),
-            )
+        found = yield from verifying(
+            self.chain(),
+            self.trainer,
+            blocks,
+            self.ledger.erased(),
+            frozenset(waiting.tolist()),
         )
+        return replace(found, journal=faults)
 
     # Inside
 

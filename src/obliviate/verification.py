@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import operator
+import re
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from obliviate.chain import Chain
+    from obliviate.ledger import Ledger
     from obliviate.training import Trainer
 
 
@@ -31,16 +33,43 @@ class Verification:
         reproduced: Blocks whose replay gave the stored digest, bit for bit.
         failed: Blocks that did not, with what was found instead.
         skipped: Blocks that cannot be reproduced by replaying, with the reason.
+        journal: What was changed in the ledger from outside, by its journal; where that was looked
+            at.
     """
 
     reproduced: tuple[int, ...] = ()
     failed: dict[int, str] = field(default_factory=dict)
     skipped: dict[int, str] = field(default_factory=dict)
+    journal: tuple[str, ...] = ()
 
     @property
     def passed(self) -> bool:
-        """Whether no block failed. Skipped blocks are neither passed nor failed."""
-        return not self.failed
+        """Whether no block failed, and the journal neither. Skipped blocks do neither."""
+        return not (self.failed or self.journal)
+
+
+def journal_faults(ledger: Ledger, head: str | None) -> tuple[str, ...]:
+    """What was changed in a ledger from outside.
+
+    Args:
+        ledger: Whose journal is read, from its first entry on.
+        head: The hash of an entry that was written down earlier and has to be there still.
+
+    Raises:
+        InvalidOption: It is no such hash.
+    """
+    if head is not None and not (isinstance(head, str) and re.fullmatch("[0-9a-f]{64}", head)):
+        raise InvalidOption(
+            f"the journal head is {head!r}",
+            hint="give the 64 hexadecimal digits that `obliviate status` showed",
+        )
+    faults = ledger.faults()
+    if head is not None and head not in {entry.hash for entry in ledger.journal()}:
+        faults.append(
+            f"no entry of the journal has the hash {head}: since it was written down, entries were "
+            "removed or forged"
+        )
+    return tuple(faults)
 
 
 def verifying(

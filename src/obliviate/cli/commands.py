@@ -323,10 +323,19 @@ def status(run: RunFolder, *, project: Moved = None, _json: Json = False) -> Ans
 
 @app.command()
 def verify(
-    run: RunFolder, *, block: Blocks = None, project: Moved = None, _json: Json = False
+    run: RunFolder,
+    *,
+    block: Blocks = None,
+    journal_head: Annotated[
+        str | None,
+        typer.Option(metavar="HASH", help="What `status` showed earlier: is it still there?"),
+    ] = None,
+    project: Moved = None,
+    _json: Json = False,
 ) -> Answer:
-    """Replay stored blocks, all unless some are named, and compare their digests."""
-    return shown.of_verification(watch(open_run(run, project)[1].verifying(block)))
+    """Replay stored blocks, all and the journal unless some are named, and compare digests."""
+    opened = open_run(run, project)[1]
+    return shown.of_verification(watch(opened.verifying(block, journal_head=journal_head)))
 
 
 @app.command()

@@ -279,6 +279,7 @@ def of_status(status: Status) -> Answer:
         ("blocks trained on", f"{status.blocks_done} of {status.blocks}"),
         ("guarantee", status.guarantee or "none: the training is not finished"),
         ("digest", status.digest or "-"),
+        ("journal head", status.journal_head),
     ]
     if status.first_approximate is not None:
         rows.append(("first approximate block", status.first_approximate))
@@ -306,6 +307,7 @@ def of_verification(found: Verification) -> Answer:
             f"{listed(list(found.skipped))}"
         )
     shown += [f"block {block} failed: {reason}" for block, reason in found.failed.items()]
+    shown += [f"the ledger was changed from outside: {fault}" for fault in found.journal]
     return Answer(
         facts=facts | {"passed": found.passed}, shown=shown, code=DONE if found.passed else FAILED
     )

@@ -122,6 +122,7 @@ class Evidence:
         recipe: How the run was trained, in words.
         environment: What bits of training depend on beside it.
         erasures: All of them, in order.
+        journal_head: The hash of the last entry of the run's journal.
     """
 
     run: str
@@ -141,6 +142,7 @@ class Evidence:
     recipe: Mapping[str, str]
     environment: Mapping[str, str]
     erasures: tuple[ErasureEvidence, ...]
+    journal_head: str
     assumptions: tuple[str, ...] = ASSUMPTIONS
     not_reached: tuple[str, ...] = NOT_REACHED
 
@@ -188,6 +190,7 @@ def _evidence(ledger: Ledger, name: str) -> Evidence:
         recipe=dict(facts.fingerprint),
         environment=dict(facts.environment),
         erasures=_erasures(ledger, facts),
+        journal_head=ledger.journal_head(),
     )
 
 

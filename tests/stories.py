@@ -1,0 +1,130 @@
+"""A small ledger with a story: whatever can happen to a run, as rows, on either database."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+
+from obliviate.ledger import Entry, Ledger, Newcomers, Part, RunFacts
+from obliviate.vault import Stored
+
+KEY = bytes(range(32))
+RUN = RunFacts(
+    parts=(Part(records=10, blocks=4),),
+    smallest_batch=2,
+    fingerprint={"model": "Linear", "seed": "3"},
+    environment={"threads": "1"},
+    subject_key=KEY,
+    content_key=bytes(32),
+    samples={3: "the-hash-of-record-3", 5: "the-hash-of-record-5"},
+    project={"path": "examples/mnist.py"},
+)
+SUBJECTS = ["ann@example.org", "bob@example.org", "ann@example.org"] + ["cid@example.org"] * 7
+METHOD = {"name": "deepobliviate", "epsilon": 0.05}
+DUE = "2099-01-01T00:00:00+00:00"
+
+
+def stored(key: str) -> Stored:
+    return Stored(key=key, size_bytes=len(key), sha256=key * 2)
+
+
+def entry(block: int, new: str = "", *, keyframe: bool = False, **facts) -> Entry:
+    """A block that was trained with a carried optimizer."""
+    return Entry(
+        **(
+            {
+                "block": block,
+                "origin": "trained",
+                "guarantee": "exact",
+                "digest": f"d{block}{new}",
+                "loss": 0.5,
+                "seconds": 1.5,
+                "update": stored(f"u{block}{new}"),
+                "keyframe": stored(f"f{block}{new}") if keyframe else None,
+                "optimizer": stored(f"o{block}{new}"),
+            }
+            | facts
+        )
+    )
+
+
+FIRST = Entry(block=0, origin="initial", guarantee="exact", digest="d0", keyframe=stored("f0"))
+CHAIN = [FIRST] + [entry(block, keyframe=block in (2, 4)) for block in (1, 2, 3, 4)]
+
+
+def ids(*records: int) -> np.ndarray:
+    return np.array(records, dtype=np.int64)
+
+
+def newcomers(*, records=10, blocks=4, subjects=None, excluded=()) -> Newcomers:
+    block_of = np.arange(records, dtype=np.int32) * blocks // records + 1
+    return Newcomers(blocks=block_of, subjects=subjects, excluded=ids(*excluded))
+
+
+def make(folder, *, subjects=SUBJECTS, excluded=(8, 9), url=None) -> Ledger:
+    new = newcomers(subjects=subjects, excluded=excluded)
+    return Ledger.create(folder, RUN, FIRST, new, url)
+
+
+def trained(folder, url=None) -> Ledger:
+    """A ledger of a run that was trained to its end."""
+    ledger = make(folder, url=url)
+    for each in CHAIN[1:]:
+        ledger.append(each)
+    return ledger
+
+
+def carried_out(ledger, record=3):
+    """Block 1 replayed, blocks 2 to 4 stitched, with a new keyframe at block 4."""
+    number = ledger.begin("forget", METHOD, ids(record), due=DUE).id
+    replayed = entry(1, "n", origin="replayed", erasure=number)
+    ledger.stage(replayed)
+    last = replace(
+        CHAIN[4],
+        origin="stitched",
+        guarantee="approximate",
+        digest="d4n",
+        keyframe=stored("f4n"),
+        optimizer=None,
+        erasure=number,
+    )
+    ledger.commit(number, replaced=[replayed, last], stitched=[range(2, 5)], outcome={"x": 1})
+    return replayed, last
+
+
+def settled(ledger):
+    """The whole chain replayed."""
+    number = ledger.begin("settle", {"name": "exact"}, ids()).id
+    replaced = [entry(block, "s", origin="replayed", erasure=number) for block in (1, 2, 3, 4)]
+    for each in replaced:
+        ledger.stage(each)
+    ledger.commit(number, replaced=replaced, stitched=[], outcome={"guarantee": "exact"})
+    ledger.mark_destroyed(ledger.keys("condemned"))
+
+
+def lived(folder, url=None) -> Ledger:
+    """A ledger to which everything has happened, and an erasure and a request are left over."""
+    ledger = trained(folder, url)
+    ledger.request(METHOD, ids(2, 4), due=DUE)
+    refused = ledger.request(METHOD, ids(6), due=DUE)
+    ledger.requests.refuse(refused.id, "not a person")
+    carried_out(ledger)
+    ledger.mark_destroyed(ledger.keys("condemned"))
+    settled(ledger)
+    failed = ledger.begin("forget", METHOD, ids(5), due=DUE)
+    ledger.stage(entry(1, "x", origin="replayed", erasure=failed.id))
+    ledger.give_up(failed.id, "the loss is nan")
+    ledger.add_samples({7: "the-hash-of-record-7"})
+    new = Newcomers(
+        blocks=np.array([5, 5, 6], dtype=np.int32),
+        subjects=["ann@example.org", "dora@example.org", "dora@example.org"],
+        excluded=ids(12),
+    )
+    ledger.extend(Part(records=3, blocks=2), new, {10: "the-hash-of-record-10"})
+    ledger.append(entry(5, keyframe=True))
+    ledger.append(entry(6, loss=None))
+    ledger.destroy_subject_key()
+    running = ledger.begin("forget", METHOD, ids(2, 4), requests=[1])
+    ledger.stage(entry(1, "r", origin="replayed", erasure=running.id))
+    return ledger
