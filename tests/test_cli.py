@@ -1,8 +1,10 @@
 """The command line, as a user or a script meets it: exit codes, messages, JSON, nothing changed."""
 
+import contextlib
 import inspect
 import json
 import re
+import sqlite3
 import traceback
 from pathlib import Path
 
@@ -148,6 +150,21 @@ def test_verify_fails_on_a_changed_object(run):
     assert not answer["passed"]
     assert "3" in answer["failed"]
     assert "block 3 failed" in call("verify", run, "-b", 3, code=1).stdout
+
+
+def test_verify_fails_on_a_changed_ledger(run):
+    head = ask("status", run)["journal_head"]
+    assert head in call("status", run).stdout.replace("\n", "")
+    assert ask("verify", run, "-b", 3, "--journal-head", head)["journal"] == []
+    ask("forget", run, "-r", 5)
+    ask("verify", run, "--journal-head", head)
+    with contextlib.closing(sqlite3.connect(run / "ledger.sqlite")) as raw, raw:
+        raw.execute("UPDATE erasures SET finished = '2020-01-01T00:00:00+00:00'")
+    answer = ask("verify", run, code=1)
+    assert (answer["passed"], answer["failed"]) == (False, {})
+    assert answer["journal"] == ["erasures, id 1: not what was written"]
+    assert "changed from outside" in call("verify", run, code=1).stdout
+    assert "64 hexadecimal" in call("verify", run, "--journal-head", "x", code=2).output
 
 
 def test_audit_fails_when_the_program_changed(project, run):

@@ -34,6 +34,8 @@ def test_a_run_without_erasures(run):
     evidence = gathered(run.folder)
     assert (evidence.records, evidence.erased, evidence.left_out) == (80, 0, 0)
     assert (evidence.guarantee, evidence.digest) == ("exact", run.digest)
+    assert evidence.journal_head == run.status().journal_head
+    assert evidence.journal_head in page(evidence)
     assert evidence.erasures == ()
     assert "None has been asked for." in page(evidence)
 

@@ -195,6 +195,7 @@ def faults(connection: Connection, run: int, name: str) -> Iterator[str]:
     for table in (*GROUPED, *SPANNED):
         yield from _table_faults(connection, run, table, said.get(table, {}))
         yield from _strays(connection, table)
+    yield from _strays(connection, tables.journal.name)
 
 
 def _broken_entries(connection: Connection, run: int, name: str) -> Iterator[str]:
