@@ -20,7 +20,7 @@ def holding(folder, beat_seconds, *more):
         try:
             ledger.append(entry(int(line)))
             print("written", flush=True)
-        except Exception as error:  # noqa: BLE001
+        except Exception as error:
             print(type(error).__name__, flush=True)
         if more:
             ledger.lease.release()
