@@ -15,6 +15,7 @@ from torch import nn
 from torch.utils.data import TensorDataset
 
 import obliviate as ob
+from tests.server import MISSING, programs, serving
 
 pytest.register_assert_rewrite("tests.contracts.vault_contract")
 
@@ -27,6 +28,27 @@ NOBODY = 65534
 @pytest.fixture(scope="session", autouse=True)
 def _one_thread():
     torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def server():
+    """A PostgreSQL server."""
+    if programs() is None:
+        pytest.skip(MISSING)
+    with serving() as server:
+        yield server
+
+
+@pytest.fixture
+def database(server):
+    """The URL of an empty database."""
+    return server.url(server.database())
+
+
+@pytest.fixture(params=["file", "server"])
+def ledger_url(request):
+    """Where a ledger lies: None for a file in its run's folder, or the URL of a database."""
+    return None if request.param == "file" else request.getfixturevalue("database")
 
 
 @pytest.fixture
@@ -57,9 +79,10 @@ def guarded_folder():
         folder = Path(name)
 
         @contextlib.contextmanager
-        def guarded():
+        def guarded(*inner):
             is_superuser = os.geteuid() == 0
-            folder.chmod(0o555)
+            for each in (folder, *inner):
+                each.chmod(0o555)
             if is_superuser:
                 os.seteuid(NOBODY)
             try:
@@ -67,6 +90,7 @@ def guarded_folder():
             finally:
                 if is_superuser:
                     os.seteuid(0)
-                folder.chmod(0o755)
+                for each in (folder, *inner):
+                    each.chmod(0o755)
 
         yield folder, guarded

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import getpass
+import itertools
 import os
 import shutil
 import subprocess
 import tempfile
 from pathlib import Path
+
+import psycopg
 
 MISSING = "PostgreSQL is not installed: on Debian, `apt-get install postgresql`"
 
@@ -25,9 +28,53 @@ def as_user() -> list[str]:
     return ["runuser", "-u", "postgres", "--"] if os.geteuid() == 0 else []
 
 
+class Server:
+    """A server that runs, and can be made to fail.
+
+    Attributes:
+        folder: Where its socket and its data are.
+        user: Its superuser.
+    """
+
+    def __init__(self, folder: Path, user: str, programs: Path) -> None:
+        self.folder, self.user, self._programs = folder, user, programs
+        self._names = itertools.count(1)
+
+    def url(self, database: str = "postgres", user: str | None = None) -> str:
+        """The URL of one of its databases."""
+        return f"postgresql+psycopg://{user or self.user}@/{database}?host={self.folder}"
+
+    def start(self) -> None:
+        """Start it; after a crash it recovers by itself."""
+        options = f"-k {self.folder} -c listen_addresses='' -c fsync=off"
+        self._control("-l", str(self.folder / "log"), "-o", options, "start")
+
+    def crash(self) -> None:
+        """End it at once, as when the power fails."""
+        self._control("-m", "immediate", "stop")
+
+    def execute(self, *statements: str, database: str = "postgres") -> None:
+        """Run some SQL, as superuser."""
+        with psycopg.connect(
+            host=str(self.folder), user=self.user, dbname=database, autocommit=True
+        ) as connection:
+            for statement in statements:
+                connection.execute(statement)
+
+    def database(self) -> str:
+        """The name of a new and empty database."""
+        name = f"d{next(self._names)}"
+        self.execute(f"CREATE DATABASE {name}")
+        return name
+
+    def _control(self, *words: str) -> None:
+        control = [*as_user(), str(self._programs / "pg_ctl"), "-D", str(self.folder / "data")]
+        subprocess.run([*control, "-w", *words], check=True, capture_output=True, cwd="/")
+
+
 @contextlib.contextmanager
-def cluster():
-    """The URL of a database `postgres` that is there for a while, on a socket of its own."""
+def serving():
+    """A server that is there for a while, on a socket of its own."""
     where = programs()
     assert where is not None, MISSING
     folder = Path(tempfile.mkdtemp(prefix="pg-", dir="/tmp"))
@@ -37,14 +84,11 @@ def cluster():
             shutil.chown(folder, user="postgres")
         run = [*as_user(), str(where / "initdb"), "-D", str(folder / "data"), "-A", "trust"]
         subprocess.run([*run, "--no-sync", "-U", user], check=True, capture_output=True, cwd="/")
-        options = f"-k {folder} -c listen_addresses='' -c fsync=off"
-        control = [*as_user(), str(where / "pg_ctl"), "-D", str(folder / "data"), "-w"]
-        log = ["-l", str(folder / "log"), "-o", options]
-        subprocess.run([*control, *log, "start"], check=True, capture_output=True, cwd="/")
+        server = Server(folder, user, where)
+        server.start()
         try:
-            yield f"postgresql+psycopg://{user}@/postgres?host={folder}", control
+            yield server
         finally:
-            stop = [*control, "-m", "immediate", "stop"]
-            subprocess.run(stop, check=False, capture_output=True, cwd="/")
+            server.crash()
     finally:
         shutil.rmtree(folder, ignore_errors=True)

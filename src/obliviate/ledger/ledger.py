@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import secrets
+import weakref
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -68,6 +69,8 @@ class Ledger:
         self.people = People(self._database, self._run)
         self.requests = Requests(self._database, self._run, self._changing)
         self.lease = Lease(self._database, self._run)
+        # whoever forgets to close it leaves no connection open
+        weakref.finalize(self, self._database.close)
 
     @classmethod
     def create(
