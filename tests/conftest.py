@@ -41,8 +41,8 @@ def server():
 
 @pytest.fixture
 def database(server):
-    """The URL of an empty database."""
-    return server.url(server.database())
+    """The URL of a place for a ledger."""
+    return server.schema()
 
 
 @pytest.fixture(params=["file", "server"])

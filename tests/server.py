@@ -67,6 +67,12 @@ class Server:
         self.execute(f"CREATE DATABASE {name}")
         return name
 
+    def schema(self) -> str:
+        """The URL of a new and empty schema: faster than a database, and as good for most."""
+        name = f"s{next(self._names)}"
+        self.execute(f"CREATE SCHEMA {name}")
+        return f"{self.url()}&options=-csearch_path%3D{name}"
+
     def _control(self, *words: str) -> None:
         control = [*as_user(), str(self._programs / "pg_ctl"), "-D", str(self.folder / "data")]
         subprocess.run([*control, "-w", *words], check=True, capture_output=True, cwd="/")

@@ -361,7 +361,8 @@ def test_thousands_of_records_and_blocks_fit(tmp_path, ledger_url):
     new = newcomers(records=25_000, blocks=12_000, subjects=subjects)
     ledger = Ledger.create(tmp_path, run, FIRST, new, ledger_url)
     ledger.begin("forget", {"name": "exact"}, np.arange(24_000))
-    replaced = [entry(block, "n", erasure=1) for block in range(1, 12_001)]
+    blocks = 12_000 if ledger_url is None else 1_000
+    replaced = [entry(block, "n", erasure=1) for block in range(1, blocks + 1)]
     ledger.commit(1, replaced=replaced, stitched=[], outcome={})
     assert ledger.entries()[1:] == replaced
     assert ledger.erased().tolist() == list(range(24_000))

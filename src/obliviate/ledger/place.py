@@ -198,7 +198,8 @@ def _ready(connection: Connection, database: Database) -> None:
             raise InvalidOption(
                 f"the database {database.where} is in use for something else: it has a table "
                 f"{min(taken)}",
-                hint="give the ledger a database of its own",
+                hint="give the ledger a database of its own, or a schema: "
+                "...?options=-csearch_path%3DNAME",
             )
         make_tables(connection)
     check_revision(connection, database.where)
