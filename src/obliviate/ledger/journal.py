@@ -97,7 +97,9 @@ def _rows(
     query = select(*map(_raw, table.c)).where(run_column(table) == run, *conditions)
     by = GROUPED.get(table.name)
     order = [*([table.c[by]] if by else []), *table.primary_key]
-    return connection.execute(query.order_by(*order).execution_options(yield_per=_ROWS_AT_ONCE))
+    # only what may be too long for memory is fetched piece by piece: that needs a cursor on a server
+    options = {"yield_per": _ROWS_AT_ONCE} if table.name in SPANNED else {}
+    return connection.execute(query.order_by(*order).execution_options(**options))
 
 
 def _hashed(rows: Iterable[Row[Any]]) -> str:
