@@ -104,6 +104,8 @@ class Layout:
         seed: The run's seed.
         batch_size: The largest batch.
         epochs: How often each block is gone through before the next one.
+        block_seed: Fixes the block of every record instead of `seed`, where it is given; the batch
+            slots still follow `seed`.
         smallest_batch: Batches left with fewer records are skipped: 2 for models that cannot train
             on a single record (BatchNorm), else 1.
     """
@@ -113,6 +115,7 @@ class Layout:
     batch_size: int
     epochs: int
     smallest_batch: int = 1
+    block_seed: int | None = None
 
     @property
     def records(self) -> int:
@@ -126,7 +129,8 @@ class Layout:
 
     @cached_property
     def _order(self) -> NDArray[np.int64]:
-        return np.concatenate([part.order(self.seed) for part in self.parts])
+        seed = self.seed if self.block_seed is None else self.block_seed
+        return np.concatenate([part.order(seed) for part in self.parts])
 
     @cached_property
     def _bounds(self) -> NDArray[np.int64]:

@@ -301,7 +301,7 @@ class Erasing:
         )
         stitch, state = self.trace.stitch(last, until, stitching)
         self.stitches.append(stitch)
-        if not stitch.has_passed:
+        if not stitch.has_passed and self.method.blocks is None:
             self.trace.ask_for_more(last)
             return None
         self.original = original

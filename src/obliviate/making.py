@@ -58,6 +58,7 @@ def layout_of(recipe: Recipe, parts: Sequence[Part], smallest_batch: int) -> Lay
         batch_size=recipe.batch_size,
         epochs=recipe.epochs,
         smallest_batch=smallest_batch,
+        block_seed=recipe.block_seed,
     )
 
 

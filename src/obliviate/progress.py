@@ -24,7 +24,7 @@ class Event:
         task: What is going on, such as "fit" or "replay".
         done: Blocks done so far, a part of a block counting as a part.
         total: Blocks to do at most.
-        block: The block at work.
+        block: The block at work, where there is one.
         loss: The mean loss of the last finished block.
         residual_memory: The last value of the residual memory, where one is measured.
         functional_memory: The same of the functional one.
@@ -33,7 +33,7 @@ class Event:
     task: str
     done: float
     total: int
-    block: int
+    block: int | None = None
     loss: float | None = None
     residual_memory: float | None = None
     functional_memory: float | None = None
@@ -77,7 +77,7 @@ def watch(events: Generator[Event, None, Result], console: Console | None = None
 
 def detail(event: Event) -> str:
     """The event's block, loss and residual memory in a few words."""
-    words = [f"block {event.block}"]
+    words = [] if event.block is None else [f"block {event.block}"]
     if event.loss is not None:
         words.append(f"loss {event.loss:.4f}")
     if event.residual_memory is not None:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from obliviate.errors import InvalidRecipe
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Callable, Iterable, Mapping, Sequence
 
     from torch.optim import Optimizer
     from torch.utils.data import Dataset
@@ -35,6 +35,9 @@ class Recipe:
         batch_size: The largest batch.
         epochs: How often each block is gone through before the next one.
         seed: Fixes the initial weights, the place of every record, and all randomness of training.
+        block_seed: Fixes the block of every record instead of `seed`, where it is given: recipes
+            that differ in `seed` alone then train on the same blocks, from other weights, in
+            another order within each block.
         schedule: (step, total_steps) -> factor on the optimizer's learning rates, over the steps of
             the whole chain, so that the state of a block depends on the block alone.
         step: (model, batch) -> scalar loss; replaces `loss(model(x), y)`.
@@ -58,6 +61,7 @@ class Recipe:
     batch_size: int = 32
     epochs: int = 1
     seed: int = 0
+    block_seed: int | None = None
     schedule: Callable[[int, int], float] | None = None
     step: Callable[[nn.Module, Any], Tensor] | None = None
     optimizer_state: OptimizerState = "fresh"
@@ -85,8 +89,11 @@ class Recipe:
             yield "loss and step are missing; give loss(outputs, targets) or step(model, batch)"
 
     def _number_faults(self) -> Iterable[str]:
-        for name, least in (("batch_size", 1), ("epochs", 1), ("workers", 0), ("seed", None)):
+        limits = {"batch_size": 1, "epochs": 1, "workers": 0, "seed": None, "block_seed": None}
+        for name, least in limits.items():
             value = getattr(self, name)
+            if name == "block_seed" and value is None:
+                continue
             if isinstance(value, bool) or not isinstance(value, int):
                 yield f"{name} is {value!r}; it must be an int"
             elif least is not None and value < least:
@@ -119,7 +126,7 @@ class Recipe:
             name: f"{str(value.dtype).removeprefix('torch.')}{list(value.shape)}"
             for name, value in model.state_dict().items()
         }
-        return {
+        words = {
             "model": re.sub(r"0x[0-9a-f]+", "0x", repr(model)),
             "state": repr(sorted(shapes.items())),
             "optimizer": f"{type(optimizer).__name__} {groups}",
@@ -131,6 +138,9 @@ class Recipe:
             "seed": str(self.seed),
             "optimizer_state": self.optimizer_state,
         }
+        if self.block_seed is not None:  # runs made before there was one stay as they are
+            words["block_seed"] = str(self.block_seed)
+        return words
 
 
 def describe(thing: Any) -> str:
@@ -164,6 +174,9 @@ class Project:
         data: The training records, a map-style dataset of (input, target).
         test: Records to measure accuracy on; never trained on.
         subjects: The subject of each record, where requests name people.
+        probes: Further records that the laboratory measures models on, by name; never trained on.
+            Images with a planted trigger and the target it should give, say: the accuracy on them
+            is how often the trigger works.
         blocks: How many blocks the data is cut into.
     """
 
@@ -171,4 +184,5 @@ class Project:
     data: Dataset[Any]
     test: Dataset[Any] | None = None
     subjects: Sequence[str] | None = None
+    probes: Mapping[str, Dataset[Any]] | None = None
     blocks: int = 100

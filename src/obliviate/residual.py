@@ -123,6 +123,28 @@ class Decision:
     law: PowerLaw | None = None
 
 
+def check_fixed_stop(blocks: int | None) -> None:
+    """See that a fixed stop is a number of blocks.
+
+    Raises:
+        InvalidOption: It is not.
+    """
+    if blocks is not None and (isinstance(blocks, bool) or not isinstance(blocks, int)):
+        raise InvalidOption(f"blocks is {blocks!r}", hint="give a number of blocks, or None")
+    if blocks is not None and blocks < 1:
+        raise InvalidOption(
+            f"blocks is {blocks}", hint="the affected block itself is one: give 1 or more"
+        )
+
+
+def fixed_stop(series: Sequence[float], blocks: int) -> Decision:
+    """Stop at a lag that was chosen beforehand."""
+    lag = len(series)
+    law = fit_power_law(series) if lag >= FIT_MIN_LENGTH else None
+    reason = f"lag {lag}: stopped after {blocks} blocks, as was asked for"
+    return Decision(is_final=lag >= blocks, reason=reason, law=law)
+
+
 @dataclass(frozen=True, kw_only=True)
 class Exact:
     """Replay to the end: bit-equal to training without the erased records.
@@ -154,10 +176,13 @@ class DeepObliviate:
         epsilon: The slope of the fitted curve, relative to the first affected block's update, at
             which replaying stops. Smaller replays more.
         functional: See `Exact`.
+        blocks: Stop after exactly so many blocks from the latest affected one on, whatever the
+            slope: for research, which compares methods at one cost.
     """
 
     epsilon: float = 0.02
     functional: bool = False
+    blocks: int | None = None
     name = "deepobliviate"
 
     def __post_init__(self) -> None:
@@ -167,6 +192,7 @@ class DeepObliviate:
                 f"epsilon is {self.epsilon!r}",
                 hint="it is a slope: a finite number above 0, such as 0.02; smaller replays more",
             )
+        check_fixed_stop(self.blocks)
 
     def decide(self, series: Sequence[float]) -> Decision:
         """Stop when the slope of the fitted power law at the last lag is at most epsilon.
@@ -175,6 +201,8 @@ class DeepObliviate:
             series: Δ relative to ‖V_d‖₁ at the lags 1, 2, ..., since the latest affected block.
         """
         lag = len(series)
+        if self.blocks is not None:
+            return fixed_stop(series, self.blocks)
         if lag < FIT_MIN_LENGTH:
             return Decision(is_final=False, reason=f"lag {lag}: too short a series to fit")
         law = fit_power_law(series)
@@ -205,9 +233,12 @@ class Calibrated:
         tolerance: How long half the interval of the predicted gap may be where replaying stops, in
             units of the control noise: how far two trainings drift apart on one control record.
             Smaller replays more.
+        blocks: Stop after exactly so many blocks from the latest affected one on, whatever the
+            interval and the check say: for research, which compares methods at one cost.
     """
 
     tolerance: float = 1.0
+    blocks: int | None = None
     functional: ClassVar[bool] = True
     name = "calibrated"
 
@@ -219,6 +250,7 @@ class Calibrated:
                 hint="it is in units of the control noise: a finite number above 0, such as 1; "
                 "smaller replays more",
             )
+        check_fixed_stop(self.blocks)
 
     def decide(self, gaps: Sequence[Gap], fading: Fading, *, until: int, unit: float) -> Decision:
         """Stop when the predicted gap is certain enough.

@@ -1,6 +1,12 @@
-"""Wording: durations, moments and counts, as tables and pages show them."""
+"""Wording: durations, moments and counts as tables and pages show them, values as JSON does."""
 
 from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import fields, is_dataclass
+from pathlib import Path
+from typing import Any
 
 _MINUTE, _HOUR, _DAY = 60, 3600, 86400
 _KILO = 1000
@@ -51,3 +57,16 @@ def size(size_bytes: float | None) -> str:
 def decimal(number: float | None) -> str:
     """A measured number."""
     return "not measured" if number is None else f"{number:.3f}"
+
+
+def plain(value: Any) -> Any:
+    """A value in the words of JSON; numbers that JSON lacks become null."""
+    if is_dataclass(value) and not isinstance(value, type):
+        return {each.name: plain(getattr(value, each.name)) for each in fields(value)}
+    if isinstance(value, Mapping):
+        return {str(name): plain(each) for name, each in value.items()}
+    if isinstance(value, Sequence) and not isinstance(value, str):
+        return [plain(each) for each in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return str(value) if isinstance(value, Path) else value

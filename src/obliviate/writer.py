@@ -48,7 +48,6 @@ if TYPE_CHECKING:
 
     Kind = Literal["forget", "settle"]
 
-_SILENT = ("functional", False)
 """An option that is not worth a word where it is not taken."""
 
 _ASK_AGAIN = (TrainingFailed, StorageFull)
@@ -76,9 +75,9 @@ class Carried:
 
 
 def options_of(method: Method) -> dict[str, object]:
-    """A method as the ledger keeps it: its name and its options."""
-    options = {"name": method.name} | vars(method)
-    return {name: value for name, value in options.items() if (name, value) != _SILENT}
+    """A method as the ledger keeps it: its name and the options that are set."""
+    given = {name: value for name, value in vars(method).items() if value not in {None, False}}
+    return {"name": method.name} | given
 
 
 def method_from(options: Mapping[str, object]) -> Method:

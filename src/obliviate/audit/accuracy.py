@@ -52,14 +52,15 @@ def _measured(model: nn.Module, test: Dataset[Any], device: str) -> float | None
                 return None
             inputs, targets = moved(batch, device)
             outputs = model(inputs)
-            if not _is_classification(outputs, targets):
+            if not is_classification(outputs, targets):
                 return None
             right += int((outputs.argmax(dim=1) == targets).sum())
             total += len(targets)
     return right / total if total else None
 
 
-def _is_classification(outputs: Any, targets: Any) -> bool:
+def is_classification(outputs: Any, targets: Any) -> bool:
+    """Whether these are outputs of shape (records, classes) and an integer target for each."""
     return (
         isinstance(outputs, Tensor)
         and isinstance(targets, Tensor)

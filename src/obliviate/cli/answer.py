@@ -4,12 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import json
-import math
 import sys
 import traceback
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, fields, is_dataclass
-from pathlib import Path
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import typer
@@ -17,12 +14,15 @@ from typer.core import TyperGroup
 
 from obliviate.errors import ObliviateError, RequestError
 from obliviate.terminal import printing
+from obliviate.wording import plain
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
     from rich.console import RenderableType
 
 DONE, FAILED, WRONG, INTERRUPTED = 0, 1, 2, 130
-RESUMED = ("fit", "extend", "forget", "work", "settle")
+RESUMED = ("fit", "extend", "forget", "work", "settle", "lab")
 # typer brings click's exceptions along in some versions, and depends on click in others
 USAGE_ERROR: type[Any] = typer.BadParameter.__bases__[0]
 
@@ -126,16 +126,3 @@ def _usage_fault(error: Any) -> Fault:
     command = error.ctx.command_path if error.ctx else "obliviate"
     said = error.format_message() or "no command was given"
     return Fault(error=said, hint=f"see `{command} --help`", code=WRONG)
-
-
-def plain(value: Any) -> Any:
-    """A value in the words of JSON; numbers that JSON lacks become null."""
-    if is_dataclass(value) and not isinstance(value, type):
-        return {each.name: plain(getattr(value, each.name)) for each in fields(value)}
-    if isinstance(value, Mapping):
-        return {str(name): plain(each) for name, each in value.items()}
-    if isinstance(value, Sequence) and not isinstance(value, str):
-        return [plain(each) for each in value]
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
-    return str(value) if isinstance(value, Path) else value

@@ -9,9 +9,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from obliviate.audit import accuracy, auditing
+from obliviate.audit import accuracy, auditing, labbing
+from obliviate.audit.lab import DEFAULT_METHODS, DEFAULT_SEEDS
 from obliviate.cli import shown
 from obliviate.cli.answer import DONE, FAILED, Answer, Commands
+from obliviate.cli.laboratory import of_lab
 from obliviate.cli.planning import (
     BLOCKS,
     basis_of,
@@ -24,6 +26,7 @@ from obliviate.cli.planning import (
     with_given,
 )
 from obliviate.cli.project import (
+    ProjectFile,
     addition_of,
     load_project,
     open_run,
@@ -56,7 +59,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
-ProjectFile = Annotated[
+ProjectPath = Annotated[
     Path, typer.Argument(metavar="PROJECT", help="A Python file that defines `project`.")
 ]
 RunFolder = Annotated[str, typer.Argument(metavar="RUN", help="The run's folder.")]
@@ -122,7 +125,7 @@ Json = Annotated[bool, typer.Option("--json", help="Answer with one JSON object.
 
 @app.command()
 def fit(
-    project: ProjectFile, run: RunFolder, *, option: Options = None, _json: Json = False
+    project: ProjectPath, run: RunFolder, *, option: Options = None, _json: Json = False
 ) -> Answer:
     """Train a run, or go on with one that was interrupted."""
     options = options_of(option)
@@ -356,7 +359,7 @@ def report(run: RunFolder, *, _json: Json = False) -> Answer:
 
 @app.command()
 def bench(
-    project: ProjectFile,
+    project: ProjectPath,
     *,
     blocks: Annotated[int | None, typer.Option(help="Instead of the project's own.")] = None,
     option: Options = None,
@@ -435,6 +438,49 @@ def plan(
         basis, own = basis_of(training_seconds or 0.0, state_bytes, update_ratio), None
     basis = with_given(basis, lag=lag, overhead_seconds=block_overhead, pass_seconds=pass_overhead)
     return shown.of_year(planned(load, basis, chosen or BLOCKS, rhythms, limits, measured_at=own))
+
+
+@app.command()
+def lab(
+    project: ProjectPath,
+    folder: Annotated[
+        Path, typer.Argument(metavar="FOLDER", help="Where measurements and tables are kept.")
+    ],
+    *,
+    subject: Subjects = None,
+    record: Records = None,
+    method: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--method",
+            "-m",
+            metavar="NAME[:OPTION=VALUE,...]",
+            help="A method, such as deepobliviate:blocks=2; can be given several times.",
+        ),
+    ] = None,
+    seeds: Annotated[
+        int, typer.Option(help="How many originals, and as many retrains.")
+    ] = DEFAULT_SEEDS,
+    workers: Annotated[int, typer.Option(help="How many processes.")] = 1,
+    keep: Annotated[
+        bool, typer.Option("--keep", help="Keep the originals' runs for further methods.")
+    ] = False,
+    option: Options = None,
+    _json: Json = False,
+) -> Answer:
+    """Measure against independent retrains whether methods forget."""
+    _check_named(subject, record)
+    events = labbing(
+        ProjectFile(file=project, options=options_of(option)),
+        folder,
+        records=record or (),
+        subjects=subject or (),
+        methods=method or DEFAULT_METHODS,
+        seeds=seeds,
+        workers=workers,
+        keep=keep,
+    )
+    return of_lab(watch(events), folder)
 
 
 @app.command()

@@ -8,6 +8,7 @@ import inspect
 import json
 import sys
 import traceback
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -106,6 +107,18 @@ def _known_file(folder: Path, known: Mapping[str, str]) -> Path:
     if not file.is_file():
         raise InvalidOption(f"the project file of {folder}, {file}, is gone", hint=hint)
     return file
+
+
+@dataclass(frozen=True, kw_only=True)
+class ProjectFile:
+    """A project that any process can make for itself: see `load_project`."""
+
+    file: Path
+    options: Mapping[str, str]
+
+    def __call__(self) -> Project:
+        """Load the project."""
+        return load_project(self.file, self.options)
 
 
 def load_project(file: Path, options: Mapping[str, str]) -> Project:
