@@ -109,17 +109,19 @@ def klom(unlearned: Scores, retrained: Scores, *, bins: int) -> Scores:
         Shape (records,).
     """
     left, right = (np.clip(each, -CLIP, CLIP) for each in (unlearned, retrained))
-    return np.array(
-        [_divergence(left[:, at], right[:, at], bins) for at in range(left.shape[1])], dtype=float
-    )
+    low = np.minimum(left.min(axis=0), right.min(axis=0))
+    span = np.maximum(left.max(axis=0), right.max(axis=0)) - low
+    width = np.where(span > _TINY, span, np.inf) / bins  # one bin where no model differs
+    p, q = (_shares(each, low, width, bins) + _KLOM_FLOOR for each in (left, right))
+    divergence: Scores = np.sum(p * np.log(p / q), axis=0)
+    return divergence
 
 
-def _divergence(left: Scores, right: Scores, bins: int) -> float:
-    span = (min(left.min(), right.min()), max(left.max(), right.max()))
-    if span[1] - span[0] <= _TINY:
-        return 0.0
-    p, q = (np.histogram(each, bins, span)[0] / len(each) + _KLOM_FLOOR for each in (left, right))
-    return float(np.sum(p * np.log(p / q)))
+def _shares(scores: Scores, low: Scores, width: Scores, bins: int) -> Scores:
+    """The share of models in each bin. Shape (models, records) -> (bins, records)."""
+    places = np.clip((scores - low) // width, 0, bins - 1)
+    shares: Scores = np.stack([(places == at).mean(axis=0) for at in range(bins)])
+    return shares
 
 
 @dataclass(frozen=True, kw_only=True)

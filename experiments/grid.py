@@ -1,0 +1,109 @@
+"""The grid: which experiments there are, and the command that runs each."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from erased import ERASED
+
+HERE = Path(__file__).parent
+FIXED_STOPS = (2, 3, 4, 5, 6)
+METHODS = ("deepobliviate", *(f"deepobliviate:blocks={stop}" for stop in FIXED_STOPS), "calibrated")
+MNIST, FASHION = "mnist", "fashion"
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """One question to the laboratory.
+
+    Attributes:
+        family: What is trained: the rows of the tables.
+        project: The project file's name.
+        pictures: Which images it needs: "mnist", "fashion" or none.
+        options: Of the project.
+        seeds: How many.
+    """
+
+    family: str
+    project: str
+    pictures: str = ""
+    options: dict[str, str] = field(default_factory=dict)
+    seeds: int = 8
+
+    @property
+    def name(self) -> str:
+        """The folder of its measurements."""
+        words = [self.family, *(self.options[each] for each in ("kind", "place"))]
+        return "-".join(word.replace(" ", "-").lower() for word in words)
+
+    @property
+    def blocks(self) -> int:
+        """How many blocks."""
+        return int(self.options.get("blocks", "30"))
+
+    def given(self, folders: dict[str, Path]) -> dict[str, str]:
+        """The project's options, with the folder of its images."""
+        data = {"data": str(folders[self.pictures])} if self.pictures else {}
+        return data | self.options
+
+    def command(self) -> str:
+        """What runs it from the command line."""
+        words = ["obliviate lab", f"experiments/{self.project}.py", f"labs/{self.name}"]
+        words += [f"-o data={self.pictures.upper()}"] if self.pictures else []
+        words += [f"-o {name}={value}" for name, value in self.options.items()]
+        words += [f"--subject {ERASED} --seeds {self.seeds}"]
+        return " ".join(words)
+
+
+def _mislabelled() -> list[Experiment]:
+    families = {
+        "MNIST": ("images", MNIST, {}),
+        "Fashion": ("images", FASHION, {}),
+        "Residual": ("residual", FASHION, {}),
+        "Purchases": ("purchases", "", {}),
+        "Sequences": ("sequences", FASHION, {}),
+        "Angles": ("angles", MNIST, {}),
+    }
+    return [
+        Experiment(family, project, pictures, {"kind": "mislabelled", "place": place, **options})
+        for place in ("early", "middle", "late")
+        for family, (project, pictures, options) in families.items()
+    ]
+
+
+def _others() -> list[Experiment]:
+    subject = {"kind": "subject", "place": "early"}
+    backdoor = {"kind": "backdoor", "place": "late"}
+    return [
+        Experiment("MNIST", "images", MNIST, subject),
+        Experiment("Fashion", "images", FASHION, subject),
+        Experiment("Residual", "residual", FASHION, subject),
+        Experiment("Purchases", "purchases", "", subject),
+        Experiment("Sequences", "sequences", FASHION, subject),
+        Experiment("Angles", "angles", MNIST, subject),
+        Experiment("MNIST", "images", MNIST, backdoor),
+        Experiment("Fashion", "images", FASHION, backdoor),
+        Experiment("Residual", "residual", FASHION, backdoor),
+        Experiment("Sequences", "sequences", FASHION, backdoor),
+    ]
+
+
+def _longer() -> list[Experiment]:
+    hundred = {"records": "20000", "blocks": "100"}
+    many = {"records": "0", "blocks": "500", "recipe": "momentum"}
+    wrong = {"kind": "mislabelled"}
+    return [
+        Experiment("Fashion 100", "images", FASHION, {**wrong, "place": "early", **hundred}, 6),
+        Experiment("MNIST 100", "images", MNIST, {**wrong, "place": "middle", **hundred}, 6),
+        Experiment("Purchases 100", "purchases", "", {**wrong, "place": "early", **hundred}, 6),
+        Experiment("MNIST 500", "images", MNIST, {**wrong, "place": "early", **many}, 6),
+        Experiment("MNIST 500", "images", MNIST, {**wrong, "place": "middle", **many}, 6),
+        Experiment("MNIST 500", "images", MNIST, {**wrong, "place": "late", **many}, 6),
+    ]
+
+
+def grid() -> list[Experiment]:
+    """All experiments, those that tell most first."""
+    first, rest = _mislabelled()[:6], _mislabelled()[6:]
+    return [*first, *_longer(), *rest, *_others()]
