@@ -22,9 +22,10 @@ from obliviate import errors
 from obliviate.audit import lab
 from obliviate.audit.cells import Cell, Cells
 from obliviate.audit.question import label_of, parsed, question_of, recipe_of
-from obliviate.audit.scores import margins, scores
+from obliviate.audit.scores import scores
 from obliviate.audit.trials import lags_up_to
 from obliviate.feed import feed_of
+from obliviate.scores import margins
 
 SEEDS, BLOCKS, SPOILT = 5, 6, 4
 

@@ -17,7 +17,7 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from obliviate.progress import Event
-from obliviate.residual import Calibrated, Decision, Exact
+from obliviate.residual import Calibrated, Decision, Exact, fixed_stop
 from obliviate.state import captured, update_between
 from obliviate.stitch import reestimated
 from obliviate.trace import Stitching
@@ -220,6 +220,8 @@ class Erasing:
         """Whether the method would stop here."""
         if not isinstance(self.method, Calibrated):
             return self.method.decide(series)
+        if self.method.blocks is not None:
+            return fixed_stop(series, self.method.blocks)
         assert self.trace is not None  # noqa: S101 - the method needs one
         return self.trace.decide(self.method, last, self.until(last))
 

@@ -138,9 +138,6 @@ class Trace:
     def decide(self, method: Calibrated, last: int, until: int) -> Decision:
         """Whether enough has been replayed to stitch the blocks up to `until`."""
         lag = self._lag(last)
-        if method.blocks is not None:
-            reason = f"lag {lag}: stopped after {method.blocks} blocks, as was asked for"
-            return Decision(is_final=lag >= method.blocks, reason=reason)
         controls = len(self.scorer.controls.ids)
         if controls < FEWEST_CONTROLS:
             reason = f"only {controls} records are left to measure the drift on"

@@ -18,7 +18,7 @@ from obliviate.making import block_faults, data_length, new_trainer, subject_fau
 from obliviate.naming import record_ids
 from obliviate.probe import probe
 from obliviate.recipe import Project, invalid
-from obliviate.residual import METHODS, Exact, method_of
+from obliviate.residual import METHODS, Exact, method_of, options_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -68,7 +68,9 @@ class Question:
 
     def unlearned(self, number: int, method: Method) -> str:
         """The name of the cell of what a method made of an original."""
-        return self._name(method.name, number, options_of(method))
+        options = options_of(method)
+        del options["name"]  # it is the kind
+        return self._name(method.name, number, options)
 
     def cells(self) -> list[str]:
         """The names of all cells that answer the question."""
@@ -92,11 +94,6 @@ def recipe_of(recipe: Recipe, number: int, *, is_original: bool) -> Recipe:
     block_seed = recipe.seed if recipe.block_seed is None else recipe.block_seed
     seed = recipe.seed + 2 * number + (0 if is_original else 1)
     return replace(recipe, seed=seed, block_seed=block_seed)
-
-
-def options_of(method: Method) -> dict[str, Any]:
-    """The options of a method that are set."""
-    return {name: value for name, value in vars(method).items() if value is not None}
 
 
 def label_of(method: Method) -> str:

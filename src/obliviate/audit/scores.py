@@ -10,6 +10,7 @@ import torch
 from obliviate.audit.accuracy import is_classification
 from obliviate.environment import seed_generators
 from obliviate.errors import TrainingFailed
+from obliviate.scores import margins, singles
 from obliviate.training import moved, named
 
 if TYPE_CHECKING:
@@ -23,29 +24,16 @@ _RECORDS_AT_ONCE = 500
 _LARGEST = 1e6  # what stands for a score that is not finite: a broken model must look bad
 
 
-def margins(outputs: Tensor, targets: Tensor) -> Tensor:
-    """z_y - logsumexp of the others: the logit of the confidence in the true class.
-
-    Args:
-        outputs: Logits, shape (records, classes).
-        targets: Classes, shape (records,).
-
-    Returns:
-        Shape (records,).
-    """
-    own = outputs.gather(1, targets.unsqueeze(1)).squeeze(1)
-    others = outputs.scatter(1, targets.unsqueeze(1), float("-inf"))
-    return own - others.logsumexp(dim=1)
-
-
 def scores(
     model: nn.Module, recipe: Recipe, feed: Feed, records: NDArray[np.int64]
 ) -> NDArray[np.float64]:
-    """The score of each record under a model in eval mode: its margin, else minus its loss.
+    """The score of each record under a model in eval mode.
+
+    What `Recipe.score` says; else a classifier's margin, or minus the loss of the record.
 
     Args:
         model: In eval mode, on the recipe's device.
-        recipe: Whose loss or step is taken, record by record, where this is no classification.
+        recipe: Whose score, step or loss is taken.
         feed: Where the records are.
         records: Their ids; shape (n,).
 
@@ -68,34 +56,24 @@ def scores(
 
 
 def _of_batch(model: nn.Module, recipe: Recipe, batch: Any, size: int) -> Tensor:
+    if recipe.score is not None:
+        return recipe.score(model, batch)
     if recipe.step is not None:
         step = recipe.step
-        return torch.stack([_scalar(-step(model, _rows(batch, at))) for at in range(size)])
+        return torch.stack([_scalar(-step(model, each)) for each in singles(batch, size)])
     inputs, targets = batch
     outputs = model(inputs)
     if is_classification(outputs, targets):
         return margins(outputs, targets)
     assert recipe.loss is not None  # noqa: S101 - the recipe saw to it
-    loss = recipe.loss
-    return torch.stack(
-        [_scalar(-loss(_rows(outputs, at), _rows(targets, at))) for at in range(size)]
-    )
-
-
-def _rows(batch: Any, at: int) -> Any:
-    """A batch of the one record at a place."""
-    if isinstance(batch, dict):
-        return {name: _rows(value, at) for name, value in batch.items()}
-    if isinstance(batch, list | tuple):
-        values = [_rows(value, at) for value in batch]
-        return type(batch)(*values) if hasattr(batch, "_fields") else values
-    return batch[at : at + 1]
+    loss, pairs = recipe.loss, zip(singles(outputs, size), singles(targets, size), strict=True)
+    return torch.stack([_scalar(-loss(*pair)) for pair in pairs])
 
 
 def _scalar(loss: Tensor) -> Tensor:
     if loss.numel() != 1:
         raise TrainingFailed(
             f"the loss of one record has the shape {list(loss.shape)}, not that of a scalar",
-            hint="give a loss that takes the mean over the batch",
+            hint="give a loss that takes the mean over the batch, or Recipe(score=...)",
         )
     return loss.reshape(())
