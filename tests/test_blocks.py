@@ -128,3 +128,11 @@ def test_one_bit_of_the_id_turns_half_of_the_hash():
     flipped = keyed_hash(ids, key(0, "x")) ^ keyed_hash(ids + 1, key(0, "x"))
     bits = np.unpackbits(flipped.view(np.uint8)).sum()
     assert abs(bits - 64_000) < 5 * np.sqrt(128_000) / 2
+
+
+def test_a_block_seed_fixes_the_blocks_and_leaves_the_batches_to_the_seed():
+    ids = np.arange(50)
+    one, other = layout(seed=1, block_seed=7), layout(seed=2, block_seed=7)
+    assert (one.block_of(ids) == other.block_of(ids)).all()
+    assert slots(one) != slots(other)
+    assert slots(layout(seed=1, block_seed=1)) == slots(layout(seed=1))

@@ -14,8 +14,8 @@ from typer.testing import CliRunner
 import obliviate as ob
 from obliviate.blocks import Layout, parts_of
 from obliviate.cli import app, commands
-from obliviate.cli.answer import plain
 from obliviate.ledger import Ledger
+from obliviate.wording import plain
 from tests.project_file import write_project
 
 DOCUMENT = Path(__file__).parents[1] / "docs" / "cli.md"
@@ -330,6 +330,32 @@ def test_a_run_must_be_trained_to_be_planned_from(project, tmp_path):
     assert "trained to block" in answer["error"]
 
 
+@pytest.fixture
+def question(project, tmp_path):
+    return ["lab", project, tmp_path / "lab", "-s", "user-3", "--seeds", 3]
+
+
+def test_the_laboratory_measures_and_leaves_its_tables(question, tmp_path):
+    answer = ask(*question, "-m", "deepobliviate:blocks=2")
+    methods = [row["method"] for row in answer["findings"]]
+    assert methods == ["nothing", "exact", "deepobliviate:blocks=2"]
+    assert (answer["seeds"], answer["records"], answer["blocks"]) == (3, 2, 8)
+    left = {path.name for path in (tmp_path / "lab").iterdir()}
+    assert {"lab.json", "lab.csv", "gap.png", "shift.png", "cells"} <= left
+    said = call(*question, "-m", "deepobliviate:blocks=2").stdout
+    assert "deepobliviate:blocks=2" in said
+    assert f"{answer['findings'][0]['shift']:.2f}" in said
+    assert "chance alone" in said
+
+
+def test_an_interrupted_laboratory_goes_on(question, project, tmp_path):
+    stop = project.with_name("stop")
+    stop.write_text("0")  # a record that a first step may not need, but training does
+    assert "goes on where this one stopped" in call(*question, code=130).stderr
+    stop.unlink()
+    assert ask(*question)["seeds"] == 3
+
+
 # Wrong requests: exit code 2, both lines, nothing changed
 
 WRONG = {
@@ -392,6 +418,14 @@ WRONG = {
         "size",
     ),
     "bench blocks": (["bench", "PROJECT", "--blocks", "0"], "0"),
+    "lab of nobody": (["lab", "PROJECT", "NEW"], "names nobody"),
+    "lab of a stranger": (["lab", "PROJECT", "NEW", "-s", "user-99"], "user-99"),
+    "lab method": (["lab", "PROJECT", "NEW", "-r", "1", "-m", "magic:x=1"], "magic"),
+    "lab option": (["lab", "PROJECT", "NEW", "-r", "1", "-m", "exact:x=1"], "no 'x'"),
+    "lab seeds": (["lab", "PROJECT", "NEW", "-r", "1", "--seeds", "1"], "seeds"),
+    "lab workers": (["lab", "PROJECT", "NEW", "-r", "1", "--workers", "-1"], "workers"),
+    "lab in a run": (["lab", "PROJECT", "RUN", "-r", "1"], "holds other files"),
+    "lab project": (["lab", "NOWHERE", "NEW", "-r", "1"], "no project file"),
 }
 
 

@@ -147,6 +147,14 @@ def test_exact_replays_are_retrains_of_their_seeds(found):
     assert run.digest == told
 
 
+def test_a_fixed_stop_is_kept_by_every_method(found):
+    methods = ["deepobliviate:blocks=1", "calibrated:blocks=1"]
+    result = measure(found[1], methods=methods)
+    assert [result.of(method).blocks_replayed for method in methods] == [1, 1]
+    assert result.of("calibrated:blocks=1").passed is not None
+    assert result.of("deepobliviate:blocks=1").passed is None
+
+
 # Other processes
 
 

@@ -18,6 +18,7 @@ from obliviate.residual import (
     fit_power_law,
     fluctuation_exponent,
     method_of,
+    options_of,
 )
 
 LAGS = np.arange(1, DFA_MIN_LENGTH)
@@ -249,3 +250,27 @@ def test_an_unknown_method_is_refused_with_the_ones_there_are(method):
     assert repr(method) in refusal.value.message
     assert "'exact'" in refusal.value.hint
     assert "'deepobliviate'" in refusal.value.hint
+
+
+# Fixed stops, for research
+
+
+@pytest.mark.parametrize("blocks", [1, 2, 5])
+def test_a_fixed_stop_is_kept_whatever_the_slope(blocks):
+    method = ob.DeepObliviate(epsilon=1e-9, blocks=blocks)
+    series = [1.0, 0.9, 0.5, 0.4, 0.39]
+    stops = [method.decide(series[:lag]).is_final for lag in range(1, 6)]
+    assert stops == [lag >= blocks for lag in range(1, 6)]
+    assert method.decide(series).law == fit_power_law(series)  # the rest is still estimated
+
+
+@pytest.mark.parametrize("method", [ob.DeepObliviate, ob.Calibrated])
+@pytest.mark.parametrize("blocks", [0, -1, 1.5, True, "2"])
+def test_an_impossible_fixed_stop_is_refused(method, blocks):
+    with pytest.raises(InvalidOption, match="blocks"):
+        method(blocks=blocks)
+
+
+def test_options_that_are_not_set_are_not_kept():
+    assert options_of(ob.DeepObliviate()) == {"name": "deepobliviate", "epsilon": 0.02}
+    assert options_of(ob.DeepObliviate(blocks=2))["blocks"] == 2
