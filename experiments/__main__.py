@@ -6,6 +6,7 @@ import argparse
 import time
 from pathlib import Path
 
+import page
 from erased import ERASED
 from grid import FASHION, HERE, METHODS, MNIST, Experiment, grid
 from obliviate.audit import Lab, lab
@@ -36,10 +37,11 @@ def main() -> None:
     parser.add_argument("--labs", type=Path, default=Path("labs"))
     parser.add_argument("--workers", type=int, default=1)
     parser.add_argument("--method", action="append", help="instead of all")
+    parser.add_argument("--page", action="store_true", help="write the page alone")
     parser.add_argument("--only", default="", help="experiments whose names hold this")
     chosen = parser.parse_args()
     folders = {MNIST: chosen.mnist, FASHION: chosen.fashion}
-    for experiment in grid():
+    for experiment in () if chosen.page else grid():
         if chosen.only not in experiment.name:
             continue
         started = time.perf_counter()
@@ -52,6 +54,7 @@ def main() -> None:
                 f"bias {row.bias:+.2f}±{row.bias_error:.2f}  agree {row.agreeing:.2f}",
                 flush=True,
             )
+    page.write(chosen.labs)
 
 
 if __name__ == "__main__":
