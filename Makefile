@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: setup demo test unit lint types layers test-slow bench clean
+.PHONY: setup demo test unit lint types layers test-slow bench forgetting clean
 
 setup: $(READY)
 
@@ -36,6 +36,9 @@ test-slow: setup
 
 bench: setup
 	$(BIN)/python -m benchmarks
+
+forgetting: setup
+	$(BIN)/python experiments
 
 clean:
 	rm -rf $(VENV) demo .coverage .mypy_cache .pytest_cache .ruff_cache .import_linter_cache

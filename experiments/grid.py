@@ -97,9 +97,9 @@ def _longer() -> list[Experiment]:
         Experiment("Fashion 100", "images", FASHION, {**wrong, "place": "early", **hundred}, 6),
         Experiment("MNIST 100", "images", MNIST, {**wrong, "place": "middle", **hundred}, 6),
         Experiment("Purchases 100", "purchases", "", {**wrong, "place": "early", **hundred}, 6),
-        Experiment("MNIST 500", "images", MNIST, {**wrong, "place": "early", **many}, 6),
-        Experiment("MNIST 500", "images", MNIST, {**wrong, "place": "middle", **many}, 6),
-        Experiment("MNIST 500", "images", MNIST, {**wrong, "place": "late", **many}, 6),
+        Experiment("MNIST 500", "images", MNIST, {**wrong, "place": "early", **many}, 4),
+        Experiment("MNIST 500", "images", MNIST, {**wrong, "place": "middle", **many}, 4),
+        Experiment("MNIST 500", "images", MNIST, {**wrong, "place": "late", **many}, 4),
     ]
 
 

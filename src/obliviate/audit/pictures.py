@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -33,9 +34,9 @@ def gap_picture(found: Lab) -> bytes:
             fade.a * lags[lags > 1] ** -fade.h,
             "--",
             color=_FIT,
-            label=f"{fade.a:.2f}·lag^(-{fade.h:.2f})",
+            label=f"fitted from lag 2 on: {fade.a:.2f}·lag^({-fade.h:.2f})",
         )
-    axes.set_xscale("log")
+    _count_in_logs(axes)
     axes.set_xlabel("lag: blocks since the last one that held the records", color=_INK)
     axes.set_ylabel("gap in score,\noriginal - exact replay", color=_INK)
     return _finished(figure, axes)
@@ -59,7 +60,7 @@ def shift_picture(found: Lab) -> bytes:
             linewidth=1.2,
             label=name,
         )
-    axes.set_xscale("log")
+    _count_in_logs(axes)
     axes.set_ylim(bottom=0)
     axes.set_xlabel(f"blocks replayed, median over the seeds (of {found.blocks})", color=_INK)
     axes.set_ylabel("shift of the erased records\n(deviations; less is better)", color=_INK)
@@ -74,6 +75,14 @@ def _families(found: Lab) -> dict[str, list[Finding]]:
     for rows in families.values():
         rows.sort(key=lambda row: row.blocks_replayed)
     return families
+
+
+def _count_in_logs(axes: Axes) -> None:
+    """A logarithmic axis of whole numbers of blocks."""
+    axes.set_xscale("log")
+    axes.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+    axes.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+    axes.xaxis.set_minor_formatter(NullFormatter())
 
 
 def _canvas() -> tuple[Figure, Axes]:
