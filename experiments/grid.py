@@ -106,13 +106,5 @@ def _longer() -> list[Experiment]:
 def grid() -> list[Experiment]:
     """All experiments, those that tell most first."""
     wrong, others, longer = _mislabelled(), _others(), _longer()
-    return [
-        *wrong[:6],
-        longer[0],
-        *others[6:],
-        longer[3],
-        *others[:6],
-        *wrong[6:],
-        *longer[1:3],
-        *longer[4:],
-    ]
+    early, later = wrong[:6], wrong[6:]
+    return [*early, longer[0], longer[3], *others, *later, *longer[1:3], *longer[4:]]
