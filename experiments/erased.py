@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from torch.utils.data import TensorDataset
 
-from obliviate.blocks import Layout
+from obliviate.blocks import Layout, parts_of
 
 ERASED = "erased"
 PLACES = {"early": 1 / 6, "middle": 1 / 2, "late": 5 / 6}
@@ -55,7 +55,8 @@ def planted(
     """
     inputs, targets = (tensor.clone() for tensor in data.tensors)
     first = block_at(place, blocks)
-    layout = Layout(records=len(inputs), blocks=blocks, seed=SEED, batch_size=1, epochs=1)
+    parts = parts_of([(len(inputs), blocks)])
+    layout = Layout(parts=parts, seed=SEED, batch_size=1, epochs=1)
     if kind == "mislabelled":
         chosen = _members(layout, [first], MISLABELLED)
         targets[chosen] = _wrong(targets, chosen)

@@ -24,7 +24,9 @@ from obliviate.audit.cells import Cell, Cells
 from obliviate.audit.question import label_of, parsed, question_of, recipe_of
 from obliviate.audit.scores import scores
 from obliviate.audit.trials import lags_up_to
+from obliviate.blocks import Layout, parts_of
 from obliviate.feed import feed_of
+from obliviate.lock import alone
 from obliviate.scores import margins
 
 SEEDS, BLOCKS, SPOILT = 5, 6, 4
@@ -47,7 +49,7 @@ def tiny_project():
         epochs=12,
         seed=3,
     )
-    layout = ob.blocks.Layout(records=90, blocks=BLOCKS, seed=3, batch_size=5, epochs=12)
+    layout = Layout(parts=parts_of([(90, BLOCKS)]), seed=3, batch_size=5, epochs=12)
     spoilt = layout.members(BLOCKS - 1)[:SPOILT]
     targets[spoilt] = 1 - targets[spoilt]
     subjects = np.full(90, "others", dtype=object)
@@ -314,6 +316,11 @@ def test_a_folder_with_other_things_is_left_alone(tmp_path):
     with pytest.raises(errors.InvalidOption, match="is a file"):
         measure(tmp_path / "thesis.tex")
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
+
+
+def test_two_calls_do_not_measure_into_one_folder(tmp_path):
+    with alone(tmp_path / "lab"), pytest.raises(errors.RunLocked, match="another process"):
+        measure(tmp_path / "lab")
 
 
 def test_a_folder_that_cannot_be_written_to(guarded_folder):

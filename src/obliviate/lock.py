@@ -5,9 +5,9 @@ from __future__ import annotations
 import contextlib
 from typing import TYPE_CHECKING
 
-from filelock import FileLock
+from filelock import FileLock, Timeout
 
-from obliviate.errors import StorageFull
+from obliviate.errors import RunLocked, StorageFull
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -17,18 +17,28 @@ LOCK_NAME = ".lock"
 
 
 @contextlib.contextmanager
-def alone(folder: Path) -> Iterator[None]:
-    """Wait to be the only process that makes something in a folder; it is made if need be.
+def alone(folder: Path, *, is_patient: bool = True) -> Iterator[None]:
+    """Be the only process that makes something in a folder; it is made if need be.
+
+    Args:
+        folder: Where.
+        is_patient: Wait until another process is done.
 
     The system lets go of the lock when a process ends, however it ends.
 
     Raises:
+        RunLocked: Another process is at it, and this one would not wait.
         StorageFull: The folder cannot be written to.
     """
     lock = FileLock(folder / LOCK_NAME)
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        lock.acquire()
+        lock.acquire(timeout=-1 if is_patient else 0)
+    except Timeout:
+        raise RunLocked(
+            f"another process is at work in {folder}",
+            hint="wait for it to end, or stop it and call again",
+        ) from None
     except OSError as error:
         lock.release()
         raise StorageFull(

@@ -12,6 +12,7 @@ from tests.idx_files import write_digits
 
 import obliviate as ob
 from obliviate.audit import lab
+from obliviate.blocks import Layout, parts_of
 from obliviate.cli.project import ProjectFile
 
 EXPERIMENTS = Path(__file__).parents[2] / "experiments"
@@ -49,9 +50,8 @@ def erased_of(project):
 
 def blocks_of(project, records):
     recipe = project.recipe
-    layout = ob.blocks.Layout(
-        records=RECORDS, blocks=BLOCKS, seed=recipe.seed, batch_size=1, epochs=1
-    )
+    parts = parts_of([(RECORDS, BLOCKS)])
+    layout = Layout(parts=parts, seed=recipe.seed, batch_size=1, epochs=1)
     return sorted(set(layout.block_of(records).tolist()))
 
 

@@ -18,9 +18,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 CELLS_NAME = "cells"
-OWN_FILES = frozenset(
-    {CELLS_NAME, "runs", "lab.json", "lab.csv", "gap.png", "shift.png", ".lock", ".writer"}
-)
+OWN_FILES = frozenset({CELLS_NAME, "runs", "lab.json", "lab.csv", "gap.png", "shift.png", ".lock"})
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -17,7 +17,7 @@ from obliviate.audit.findings import Lab, findings_of, written
 from obliviate.audit.question import question_of
 from obliviate.audit.trials import Bench, trials_of
 from obliviate.errors import InvalidOption, InvalidRecipe
-from obliviate.lock import writing
+from obliviate.lock import alone
 from obliviate.progress import Event, watch
 from obliviate.recipe import Project
 
@@ -99,7 +99,7 @@ def labbing(
     place = Path(folder)
     question = question_of(made, records=records, subjects=subjects, methods=methods, seeds=seeds)
     check_folder(place)
-    with writing(place):
+    with alone(place, is_patient=False):
         bench = Bench(made, question, place, keeps=keep)
         yield from _measuring(bench, project, workers)
         found = findings_of(question, bench.cells)

@@ -18,7 +18,8 @@ from obliviate.making import block_faults, data_length, new_trainer, subject_fau
 from obliviate.naming import record_ids
 from obliviate.probe import probe
 from obliviate.recipe import Project, invalid
-from obliviate.residual import METHODS, Exact, method_of, options_of
+from obliviate.residual import METHODS, Exact, method_of
+from obliviate.writer import options_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
