@@ -139,9 +139,19 @@ def fades(some: list[Measured]) -> str:
                 "lag of the end": fade["lags"][-1],
                 "h": "-" if fade["h"] is None else f"{fade['h']:.2f}",
                 "controls at the end": f"{fade['controls'][-1]:+.2f}",
+                **_foretold(each.of(OURS)["foretold"]),
             }
         )
     return table(rows) if rows else "Not measured yet."
+
+
+def _foretold(foretold: Row | None) -> Row:
+    told = foretold or {}
+    return {
+        "predicted": f"{told['predicted']:.2f}" if told else "-",
+        "found": f"{told['found']:.2f}" if told else "-",
+        "interval holds it": share(told.get("covered")),
+    }
 
 
 def goals(found: list[Measured]) -> str:

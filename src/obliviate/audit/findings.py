@@ -40,6 +40,25 @@ MANY_MODELS = 100  # from so many on, 20 bins say more than 5
 _PERCENTILE = 95
 _FALSE_POSITIVES = 0.05
 ORIGINAL = "nothing"
+_NESTED = ("accuracies", "foretold")
+_KINDS = ("mean", "low", "high")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Foretold:
+    """How a method's predictions of the residue came true: the gap to the exact replay at the end.
+
+    Attributes:
+        seeds: In how many seeds it made one.
+        predicted: Mean over these seeds, in units of the score.
+        found: What the exact replays of the same seeds show.
+        covered: Share of seeds whose predicted interval holds what was found.
+    """
+
+    seeds: int
+    predicted: float
+    found: float
+    covered: float
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,6 +85,7 @@ class Finding:
         agreeing: Share of seeds whose model the laboratory cannot tell from a retrained one.
         passed: Share of seeds in which the method's own check found nothing; None without one.
         agreeing_of_passed: Share of those that the laboratory agrees with; None without any.
+        foretold: How its predictions of the residue came true; None where it makes none.
     """
 
     method: str
@@ -86,6 +106,7 @@ class Finding:
     agreeing: float
     passed: float | None
     agreeing_of_passed: float | None
+    foretold: Foretold | None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -167,7 +188,8 @@ def findings_of(question: Question, cells: Cells) -> Lab:
         affected=question.affected,
         blocks=int(exact[0].facts["blocks_total"]),
         findings=tuple(
-            _finding(name, family, exact, retrained) for name, family in families.items()
+            _finding(name, family, families[ORIGINAL], exact, retrained)
+            for name, family in families.items()
         ),
         floor=_floor([*exact, *retrained]),
         fade=_fade([cell.facts["gap"] for cell in exact]),
@@ -179,7 +201,11 @@ def _matrix(family: Sequence[Cell], name: str) -> Scores:
 
 
 def _finding(
-    method: str, family: Sequence[Cell], exact: Sequence[Cell], retrained: Sequence[Cell]
+    method: str,
+    family: Sequence[Cell],
+    originals: Sequence[Cell],
+    exact: Sequence[Cell],
+    retrained: Sequence[Cell],
 ) -> Finding:
     erased, others = _matrix(family, "erased"), _matrix(retrained, "erased")
     has_test = "tested" in family[0].scores
@@ -216,7 +242,23 @@ def _finding(
         agreeing_of_passed=_share(
             [agrees for agrees, fine in zip(agreeing, passed, strict=True) if fine]
         ),
+        foretold=_foretold(family, originals, exact),
     )
+
+
+def _foretold(
+    family: Sequence[Cell], originals: Sequence[Cell], exact: Sequence[Cell]
+) -> Foretold | None:
+    rows = []
+    for cell, original, replayed in zip(family, originals, exact, strict=True):
+        last = (cell.facts.get("stitches") or [{}])[-1]
+        if last.get("predicted") is not None and last["until"] == cell.facts["blocks_total"]:
+            found = original.of("erased").mean() - replayed.of("erased").mean()
+            rows.append((last["predicted"], found, last["low"] <= found <= last["high"]))
+    if not rows:
+        return None
+    predicted, found, covered = np.mean(np.array(rows, dtype=float), axis=0).tolist()
+    return Foretold(seeds=len(rows), predicted=predicted, found=found, covered=covered)
 
 
 def _passed(cell: Cell) -> bool | None:
@@ -315,13 +357,16 @@ def as_csv(found: Lab) -> str:
     """A line for each method, and the floor's mean, low and high as further lines."""
     rows = []
     for each in found.findings:
-        facts = vars(each) | {f"accuracy_{name}": at for name, at in each.accuracies.items()}
-        rows.append({name: value for name, value in facts.items() if name != "accuracies"})
-    for kind in ("mean", "low", "high"):
+        facts = {name: value for name, value in vars(each).items() if name not in _NESTED}
+        facts |= {f"accuracy_{name}": at for name, at in each.accuracies.items()}
+        foretold = vars(each.foretold) if each.foretold else {}
+        rows.append(facts | {f"foretold_{name}": value for name, value in foretold.items()})
+    for kind in _KINDS:
         nulls = {name: getattr(null, kind) for name, null in vars(found.floor).items()}
         rows.append({"method": f"floor {kind}", **nulls})
     text = io.StringIO()
-    table = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
+    columns = list(dict.fromkeys(name for row in rows[: -len(_KINDS)] for name in row))
+    table = csv.DictWriter(text, columns, lineterminator="\n")
     table.writeheader()
     table.writerows(rows)
     return text.getvalue()
