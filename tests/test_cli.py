@@ -5,6 +5,8 @@ import inspect
 import json
 import re
 import sqlite3
+import subprocess
+import sys
 import traceback
 from pathlib import Path
 
@@ -346,6 +348,17 @@ def test_the_laboratory_measures_and_leaves_its_tables(question, tmp_path):
     assert "deepobliviate:blocks=2" in said
     assert f"{answer['findings'][0]['shift']:.2f}" in said
     assert "chance alone" in said
+
+
+@pytest.mark.e2e
+def test_workers_of_the_laboratory_leave_the_answer_alone(question):
+    # in a process of its own: what workers print goes past the test's own standard output
+    words = [Path(sys.executable).with_name("obliviate"), *question, "--workers", 2, "--json"]
+    done = subprocess.run(
+        [str(word) for word in words], capture_output=True, text=True, timeout=300, check=True
+    )
+    assert json.loads(done.stdout)["seeds"] == 3
+    assert done.stderr.count("the project is being loaded") == 3
 
 
 def test_an_interrupted_laboratory_goes_on(question, project, tmp_path):

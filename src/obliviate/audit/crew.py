@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import contextlib
 import multiprocessing
 import os
+import sys
 import threading
 from concurrent.futures import FIRST_EXCEPTION, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from multiprocessing.reduction import ForkingPickler
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 
@@ -87,10 +87,10 @@ def working(
         pool.shutdown(wait=True, cancel_futures=True)
 
 
-def _begin(*given: Any) -> None:
-    source, question, folder, keeps = given
+def _begin(source: Source, question: Question, folder: Path, keeps: bool) -> None:
     global _bench  # noqa: PLW0603 - a pool's initializer has nowhere else to put what it made
     torch.set_num_threads(1)
+    sys.stdout = sys.stderr  # a project may print what it likes: the answer is its parent's
     threading.Thread(target=_end_with_parent, daemon=True).start()
     _bench = Bench(source(), question, folder, keeps=keeps)
 
@@ -105,5 +105,4 @@ def _end_with_parent() -> None:
 
 def _carry_out(trial: Trial) -> None:
     assert _bench is not None  # noqa: S101 - the initializer made it
-    with contextlib.suppress(KeyboardInterrupt):  # the parent hears of it too, and says so
-        _bench.carry_out(trial)
+    _bench.carry_out(trial)

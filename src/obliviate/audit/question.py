@@ -210,7 +210,7 @@ def _put_down(
     affected = np.unique(layout.block_of(erased))
     near = np.concatenate([layout.members(int(block)) for block in affected])
     tests = data_length(project.test) if project.test is not None else 0
-    seed, everyone = layout.block_seed or layout.seed, np.arange(layout.records, dtype=np.int64)
+    seed, everyone = project.recipe.seed, np.arange(layout.records, dtype=np.int64)
     sets = {
         "erased": erased,
         "retained": _some(np.setdiff1d(everyone, erased), seed, RETAINED),
