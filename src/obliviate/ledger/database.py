@@ -93,6 +93,10 @@ class Database:
         """Let go of the database."""
         self.engine.dispose()
 
+    def drop(self) -> None:
+        """Let go of it for the last time; quickly, since a finalizer swallows interrupts."""
+        self.engine.pool.dispose()
+
     @contextlib.contextmanager
     def _named_errors(self) -> Iterator[None]:
         try:

@@ -97,7 +97,7 @@ def _rows(
     query = select(*map(_raw, table.c)).where(run_column(table) == run, *conditions)
     by = GROUPED.get(table.name)
     order = [*([table.c[by]] if by else []), *table.primary_key]
-    # only what may be too long for memory is fetched piece by piece: that needs a cursor on a server
+    # what may be too long for memory is fetched piece by piece, by a cursor on the server
     options = {"yield_per": _ROWS_AT_ONCE} if table.name in SPANNED else {}
     return connection.execute(query.order_by(*order).execution_options(**options))
 

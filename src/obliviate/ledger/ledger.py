@@ -70,7 +70,7 @@ class Ledger:
         self.requests = Requests(self._database, self._run, self._changing)
         self.lease = Lease(self._database, self._run)
         # whoever forgets to close it leaves no connection open
-        weakref.finalize(self, self._database.close)
+        weakref.finalize(self, self._database.drop)
 
     @classmethod
     def create(
