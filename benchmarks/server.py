@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 from typing import TYPE_CHECKING
 
-from tests.server import cluster
+from tests.server import serving
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -13,5 +13,5 @@ if TYPE_CHECKING:
 
 @contextlib.contextmanager
 def a_server() -> Iterator[str]:
-    with cluster() as (url, _):
-        yield url
+    with serving() as server:
+        yield server.schema()
