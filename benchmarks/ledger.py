@@ -20,6 +20,7 @@ from torch.utils.data import TensorDataset
 import obliviate as ob
 from benchmarks.server import a_server
 from obliviate.making import make
+from obliviate.vault import Terms
 
 PREVIEWS = 300
 
@@ -52,6 +53,7 @@ def timed_making(folder: Path, records: int, people: list[str], url: str | None)
         project=None,
         tombstones={},
         ledger=url,
+        terms=Terms.new(None, None),
     )
     return time.perf_counter() - started
 

@@ -18,6 +18,7 @@ from obliviate.moments import packed_optimizer, unpack_optimizer
 from obliviate.state import captured, digest
 from obliviate.training import Checkpoint, Trained
 from obliviate.vault.codec import decode, encode
+from obliviate.vault.frames import Plain, framed
 
 NOBODY = np.array([], dtype=np.int64)
 OPTIMIZERS = {
@@ -40,7 +41,7 @@ OPTIMIZERS = {
 
 
 def joined(state):
-    return b"".join(encode(state))
+    return Plain(b"".join(framed(encode(state))))
 
 
 def contents(packed):

@@ -3,6 +3,7 @@
 import itertools
 import json
 
+import blosc2
 import pytest
 import torch
 from safetensors.torch import load
@@ -13,11 +14,21 @@ from tests.models import images, recipe, records_in
 BLOCKS = 12
 
 
+def plain(data):
+    """The plain bytes of an object, by its documented form: 8 bytes, then lengths and chunks."""
+    at, chunks = 8, []
+    while at < len(data):
+        length = int.from_bytes(data[at : at + 4], "little")
+        chunks.append(blosc2.decompress2(data[at + 4 : at + 4 + length]))
+        at += 4 + length
+    return b"".join(chunks)
+
+
 def on_disk(folder):
     """Keyframes and updates, read from the raw files without the help of the library."""
     keyframes, updates = [], []
     for path in (folder / "vault").iterdir():
-        data = path.read_bytes()
+        data = plain(path.read_bytes())
         header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
         tensors = load(data)
         if "tied" in header["__metadata__"]:

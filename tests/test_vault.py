@@ -10,14 +10,16 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import save
+from safetensors.torch import load, save
 from torch import nn
 
 import obliviate as ob
 from obliviate.errors import ObliviateError, RunDamaged, StorageFull
 from obliviate.state import ADDITIVE, Update, captured, digest, update_between
-from obliviate.vault import Vault
-from obliviate.vault.codec import DTYPES, decode, decode_update, encode, encode_update
+from obliviate.vault import KeyFile, Vault, codec
+from obliviate.vault.codec import DTYPES
+from obliviate.vault.folder import Folder
+from obliviate.vault.frames import FRAME_BYTES, Plain, framed
 from tests.contracts.vault_contract import VaultContract
 
 NO_ROOM = [errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EFBIG]
@@ -28,29 +30,49 @@ class TestVault(VaultContract):
 
     @pytest.fixture
     def vault(self, tmp_path):
-        return Vault(tmp_path / "deep" / "vault")
+        return Vault(Folder(tmp_path / "deep" / "vault"))
+
+    def raw(self, vault, key):
+        return (vault.place.path / key).read_bytes()
 
     def tamper(self, vault, key, data):
-        (vault.folder / key).write_bytes(data)
+        (vault.place.path / key).write_bytes(data)
 
     def remove(self, vault, key):
-        (vault.folder / key).unlink()
+        (vault.place.path / key).unlink()
 
     def listed(self, vault):
-        return {path.name for path in vault.folder.iterdir()}
+        return {path.name for path in vault.place.path.iterdir()}
+
+
+class TestSealedVault(TestVault):
+    """The same, encrypted."""
+
+    @pytest.fixture
+    def vault(self, tmp_path):
+        seal = KeyFile.create(tmp_path / "key")
+        return Vault(Folder(tmp_path / "deep" / "vault"), seal, "an identity")
 
 
 @pytest.fixture
 def vault(tmp_path):
-    return Vault(tmp_path / "vault")
+    return Vault(Folder(tmp_path / "vault"))
 
 
 def joined(state) -> bytes:
-    return b"".join(encode(state))
+    return b"".join(framed(codec.encode(state)))
 
 
 def joined_update(update) -> bytes:
-    return b"".join(encode_update(update))
+    return b"".join(framed(codec.encode_update(update)))
+
+
+def decode(data: bytes):
+    return codec.decode(Plain(data))
+
+
+def decode_update(data: bytes):
+    return codec.decode_update(Plain(data))
 
 
 def failing(number: int, at: int = 1, then=None):
@@ -67,7 +89,7 @@ def failing(number: int, at: int = 1, then=None):
 
 
 def left_behind(vault) -> list[str]:
-    return [path.name for path in vault.folder.iterdir()] if vault.folder.exists() else []
+    return [path.name for path in vault.place.path.iterdir()] if vault.place.path.exists() else []
 
 
 # Failures of the disk
@@ -85,7 +107,7 @@ def test_a_full_or_forbidden_disk_leaves_nothing_behind(vault, monkeypatch, numb
         with pytest.raises(StorageFull) as refusal:
             vault.write([b"ten bytes!"])
     assert os.strerror(number) in refusal.value.message
-    assert str(vault.folder) in refusal.value.message
+    assert str(vault.place.path) in refusal.value.message
     assert left_behind(vault) == []
 
 
@@ -107,7 +129,7 @@ def test_a_write_that_was_refused_can_be_tried_again(vault, monkeypatch):
         patch.setattr(os, "fsync", failing(errno.ENOSPC))
         with pytest.raises(StorageFull):
             vault.write([b"x"])
-    assert vault.read(vault.write([b"x"])) == b"x"
+    assert bytes(vault.read(vault.write([b"x"]))) == b"x"
 
 
 def test_a_file_system_that_became_read_only_is_named(vault, monkeypatch):
@@ -122,7 +144,7 @@ def test_a_file_system_that_became_read_only_is_named(vault, monkeypatch):
 
 def test_a_folder_that_may_not_be_written_to_is_named(guarded_folder):
     folder, guarded = guarded_folder
-    vault = Vault(folder)
+    vault = Vault(Folder(folder))
     kept = vault.write([b"x"])
     with guarded(), pytest.raises(StorageFull, match="Permission denied"):
         vault.write([b"y"])
@@ -141,13 +163,13 @@ def test_an_object_is_complete_before_it_has_its_name(vault, monkeypatch):
         patch.setattr(os, "rename", killed)
         with pytest.raises(KeyboardInterrupt):
             vault.write([b"whole"])
-    assert seen == [b"whole"]
+    assert [bytes(Plain(data)) for data in seen] == [b"whole"]
     assert all(name.endswith(".part") for name in left_behind(vault))
 
 
 def test_an_unfinished_file_is_listed_and_can_be_destroyed(vault):
     vault.write([b"x"])
-    (vault.folder / "abc.part").write_bytes(b"half")
+    (vault.place.path / "abc.part").write_bytes(b"half")
     assert "abc.part" in set(vault)
     vault.destroy("abc.part")
     assert "abc.part" not in left_behind(vault)
@@ -206,6 +228,43 @@ def test_every_dtype_that_can_be_kept_comes_back(dtype):
 
 def test_what_can_be_subtracted_can_be_kept():
     assert set(DTYPES) >= ADDITIVE
+
+
+def test_a_state_in_the_first_format_is_still_read():
+    state = {"a": torch.randn(5, 3), "b": torch.tensor(True)}
+    written = save(state, metadata={"tied": '{"c": "a"}'})
+    assert digest(decode(written)) == digest(state | {"c": state["a"]})
+
+
+def test_an_update_in_the_first_format_is_still_read():
+    parts = {"step/a": torch.randn(9), "index/a": torch.tensor([2, 7]), "value/a": torch.ones(2)}
+    back = decode_update(save(parts, metadata={"exact": "true"}))
+    assert back.corrections["a"][0].tolist() == [2, 7]
+    assert torch.equal(back.steps["a"], parts["step/a"])
+
+
+@pytest.mark.parametrize("places", [[0], [0, 1], [254, 255, 510], [5, 40_000], [7, 3_000_000_000]])
+def test_positions_of_corrections_come_back_whatever_their_distance(places):
+    index = torch.tensor(places)
+    update = Update({"a": torch.ones(1)}, {"a": (index, torch.ones(len(places)))})
+    assert decode_update(joined_update(update)).corrections["a"][0].tolist() == places
+
+
+def test_the_plain_bytes_are_a_safetensors_file():
+    state = {"flag": torch.tensor(True), "a": torch.randn(3, 4), "n": torch.tensor(5)}
+    found = load(bytes(Plain(joined(state))))
+    assert digest(found) == digest(state)
+
+
+def test_a_tensor_of_several_frames_comes_back():
+    state = {"a": torch.randn(3 * FRAME_BYTES // 4 + 5), "b": torch.randn(7)}
+    assert digest(decode(joined(state))) == digest(state)
+
+
+def test_updates_of_training_take_less_room_than_states():
+    state = {"a": torch.randn(200_000) * 0.05}
+    update = update_between(state, {"a": state["a"] + 1e-4 * torch.randn(200_000)})
+    assert len(joined_update(update)) < 0.7 * 4 * 200_000
 
 
 def test_a_transposed_tensor_comes_back():
@@ -272,7 +331,7 @@ FOREIGN = {
 @pytest.mark.parametrize("data", FOREIGN.values(), ids=FOREIGN)
 @pytest.mark.parametrize("decoder", [decode, decode_update])
 def test_bytes_of_others_are_refused(decoder, data):
-    with pytest.raises(RunDamaged, match="not a state"):
+    with pytest.raises(RunDamaged, match="an object"):
         decoder(data)
 
 
@@ -286,7 +345,7 @@ def test_an_update_is_no_state_and_a_state_no_update():
 def test_a_checkpoint_written_by_torch_is_not_opened():
     buffer = io.BytesIO()
     torch.save({"a": torch.zeros(2)}, buffer)  # noqa: TID251
-    with pytest.raises(RunDamaged, match="not a state"):
+    with pytest.raises(RunDamaged, match="an object"):
         decode(buffer.getvalue())
 
 

@@ -9,6 +9,7 @@ from obliviate.recipe import Project, Recipe
 from obliviate.residual import Calibrated, DeepObliviate, Exact
 from obliviate.results import Erasure, Status
 from obliviate.run import Run, load
+from obliviate.vault import KeyFile, KeyService, KeyVariable
 from obliviate.verification import Verification
 
 __version__ = "0.1.0"
@@ -18,6 +19,9 @@ __all__ = [
     "DeepObliviate",
     "Erasure",
     "Exact",
+    "KeyFile",
+    "KeyService",
+    "KeyVariable",
     "ObliviateError",
     "Plan",
     "Policy",

@@ -4,25 +4,29 @@ Every block has its update V_k = P_k - P_{k-1}; keyframes, full states, stand at
 end and every 2√B blocks. A state is the last keyframe before it and the updates since. A
 stitch leaves later updates as they are, so an erasure replaces as many updates as it replayed
 blocks, and the keyframes behind them; once the old updates are destroyed no old state can be added
-up from what is left.
+up from what is left. A keyframe leaves out tensors that are as in the initial state, such as a
+frozen backbone: those never hold anybody's trace, and are kept once.
 """
 
 from __future__ import annotations
 
 import math
+from collections import deque
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from hashlib import sha256
+from typing import TYPE_CHECKING, TypeVar
 
 from obliviate.errors import Mismatch, RunDamaged
 from obliviate.ledger import Entry
 from obliviate.ledger.facts import STITCHED
-from obliviate.state import Update, applied, digest, update_between
+from obliviate.state import Update, applied, digest, raw_bytes, update_between
 from obliviate.training import Checkpoint
 from obliviate.vault.codec import decode, decode_update, encode, encode_update
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+    from concurrent.futures import Future
 
     from torch import Tensor
 
@@ -33,6 +37,10 @@ if TYPE_CHECKING:
     from obliviate.vault import Stored, Vault
 
 _WRITERS = 4
+_AHEAD = 2  # objects that are read and decompressed before they are needed
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
 
 
 def keyframe_spacing(blocks: int) -> int:
@@ -61,6 +69,20 @@ def clamped(state: State, variances: frozenset[str]) -> dict[str, Tensor]:
     return {name: positive.get(id(tensor), tensor) for name, tensor in state.items()}
 
 
+def ahead(
+    work: Callable[[Item], Result], items: Iterable[Item], depth: int = _AHEAD
+) -> Iterator[Result]:
+    """The results of some work, in order, a few of them worked out beforehand in threads."""
+    waiting: deque[Future[Result]] = deque()
+    with ThreadPoolExecutor(depth) as pool:
+        for item in items:
+            waiting.append(pool.submit(work, item))
+            if len(waiting) > depth:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+
+
 class Chain:
     """The checkpoints of one run.
 
@@ -68,12 +90,18 @@ class Chain:
     """
 
     def __init__(
-        self, ledger: Ledger, vault: Vault, blocks: int, variances: frozenset[str] = frozenset()
+        self,
+        ledger: Ledger,
+        vault: Vault,
+        blocks: int,
+        variances: frozenset[str] = frozenset(),
+        spacing: int = 0,
     ) -> None:
         self._ledger, self._vault = ledger, vault
         self._variances = variances
+        self._initial_hashes: dict[str, bytes] | None = None
         self.blocks = blocks
-        self.spacing = keyframe_spacing(blocks)
+        self.spacing = spacing or keyframe_spacing(blocks)
         self.entries = ledger.entries()
 
     @property
@@ -108,8 +136,9 @@ class Chain:
         while self.entries[at].keyframe is None:
             at -= 1
         state = self._keyframe(self.entries[at])
-        for later in range(at + 1, block + 1):
-            state = self.state_after(state, later, self.update(later))
+        later = range(at + 1, block + 1)
+        for number, update in zip(later, ahead(self.update, later), strict=True):
+            state = self.state_after(state, number, update)
         entry = self.entries[block]
         if at != block and entry.digest is not None and digest(state) != entry.digest:
             raise Mismatch(
@@ -144,7 +173,10 @@ class Chain:
         return Checkpoint(model=state, optimizer=optimizer), update
 
     def _keyframe(self, entry: Entry) -> dict[str, Tensor]:
-        return decode(self._vault.read(_present(entry.keyframe, entry.block)))
+        return decode(self._vault.read(_present(entry.keyframe, entry.block)), self._initial)
+
+    def _initial(self) -> dict[str, Tensor]:
+        return decode(self._vault.read(_present(self.entries[0].keyframe, 0)))
 
     def _update(self, entry: Entry) -> Update:
         return decode_update(self._vault.read(_present(entry.update, entry.block)))
@@ -171,7 +203,7 @@ class Chain:
             loss=trained.loss,
             seconds=trained.seconds,
             update=self._vault.write(encode_update(update)),
-            keyframe=self._vault.write(encode(state)) if needs_keyframe else None,
+            keyframe=self.keep(state) if needs_keyframe else None,
             optimizer=self._vault.write(encode(optimizer)) if optimizer else None,
             erasure=erasure,
         )
@@ -226,9 +258,21 @@ class Chain:
 
     def restored(self, block: int, state: State, erasure: int) -> Entry:
         """The entry of a stitched block, which keeps its update and has this state as keyframe."""
-        stored = self._vault.write(encode(state))
         entry = replace(self.entries[block], **STITCHED, erasure=erasure)
-        return replace(entry, digest=digest(state), keyframe=stored)
+        return replace(entry, digest=digest(state), keyframe=self.keep(state))
+
+    def keep(self, state: State) -> Stored:
+        """Store a keyframe, less what is as in the initial state."""
+        if self._initial_hashes is None:
+            self._initial_hashes = _hashes(self._initial())
+        known = {name: state[name] for name in self._initial_hashes}
+        same = {
+            name: said
+            for name, said in _hashes(known).items()
+            if said == self._initial_hashes[name]
+        }
+        self._initial_hashes = same  # what has changed once is not asked again
+        return self._vault.write(encode(state, initial=same))
 
     def rewrite(
         self,
@@ -253,11 +297,16 @@ class Chain:
         self._ledger.lease.check()
         condemned = self._ledger.keys("condemned")
         doomed = condemned | (there - self._ledger.keys("live"))
+        self._ledger.destroy_keys(condemned)
         for key in doomed:
             self._vault.destroy(key)
         self._ledger.mark_destroyed(condemned)
         self._ledger.close_requests()
         return len(doomed)
+
+
+def _hashes(state: State) -> dict[str, bytes]:
+    return {name: sha256(raw_bytes(tensor)).digest() for name, tensor in state.items()}
 
 
 def _present(stored: Stored | None, block: int) -> Stored:

@@ -80,6 +80,18 @@ class Tombstoned(RequestError):
     """The data holds records that were erased before."""
 
 
+class WrongKey(RequestError):
+    """The vault was sealed with another master key."""
+
+
+class KeyMissing(RequestError):
+    """The master key of a sealed vault cannot be had."""
+
+
+class ForeignVault(RequestError):
+    """The place holds the vault of another run, or something else."""
+
+
 class RunLocked(ObliviateError):
     """Another live process is writing to the run."""
 

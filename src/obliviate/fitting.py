@@ -22,6 +22,7 @@ from obliviate.progress import Event, watch
 from obliviate.recipe import invalid
 from obliviate.reingested import tombstone_options
 from obliviate.run import Run
+from obliviate.vault import Terms
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterable, Mapping, Sequence
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
 
     from obliviate.recipe import Recipe
     from obliviate.reingested import Choice
+    from obliviate.vault import Seal
 
 
 def fit(
@@ -45,6 +47,8 @@ def fit(
     ledger: str | None = None,
     tombstones: str | Path | None = None,
     reingested: Choice = "exclude",
+    vault: str | None = None,
+    seal: Seal | None = None,
 ) -> Run:
     """Train a chain, or resume the training of one that was interrupted.
 
@@ -62,6 +66,11 @@ def fit(
             are known when they come back; many runs may share it. None are kept if None.
         reingested: What becomes of records that have a tombstone: "exclude" leaves them out,
             "refuse" raises.
+        vault: Where the checkpoints are kept, as a URL that fsspec knows, such as
+            "s3://bucket/prefix", or a path; in the run's folder if None. Credentials are looked for
+            where the storage's own tools look, and never kept.
+        seal: The master key to encrypt them with: `ob.KeyFile`, `ob.KeyVariable` or
+            `ob.KeyService`. In the clear if None.
 
     Returns:
         The run, trained to its end.
@@ -73,7 +82,9 @@ def fit(
         Tombstoned: The data holds records that were erased before.
         ForeignRecipe, ForeignData: The folder holds a run of another recipe or dataset.
         NotFinite, TrainingFailed, StorageFull: Training stopped; the chain up to there is kept.
-        ConnectionLost: The ledger's database cannot be reached.
+        ConnectionLost: The ledger's database or the vault's storage cannot be reached.
+        ForeignVault: The vault's place holds something else.
+        WrongKey, KeyMissing: The vault was sealed with another key, or the key cannot be had.
     """
     return watch(
         fitting(
@@ -86,6 +97,8 @@ def fit(
             ledger=ledger,
             tombstones=tombstones,
             reingested=reingested,
+            vault=vault,
+            seal=seal,
         )
     )
 
@@ -101,6 +114,8 @@ def fitting(  # noqa: D417
     ledger: str | None = None,
     tombstones: str | Path | None = None,
     reingested: Choice = "exclude",
+    vault: str | None = None,
+    seal: Seal | None = None,
     project: Mapping[str, str] | None = None,
 ) -> Generator[Event, None, Run]:
     """`fit`, yielding its progress.
@@ -128,10 +143,13 @@ def fitting(  # noqa: D417
             project=project,
             tombstones=kept,
             ledger=ledger,
+            terms=Terms.new(vault, seal),
+            seal=seal,
         )
     (folder / MAKING_NAME).unlink(missing_ok=True)
-    run = Run(folder, recipe, data)
+    run = Run(folder, recipe, data, seal=seal)
     _check_same(run, blocks, subjects, left_out)
+    _check_vault(run, vault, seal)
     if records == run.facts.records:  # else an extension was interrupted, and goes on with `extend`
         yield from run.writer.finishing()
     return run
@@ -158,6 +176,20 @@ def _check_same(
         raise InvalidOption(
             f"{run.folder} was made with another exclude",
             hint="to erase more records from a run that exists, call forget",
+        )
+
+
+def _check_vault(run: Run, url: str | None, seal: Seal | None) -> None:
+    terms = Terms.of(run.facts.vault)
+    if url is not None and url != terms.url:
+        raise InvalidOption(
+            f"the vault of {run.folder} is in {run.vault.place.name}, not {url}",
+            hint="it stays where the run was made; give that place or none",
+        )
+    if seal is not None and not terms.seal:
+        raise InvalidOption(
+            f"the vault of {run.folder} was made without a master key",
+            hint="what was written in the clear stays so; make a new run in another folder",
         )
 
 

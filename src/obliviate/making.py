@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import secrets
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,8 +24,9 @@ from obliviate.recipe import invalid
 from obliviate.reingested import Reingested
 from obliviate.state import digest
 from obliviate.training import Trainer, has_batch_norm, made_model, named
-from obliviate.vault import Vault
 from obliviate.vault.codec import encode
+from obliviate.vault.folder import Folder
+from obliviate.vault.terms import VAULT_NAME
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -32,8 +35,9 @@ if TYPE_CHECKING:
     from torch.utils.data import Dataset
 
     from obliviate.recipe import Recipe
+    from obliviate.vault import Seal, Terms
 
-VAULT_NAME, MAKING_NAME = "vault", ".making"
+MAKING_NAME = ".making"
 _OWN_FILES = {LOCK_NAME, MAKING_NAME, VAULT_NAME, PART_NAME, f"{PART_NAME}-journal"}
 
 
@@ -82,6 +86,8 @@ def make(
     project: Mapping[str, str] | None,
     tombstones: Mapping[str, str],
     ledger: str | None,
+    terms: Terms,
+    seal: Seal | None = None,
 ) -> None:
     """Write block 0 and the ledger: after this, and not before, there is a run.
 
@@ -99,10 +105,8 @@ def make(
     with alone(folder):
         if is_made(folder):
             return  # another process was faster
-        vault, marker = Vault(folder / VAULT_NAME), folder / MAKING_NAME
-        marker.touch()
-        for key in list(vault):  # what a killed call left, and nothing else: see `check_place`
-            vault.destroy(key)
+        terms = _noted(folder / MAKING_NAME, terms, seal)
+        vault = terms.claimed(folder, seal)  # what is there was left by a killed call
         initial = trainer.initial().model
         first = Entry(
             block=0,
@@ -113,7 +117,7 @@ def make(
         )
         Ledger.create(
             folder,
-            _facts(recipe, trainer, left_out, project or {}, tombstones),
+            _facts(recipe, trainer, left_out, project or {}, tombstones=tombstones, terms=terms),
             first,
             Newcomers(
                 blocks=trainer.layout.all_blocks(),
@@ -123,6 +127,19 @@ def make(
             ),
             url=ledger,
         ).close()
+
+
+def _noted(note: Path, terms: Terms, seal: Seal | None) -> Terms:
+    """The terms, under the identity that a killed making had given to the place already."""
+    identity = note.read_text() if note.exists() else ""
+    if identity:
+        terms = replace(terms, identity=identity)
+        return terms if seal is None else terms.sealed(seal)
+    with note.open("w") as file:
+        file.write(terms.identity)
+        file.flush()
+        os.fsync(file.fileno())
+    return terms
 
 
 def is_made(folder: Path) -> bool:
@@ -141,7 +158,9 @@ def _facts(
     trainer: Trainer,
     left_out: NDArray[np.int64],
     project: Mapping[str, str],
+    *,
     tombstones: Mapping[str, str],
+    terms: Terms,
 ) -> RunFacts:
     layout, secret = trainer.layout, secrets.token_bytes(32)
     return RunFacts(
@@ -153,6 +172,7 @@ def _facts(
         content_key=secret,
         samples=content_hashes(trainer, sampled(layout.records, recipe.seed, left_out), secret),
         tombstones=tombstones,
+        vault=terms.said(),
         project=project,
         made=stamp(),
     )
@@ -209,7 +229,7 @@ def check_place(folder: Path) -> None:
             hint="give a folder that is new or empty",
         )
     was_being_made = (folder / MAKING_NAME).exists()
-    if not was_being_made and any(True for _ in Vault(folder / VAULT_NAME)):
+    if not was_being_made and any(True for _ in Folder(folder / VAULT_NAME)):
         raise RunDamaged(
             f"{folder} has a vault full of states, but its ledger is gone",
             hint="restore ledger.sqlite from a copy, or make the run in another folder",

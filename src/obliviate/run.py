@@ -21,7 +21,7 @@ from obliviate.errors import (
 from obliviate.growth import Addition, extending, lacking
 from obliviate.identity import check_data, check_recipe
 from obliviate.ledger import Ledger
-from obliviate.making import VAULT_NAME, data_length, layout_of, local_folder
+from obliviate.making import data_length, layout_of, local_folder
 from obliviate.naming import record_ids, records_of_subjects
 from obliviate.policy import Policy, due_date
 from obliviate.progress import Event, finish, watch
@@ -30,7 +30,7 @@ from obliviate.residual import DeepObliviate, Exact, Method, method_of
 from obliviate.results import Erasure, Status
 from obliviate.trace import Stitch
 from obliviate.training import Trainer, load_state, made_model
-from obliviate.vault import Vault
+from obliviate.vault import Terms
 from obliviate.verification import Verification, journal_faults, verifying
 from obliviate.writer import Writer, options_of
 
@@ -48,6 +48,7 @@ if TYPE_CHECKING:
     from obliviate.ledger.facts import Guarantee
     from obliviate.plan import Plan
     from obliviate.recipe import Recipe
+    from obliviate.vault import Seal
     from obliviate.writer import Carried
 
 DEFAULT_METHOD = DeepObliviate.name
@@ -68,11 +69,12 @@ class Run:
         data: Dataset[Any],
         *,
         patience_seconds: float | None = None,
+        seal: Seal | None = None,
     ) -> None:
         """Open a run; see `load`."""
         self.folder, self.recipe, self._patience_seconds = folder, recipe, patience_seconds
         self.ledger = Ledger(folder)
-        self.vault = Vault(folder / VAULT_NAME)
+        self.vault = Terms.of(self.ledger.run().vault).opened(folder, seal)
         self.renew(data)
         check_recipe(self.facts, self.trainer.fingerprint())
         self._sweep_if_free()
@@ -451,6 +453,7 @@ def load(
     data: Dataset[Any],
     *,
     patience_seconds: float | None = None,
+    seal: Seal | None = None,
 ) -> Run:
     """Open a run.
 
@@ -461,13 +464,16 @@ def load(
             in their places.
         patience_seconds: How long calls that write wait for another live process that writes to
             the run; None: until it is done.
+        seal: The master key of a sealed vault; where it is remembered to be if None.
 
     Raises:
         RunMissing: There is none.
+        WrongKey, KeyMissing: The vault was sealed with another key, or there is none.
+        ForeignVault: The vault's place holds something else.
         ForeignRecipe, ForeignData: It was made with something else.
         RunDamaged, NewerFormat: It cannot be read.
     """
-    return Run(local_folder(path), recipe, data, patience_seconds=patience_seconds)
+    return Run(local_folder(path), recipe, data, patience_seconds=patience_seconds, seal=seal)
 
 
 def _text(digest: str | None) -> str:

@@ -6,6 +6,7 @@ It first finishes what a killed process left, then carries out what was asked fo
 from __future__ import annotations
 
 import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -33,14 +34,17 @@ from obliviate.progress import Event
 from obliviate.residual import Exact, method_of
 from obliviate.stitch import Difference
 from obliviate.trace import exponent_of, trace_of
+from obliviate.vault import Terms
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Mapping
+    from concurrent.futures import Future
     from typing import Literal
 
     from numpy.typing import NDArray
 
     from obliviate.ledger import ErasureFacts, Ledger, RunFacts
+    from obliviate.ledger.facts import Guarantee
     from obliviate.residual import Method
     from obliviate.trace import Trace
     from obliviate.training import Trainer
@@ -100,7 +104,8 @@ class Writer:
 
     def chain(self) -> Chain:
         """The chain as it is now."""
-        return Chain(self.ledger, self.vault, self.facts.blocks, self.trainer.variances)
+        spacing = Terms.of(self.facts.vault).spacing
+        return Chain(self.ledger, self.vault, self.facts.blocks, self.trainer.variances, spacing)
 
     # What a request means
 
@@ -265,17 +270,29 @@ class Writer:
         blocks = range(chain.length + 1, chain.blocks + 1)
         start, is_exact = chain.checkpoint(chain.length), self._goes_on_exactly(chain)
         previous, training = start.model, self.trainer.train(start, blocks, self.ledger.erased())
+        guarantee: Guarantee = "exact" if is_exact else "approximate"
         del start
-        for item in training:
-            if isinstance(item, Event):
-                done = chain.length + item.done
-                yield replace(item, task="fit", done=done, total=chain.blocks)
-                continue
-            chain.append(item, previous, guarantee="exact" if is_exact else "approximate")
-            previous = item.checkpoint.model
-            yield Event(
-                task="fit", done=item.block, total=chain.blocks, block=item.block, loss=item.loss
-            )
+        with ThreadPoolExecutor(1) as writer:
+            written: Future[None] | None = None
+            finished = chain.length
+            for item in training:
+                if isinstance(item, Event):
+                    done = finished + item.done
+                    yield replace(item, task="fit", done=done, total=chain.blocks)
+                    continue
+                if written is not None:
+                    written.result()  # one at a time; and it may still need the previous state
+                written = writer.submit(chain.append, item, previous, guarantee=guarantee)
+                previous, finished = item.checkpoint.model, item.block
+                yield Event(
+                    task="fit",
+                    done=finished,
+                    total=chain.blocks,
+                    block=item.block,
+                    loss=item.loss,
+                )
+            if written is not None:
+                written.result()
 
     def _goes_on_exactly(self, chain: Chain) -> bool:
         return chain.entries[-1].guarantee == "exact" and not (

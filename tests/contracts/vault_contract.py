@@ -1,12 +1,11 @@
 """What every vault must do: subclass `VaultContract` and say how to make one.
 
-Tampering and listing go around the code under test, through `tamper`, `remove` and `listed`.
+Tampering and listing go around the code under test, through `raw`, `tamper`, `remove` and `listed`.
 """
 
 from __future__ import annotations
 
 import hashlib
-from dataclasses import replace
 
 import pytest
 
@@ -25,6 +24,10 @@ class VaultContract:
         """Put other bytes in the place of an object, behind the vault's back."""
         raise NotImplementedError
 
+    def raw(self, vault, key: str) -> bytes:
+        """An object as it lies there."""
+        raise NotImplementedError
+
     def remove(self, vault, key: str) -> None:
         """Take an object away, behind the vault's back."""
         raise NotImplementedError
@@ -36,17 +39,16 @@ class VaultContract:
     @pytest.mark.parametrize("data", [b"", b"x", bytes(range(256)) * 1000])
     def test_what_was_written_is_read(self, vault, data):
         stored = vault.write([data])
-        assert vault.read(stored) == data
-        assert stored.size_bytes == len(data)
-        assert stored.sha256 == hashlib.sha256(data).hexdigest()
+        assert bytes(vault.read(stored)) == data
+        raw = self.raw(vault, stored.key)
+        assert stored.size_bytes == len(raw)
+        assert stored.sha256 == hashlib.sha256(raw).hexdigest()
 
     def test_pieces_are_joined(self, vault):
         pieces = [b"one", memoryview(b"two"), b"", memoryview(bytes(5))]
         stored = vault.write(iter(pieces))
-        assert vault.read(stored) == b"onetwo" + bytes(5)
-        assert stored.size_bytes == 11
-        assert stored.sha256 == hashlib.sha256(b"onetwo" + bytes(5)).hexdigest()
-        assert vault.read(vault.write([])) == b""
+        assert bytes(vault.read(stored)) == b"onetwo" + bytes(5)
+        assert bytes(vault.read(vault.write([]))) == b""
 
     @pytest.mark.parametrize("error", [ValueError, OSError, KeyboardInterrupt])
     def test_pieces_that_end_in_an_error_make_no_object(self, vault, error):
@@ -70,7 +72,7 @@ class VaultContract:
         one, other = vault.write([b"one"]), vault.write([b"other"])
         vault.destroy(one.key)
         assert set(vault) == {other.key} == self.listed(vault)
-        assert vault.read(other) == b"other"
+        assert bytes(vault.read(other)) == b"other"
         with pytest.raises(RunDamaged, match="missing"):
             vault.read(one)
 
@@ -80,37 +82,37 @@ class VaultContract:
         vault.destroy(key)
 
     def test_a_flipped_bit_is_found(self, vault):
-        data = bytes(range(40))
-        stored = vault.write([data])
-        for bit in range(len(data) * 8):
-            flipped = bytearray(data)
+        stored = vault.write([bytes(range(40))])
+        raw = self.raw(vault, stored.key)
+        for bit in range(len(raw) * 8):
+            flipped = bytearray(raw)
             flipped[bit // 8] ^= 1 << (bit % 8)
             self.tamper(vault, stored.key, bytes(flipped))
             with pytest.raises(RunDamaged, match="not what was written"):
                 vault.read(stored)
-        self.tamper(vault, stored.key, data)
-        assert vault.read(stored) == data
+        self.tamper(vault, stored.key, raw)
+        assert bytes(vault.read(stored)) == bytes(range(40))
 
-    @pytest.mark.parametrize("length", [0, 1, 39, 41])
-    def test_a_cut_or_lengthened_object_is_found(self, vault, length):
-        data = bytes(range(40))
-        stored = vault.write([data])
-        self.tamper(vault, stored.key, (data + b"!")[:length])
+    @pytest.mark.parametrize("change", [-10_000, -1, 1])
+    def test_a_cut_or_lengthened_object_is_found(self, vault, change):
+        stored = vault.write([bytes(range(40))])
+        raw = self.raw(vault, stored.key)
+        self.tamper(vault, stored.key, (raw + b"!")[: max(0, len(raw) + change)])
         with pytest.raises(RunDamaged, match="not what was written"):
             vault.read(stored)
 
     def test_swapped_objects_are_found(self, vault):
         one, other = vault.write([b"one"]), vault.write([b"two"])
-        self.tamper(vault, one.key, b"two")
-        self.tamper(vault, other.key, b"one")
+        raw = [self.raw(vault, each.key) for each in (one, other)]
+        self.tamper(vault, one.key, raw[1])
+        self.tamper(vault, other.key, raw[0])
         for stored in (one, other):
             with pytest.raises(RunDamaged, match="not what was written"):
                 vault.read(stored)
-        assert vault.read(replace(one, sha256=other.sha256)) == b"two"
 
     def test_a_missing_object_is_found_and_named(self, vault):
         stored = vault.write([b"x"])
         self.remove(vault, stored.key)
         with pytest.raises(RunDamaged, match=stored.key) as damage:
             vault.read(stored)
-        assert "restore it from a copy" in damage.value.hint
+        assert "obliviate vault RUN --check" in damage.value.hint

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from obliviate.state import CHUNK, applied, digest, real, update_between
 from obliviate.vault.codec import decode_update, encode_update
+from obliviate.vault.frames import Plain, framed
 
 FLOATS = [torch.float32, torch.float64, torch.float16, torch.bfloat16, torch.complex64]
 TAKEN = [torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8, torch.bool]
@@ -47,7 +48,7 @@ def tensor(values: np.ndarray, dtype: torch.dtype) -> torch.Tensor:
 
 def reached(old, new):
     """The new state as it comes back from the vault, and whether it was promised to be exact."""
-    update = decode_update(b"".join(encode_update(update_between(old, new))))
+    update = decode_update(Plain(b"".join(framed(encode_update(update_between(old, new))))))
     return applied(old, update), update.is_exact
 
 

@@ -1,7 +1,23 @@
 """The ledger: where facts live, in SQL. A row here is what makes a thing so."""
 
-from obliviate.ledger.facts import Entry, ErasureFacts, Part, RequestFacts, RunFacts
+from obliviate.ledger.facts import (
+    Entry,
+    ErasureFacts,
+    ObjectFacts,
+    Part,
+    RequestFacts,
+    RunFacts,
+)
 from obliviate.ledger.ledger import Ledger
 from obliviate.ledger.people import Newcomers
 
-__all__ = ["Entry", "ErasureFacts", "Ledger", "Newcomers", "Part", "RequestFacts", "RunFacts"]
+__all__ = [
+    "Entry",
+    "ErasureFacts",
+    "Ledger",
+    "Newcomers",
+    "ObjectFacts",
+    "Part",
+    "RequestFacts",
+    "RunFacts",
+]

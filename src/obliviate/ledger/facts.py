@@ -41,6 +41,7 @@ class RunFacts:
         samples: Keyed hashes of the content of a few records, by record id.
         tombstones: Where tombstones are kept and what becomes of records that have one; empty
             where none are.
+        vault: Where the objects are kept, how they are sealed; see `vault.terms`.
         project: Where the command line finds the project, and its options.
         made: When, ISO 8601 in UTC.
     """
@@ -53,6 +54,7 @@ class RunFacts:
     content_key: bytes
     samples: Mapping[int, str] = field(default_factory=dict)
     tombstones: Mapping[str, str] = field(default_factory=dict)
+    vault: Mapping[str, Any] = field(default_factory=dict)
     project: Mapping[str, str] = field(default_factory=dict)
     made: str = ""
 
@@ -99,6 +101,23 @@ class Entry:
     def objects(self) -> list[Stored]:
         """The objects that the entry holds on to."""
         return [stored for stored in (self.update, self.keyframe, self.optimizer) if stored]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ObjectFacts:
+    """One object of the vault, from its making to its destruction.
+
+    Attributes:
+        stored: The object.
+        state: "live" while the run needs it, "condemned" until it is gone, then "destroyed".
+        made: When, ISO 8601 in UTC.
+        destroyed: When.
+    """
+
+    stored: Stored
+    state: Literal["live", "condemned", "destroyed"]
+    made: str
+    destroyed: str | None = None
 
 
 STITCHED: Mapping[str, Any] = {

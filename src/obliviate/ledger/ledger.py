@@ -13,7 +13,15 @@ from obliviate.clock import stamp
 from obliviate.ledger import journal, tables
 from obliviate.ledger.change import batched, changing
 from obliviate.ledger.database import damaged
-from obliviate.ledger.facts import STITCHED, Entry, ErasureFacts, Part, RequestFacts, RunFacts
+from obliviate.ledger.facts import (
+    STITCHED,
+    Entry,
+    ErasureFacts,
+    ObjectFacts,
+    Part,
+    RequestFacts,
+    RunFacts,
+)
 from obliviate.ledger.lease import Lease
 from obliviate.ledger.people import Newcomers, People
 from obliviate.ledger.place import copies, created, insert_part, opened
@@ -33,6 +41,7 @@ from obliviate.ledger.rows import (
     insert_entries,
     live_objects,
     set_state,
+    stored_of,
 )
 
 if TYPE_CHECKING:
@@ -131,6 +140,7 @@ class Ledger:
                 subject_key=row.subject_key,
                 content_key=row.content_key,
                 tombstones=row.tombstones or {},
+                vault=row.vault or {},
                 project=row.project,
                 made=row.made,
             )
@@ -425,6 +435,43 @@ class Ledger:
         query = select(columns.key).where(columns.run == self._run, columns.state.in_(states))
         with self._reading() as connection:
             return set(connection.execute(query).scalars())
+
+    def destroy_keys(self, keys: Collection[str]) -> None:
+        """Destroy the data keys of objects: no copy of these can be read from now on."""
+        objects = tables.objects
+        sealed = self._mine(objects, objects.c.sealed_key.is_not(None))
+        with self._reading() as connection:
+            found = set(connection.execute(sealed.with_only_columns(objects.c.key)).scalars())
+        doomed = found & set(keys)
+        if not doomed:
+            return
+        with self._changing("data keys destroyed") as change:
+            for some in batched(sorted(doomed)):
+                change.update(objects, objects.c.key.in_(some), {"sealed_key": None})
+        self._database.flush()
+
+    def objects(self) -> list[ObjectFacts]:
+        """All objects that there are or were, in the order of their making."""
+        columns = tables.objects.c
+        query = self._mine(tables.objects).order_by(columns.made, columns.key)
+        with self._reading() as connection:
+            return [
+                ObjectFacts(
+                    stored=stored_of(row), state=row.state, made=row.made, destroyed=row.destroyed
+                )
+                for row in connection.execute(query)
+            ]
+
+    def replace_objects(self, block: int, entry: Entry) -> None:
+        """Put rebuilt objects in the place of lost ones; the entry says the same as before."""
+        chain = tables.chain
+        with self._changing(f"block {block} rebuilt") as change:
+            is_block = chain.c.block == block
+            old = held(change, is_block, OBJECT_COLUMNS)
+            change.delete(chain, is_block)
+            insert_entries(change, chain, [entry])
+            kept = {stored.key for stored in entry.objects}
+            set_state(change, old - kept, "condemned")
 
     def mark_destroyed(self, keys: Collection[str]) -> None:
         """Write down that objects are gone; with the last one, requests move on."""

@@ -280,6 +280,7 @@ def _insert_run(connection: Connection, number: int, name: str, run: RunFacts) -
         "subject_key": run.subject_key,
         "content_key": run.content_key,
         "tombstones": dict(run.tombstones),
+        "vault": dict(run.vault),
         "project": dict(run.project),
         "made": run.made,
     }

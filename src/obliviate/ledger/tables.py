@@ -26,7 +26,7 @@ from obliviate.errors import RunDamaged
 if TYPE_CHECKING:
     from sqlalchemy import Dialect
 
-HEAD = "0002"
+HEAD = "0003"
 """The revision of the schema that this version reads and writes; see `ledger/migrations`."""
 
 
@@ -79,6 +79,7 @@ runs = Table(
     Column("subject_key", LargeBinary),  # None once it was destroyed
     Column("content_key", LargeBinary, nullable=False),
     Column("tombstones", JsonText),
+    Column("vault", JsonText),
     Column("project", JsonText, nullable=False),
     Column("made", String, nullable=False),
 )

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
+
+from obliviate.errors import InvalidOption
+from obliviate.vault.folder import Folder
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -49,3 +53,14 @@ class Place(Protocol):
     def __iter__(self) -> Iterator[str]:
         """The keys of all objects there are, unfinished ones too."""
         ...
+
+
+def place_of(url: str) -> Place:
+    """The place that a path or a URL names.
+
+    Raises:
+        InvalidOption: It names none that is known.
+    """
+    if "://" not in url:
+        return Folder(Path(url))
+    raise InvalidOption(f"{url}", hint="soon")

@@ -1,22 +1,25 @@
-"""Objects on disk: written whole or not at all, and checked against their hash when read."""
+"""The vault: immutable objects in a place, checked against their hash when read."""
 
 from __future__ import annotations
 
-import contextlib
-import errno
 import hashlib
-import os
+import secrets
 import uuid
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from obliviate.errors import RunDamaged, StorageFull
+from obliviate.errors import KeyMissing, RunDamaged
+from obliviate.vault.frames import KEY_BYTES, Plain, Sealed, framed
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
-    from pathlib import Path
 
-_NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM}
+    from obliviate.vault.place import Place
+    from obliviate.vault.seal import Seal
+
+
+MARKER_NAME = "obliviate.json"
+"""Says whose vault it is, where that is not plain from the folder."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,102 +28,107 @@ class Stored:
 
     Attributes:
         key: Its name in the vault; random, never used twice.
-        size_bytes: Its length.
-        sha256: The hash of its bytes, in hex.
+        size_bytes: Its length on disk.
+        sha256: The hash of its bytes on disk, in hex.
+        sealed_key: The key it is encrypted with, wrapped by the master key; None where it is not.
     """
 
     key: str
     size_bytes: int
     sha256: str
+    sealed_key: bytes | None = None
 
 
 class Vault:
-    """A folder of immutable objects.
+    """Immutable objects in a place.
 
-    An object is written to a temporary name, flushed to the disk and renamed: under its own name it
-    is complete. It belongs to the run only once the ledger names it; what the ledger does not name
-    is an orphan of a crash.
+    An object belongs to the run only once the ledger names it; what the ledger does not name is an
+    orphan of a crash.
+
+    Attributes:
+        place: Where they lie.
     """
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
+    def __init__(self, place: Place, seal: Seal | None = None, identity: str = "") -> None:
+        """Take up a place.
+
+        Args:
+            place: Where the objects lie.
+            seal: The master key, where objects are encrypted.
+            identity: What no other vault has: keys are bound to it.
+        """
+        self.place, self._seal, self._identity = place, seal, identity
 
     def write(self, pieces: Iterable[bytes | memoryview]) -> Stored:
-        """Store some bytes, given piece by piece, durably under a new key.
+        """Store plain bytes, given piece by piece, durably under a new key.
+
+        The item size of a memoryview is the width of its numbers; see `frames.framed`.
 
         Raises:
             StorageFull: There is no room, or no permission; nothing is left behind.
+            ConnectionLost: The place cannot be reached.
+            KeyMissing: The master key cannot be had.
         """
-        path = self._path(uuid.uuid4().hex)
-        temporary = path.with_suffix(".part")
-        try:
-            size_bytes, sha256 = self._write_durably(path, temporary, pieces)
-        except BaseException as error:
-            for left in (temporary, path):
-                with contextlib.suppress(OSError):  # a disk that cannot be written to
-                    left.unlink(missing_ok=True)
-            if isinstance(error, OSError) and error.errno in _NO_ROOM:
-                raise StorageFull(
-                    f"{self.folder} cannot take another object ({error.strerror})",
-                    hint="make room or allow writing there, then call again; nothing was lost",
-                ) from error
-            raise
-        return Stored(key=path.name, size_bytes=size_bytes, sha256=sha256)
-
-    def _write_durably(
-        self, path: Path, temporary: Path, pieces: Iterable[bytes | memoryview]
-    ) -> tuple[int, str]:
+        key, sealed, sealed_key = uuid.uuid4().hex, None, None
+        if self._seal is not None:
+            data_key = secrets.token_bytes(KEY_BYTES)
+            sealed_key = self._seal.wrap(data_key, self._context(key))
+            sealed = Sealed(data_key, key)
         sha, size_bytes = hashlib.sha256(), 0
-        self.folder.mkdir(parents=True, exist_ok=True)
-        with temporary.open("xb") as file:
-            for piece in pieces:
-                file.write(piece)
+
+        def counted() -> Iterator[bytes | memoryview]:
+            nonlocal size_bytes
+            for piece in framed(pieces, sealed):
                 sha.update(piece)
                 size_bytes += len(piece)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.rename(path)
-        _flush_folder(self.folder)
-        return size_bytes, sha.hexdigest()
+                yield piece
 
-    def read(self, stored: Stored) -> bytes:
-        """The bytes of an object.
+        self.place.write(key, counted())
+        return Stored(key=key, size_bytes=size_bytes, sha256=sha.hexdigest(), sealed_key=sealed_key)
+
+    def read(self, stored: Stored) -> Plain:
+        """The plain bytes of an object, once the hash of what is there has been checked.
 
         Raises:
             RunDamaged: It is missing, or not what was written.
+            NewerFormat: A newer version of Obliviate wrote it.
+            KeyMissing, WrongKey: It is sealed, and the master key cannot be had or is another.
+            ConnectionLost: The place cannot be reached.
         """
-        try:
-            data = self._path(stored.key).read_bytes()
-        except OSError as error:
-            raise RunDamaged(
-                f"object {stored.key} is missing from {self.folder} ({error.strerror})",
-                hint="restore it from a copy of the run folder, or make the run again",
-            ) from error
+        data = self.checked(stored)
+        if stored.sealed_key is None:
+            return Plain(data)
+        if self._seal is None:
+            raise KeyMissing(
+                f"object {stored.key} is sealed, and there is no master key",
+                hint="give the key that the run was made with",
+            )
+        data_key = self._seal.unwrap(stored.sealed_key, self._context(stored.key))
+        return Plain(data, Sealed(data_key, stored.key))
+
+    def checked(self, stored: Stored) -> bytes:
+        """The bytes of an object as they lie there, once their hash has been checked.
+
+        Raises:
+            RunDamaged: It is missing, or not what was written.
+            ConnectionLost: The place cannot be reached.
+        """
+        data = self.place.read(stored.key)
         if hashlib.sha256(data).hexdigest() != stored.sha256:
             raise RunDamaged(
-                f"object {stored.key} in {self.folder} is not what was written: its sha256 differs",
-                hint="restore it from a copy of the run folder, or make the run again",
+                f"object {stored.key} in {self.place.name} is not what was written: its sha256 "
+                "differs",
+                hint="see what can be rebuilt with `obliviate vault RUN --check`",
             )
         return data
 
     def destroy(self, key: str) -> None:
         """Remove an object; one that is gone already is no error."""
-        self._path(key).unlink(missing_ok=True)
+        self.place.destroy(key)
 
     def __iter__(self) -> Iterator[str]:
         """The keys of all objects there are, unfinished ones too."""
-        if self.folder.exists():
-            for path in self.folder.iterdir():
-                if not path.is_dir():
-                    yield path.name
+        return (key for key in self.place if key != MARKER_NAME)
 
-    def _path(self, key: str) -> Path:
-        return self.folder / key
-
-
-def _flush_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    def _context(self, key: str) -> bytes:
+        return f"{self._identity}/{key}".encode()
