@@ -181,6 +181,20 @@ class Chain:
     def _update(self, entry: Entry) -> Update:
         return decode_update(self._vault.read(_present(entry.update, entry.block)))
 
+    def check(self, entry: Entry, role: str) -> None:
+        """Read one object of an entry: its hash, its form and, of a keyframe, what it says.
+
+        Raises:
+            RunDamaged: It is missing or changed.
+            Mismatch: It decodes to another state than the ledger names.
+        """
+        if role == "update":
+            self._update(entry)
+        elif role == "optimizer":
+            decode(self._vault.read(_present(entry.optimizer, entry.block)))
+        elif digest(self._keyframe(entry)) != entry.digest:
+            raise Mismatch(f"the keyframe of block {entry.block} is another state")
+
     # Writing
 
     def stored(
@@ -202,9 +216,9 @@ class Chain:
             digest=digest(state),
             loss=trained.loss,
             seconds=trained.seconds,
-            update=self._vault.write(encode_update(update)),
+            update=self.keep_update(update),
             keyframe=self.keep(state) if needs_keyframe else None,
-            optimizer=self._vault.write(encode(optimizer)) if optimizer else None,
+            optimizer=self.keep_optimizer(optimizer) if optimizer else None,
             erasure=erasure,
         )
 
@@ -249,8 +263,7 @@ class Chain:
         for name in update.steps | dict(rest):
             parts = [part[name] for part in (update.steps, rest) if name in part]
             steps[name] = sum(parts[1:], start=parts[0]).to(like[name].dtype)
-        stored = self._vault.write(encode_update(Update(steps, taken=update.taken)))
-        return replace(entry, update=stored)
+        return replace(entry, update=self.keep_update(Update(steps, taken=update.taken)))
 
     def shifted(self, block: int, difference: State) -> dict[str, Tensor]:
         """P_k - u: a state with the rest of training stitched onto a replay."""
@@ -261,8 +274,10 @@ class Chain:
         entry = replace(self.entries[block], **STITCHED, erasure=erasure)
         return replace(entry, digest=digest(state), keyframe=self.keep(state))
 
-    def keep(self, state: State) -> Stored:
-        """Store a keyframe, less what is as in the initial state."""
+    def keep(self, state: State, *, is_initial: bool = False) -> Stored:
+        """Store a keyframe, less what is as in the initial state; or that state itself."""
+        if is_initial:
+            return self._vault.write(encode(state))
         if self._initial_hashes is None:
             self._initial_hashes = _hashes(self._initial())
         known = {name: state[name] for name in self._initial_hashes}
@@ -273,6 +288,19 @@ class Chain:
         }
         self._initial_hashes = same  # what has changed once is not asked again
         return self._vault.write(encode(state, initial=same))
+
+    def keep_update(self, update: Update) -> Stored:
+        """Store what a block did."""
+        return self._vault.write(encode_update(update))
+
+    def keep_optimizer(self, optimizer: State) -> Stored:
+        """Store the state of an optimizer."""
+        return self._vault.write(encode(optimizer))
+
+    def restore(self, entry: Entry) -> None:
+        """Put an entry with rebuilt objects in the place of the one with lost ones."""
+        self._ledger.replace_objects(entry.block, entry)
+        self.entries[entry.block] = entry
 
     def rewrite(
         self,

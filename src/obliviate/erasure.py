@@ -16,6 +16,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING
 
+from obliviate.errors import RunDamaged
 from obliviate.progress import Event
 from obliviate.residual import Calibrated, Decision, Exact, fixed_stop
 from obliviate.state import captured, update_between
@@ -53,7 +54,7 @@ class Outcome:
         digest_before: Of the model before it.
         segments: The replayed blocks, as (first, last).
         residual_memory: Δ_k relative to ‖V_d‖₁ of its segment's first block, one for each replayed
-            block.
+            block; NaN where an exact replay found V_k lost.
         stop_reason: Why replaying stopped, in words.
         predicted_tail: What the fitted curves add up to over the stitched blocks, relative to
             ‖V_d‖₁ of the first segment: an estimate of the L1 distance to the exact replay, and
@@ -123,7 +124,7 @@ class Erasing:
     changed: dict[str, tuple[str, str]] = field(default_factory=dict)
     entries: list[Entry] = field(default_factory=list)
     written: list[Future[Entry]] = field(default_factory=list)
-    writer: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(1))
+    threads: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(2))
     stitched: list[range] = field(default_factory=list)
     segments: list[tuple[int, int]] = field(default_factory=list)
     residual_memory: list[float] = field(default_factory=list)
@@ -134,7 +135,7 @@ class Erasing:
 
     def run(self) -> Generator[Event, None, Outcome]:
         """Carry the erasure out and commit it."""
-        with self.writer:
+        with self.threads:
             return (yield from self._run())
 
     def _run(self) -> Generator[Event, None, Outcome]:
@@ -174,18 +175,21 @@ class Erasing:
         start = merged([*self.segments, (first, first)])[-1][0]
         length = self.lengths[-1] if is_more else 0.0
         total = self.chain.blocks - (self.plan.start or 1) + 1
+        read = self.threads.submit(self.original_update, first)  # while the replay trains
         for item in self.replayed(checkpoint, range(first, self.chain.blocks + 1)):
             if isinstance(item, Event):
                 done = len(self.residual_memory) + item.done
                 yield replace(item, task="replay", done=done, total=total)
                 continue
             last, checkpoint = item.block, item.checkpoint
-            original = self.chain.update(last)
-            if self.trace is not None:
+            original = read.result()
+            if self.trace is not None and original is not None:
                 self.original = self.chain.state_after(self.original, last, original)
                 self.trace.follow(last, start, self.original, checkpoint.model)
-            length = length or self.difference.size_of(original) or 1.0
-            growth = self.difference.follow(original, item.update) / length
+            growth = float("nan")
+            if original is not None:
+                length = length or self.difference.size_of(original) or 1.0
+                growth = self.difference.follow(original, item.update) / length
             series = [growth] if last in self.plan.affected else [*series, growth]
             self.written.append(item.entry)
             self.residual_memory.append(growth)
@@ -201,12 +205,23 @@ class Erasing:
             )
             if decision.is_final:
                 break
+            if last < self.chain.blocks:
+                read = self.threads.submit(self.original_update, last + 1)
         if is_more:
             self.segments[-1] = (self.segments[-1][0], last)
         else:
             self.segments.append((first, last))
             self.lengths.append(length)
         return checkpoint, last, decision
+
+    def original_update(self, block: int) -> Update | None:
+        """V_k; None where it is lost and the method can do without it."""
+        try:
+            return self.chain.update(block)
+        except RunDamaged:
+            if isinstance(self.method, Exact) and self.trace is None:
+                return None
+            raise
 
     def is_more(self, first: int) -> bool:
         """Whether replaying from a block on is more of the last segment, as a check asked for."""
@@ -268,7 +283,7 @@ class Erasing:
         return Replayed(
             block=trained.block,
             loss=trained.loss,
-            entry=self.writer.submit(self._write, trained, update, self.is_exact),
+            entry=self.threads.submit(self._write, trained, update, self.is_exact),
             update=update,
             checkpoint=trained.checkpoint,
         )

@@ -29,7 +29,8 @@ class Erasure:
         blocks_total: How many blocks the chain has.
         blocks_replayed: How many of them were trained on again.
         segments: The replayed blocks, as (first, last).
-        residual_memory: One float for each replayed block: Δ_k relative to ‖V_d‖₁.
+        residual_memory: One float for each replayed block: Δ_k relative to ‖V_d‖₁. NaN where an
+            exact replay found the original update lost.
         stop_reason: Why replaying stopped, in words.
         predicted_tail: See `obliviate.erasure.Outcome`.
         functional_memory: Mean of score(P_k) - score(Q_k) over the erased records, one for each

@@ -20,6 +20,7 @@ from obliviate.errors import (
 )
 from obliviate.growth import Addition, extending, lacking
 from obliviate.identity import check_data, check_recipe
+from obliviate.inventory import taking_stock
 from obliviate.ledger import Ledger
 from obliviate.making import data_length, layout_of, local_folder
 from obliviate.naming import record_ids, records_of_subjects
@@ -44,6 +45,7 @@ if TYPE_CHECKING:
     from torch.utils.data import Dataset
 
     from obliviate.chain import Chain
+    from obliviate.inventory import Inventory
     from obliviate.ledger import RequestFacts
     from obliviate.ledger.facts import Guarantee
     from obliviate.plan import Plan
@@ -346,7 +348,11 @@ class Run:
         yield from self.writer.finishing()
 
     def verify(
-        self, blocks: Iterable[int] | None = None, *, journal_head: str | None = None
+        self,
+        blocks: Iterable[int] | None = None,
+        *,
+        journal_head: str | None = None,
+        repair: bool = False,
     ) -> Verification:
         """Replay stored blocks and compare digests; all of them, and the journal, if none is named.
 
@@ -354,17 +360,25 @@ class Run:
             blocks: Their numbers.
             journal_head: What `status` gave as `journal_head` at an earlier time: checks that the
                 journal still holds that entry, and all before it.
+            repair: First make lost objects again: each block from the one before. What was
+                stitched cannot be made again; `settle` puts exact states in its place.
 
         Raises:
             InvalidOption: There is no such block, or this is no head of a journal.
             RunDamaged: The ledger cannot even be read.
+            RunLocked, StorageFull: It could not be repaired.
         """
-        return watch(self.verifying(blocks, journal_head=journal_head))
+        return watch(self.verifying(blocks, journal_head=journal_head, repair=repair))
 
     def verifying(
-        self, blocks: Iterable[int] | None = None, *, journal_head: str | None = None
+        self,
+        blocks: Iterable[int] | None = None,
+        *,
+        journal_head: str | None = None,
+        repair: bool = False,
     ) -> Generator[Event, None, Verification]:
         """`verify`, yielding its progress."""
+        repaired = (yield from self.writer.repairing()) if repair else None
         is_journal_due = blocks is None or journal_head is not None
         faults = journal_faults(self.ledger, journal_head) if is_journal_due else ()
         waiting = self.ledger.people.blocks_of(self._waiting())
@@ -375,7 +389,22 @@ class Run:
             self.ledger.erased(),
             frozenset(waiting.tolist()),
         )
+        if repaired is not None:  # what is still lost counts as failed, whatever was asked for
+            found = replace(
+                found, rebuilt=repaired.rebuilt, failed={**repaired.left, **found.failed}
+            )
         return replace(found, journal=faults)
+
+    def stock(self, *, check: bool = False) -> Inventory:
+        """What lies in the vault.
+
+        Args:
+            check: Read every object, and say what is damaged and how it can be had back.
+
+        Raises:
+            ConnectionLost: The vault's storage cannot be reached.
+        """
+        return watch(taking_stock(self.ledger, self.vault, self.chain(), check=check))
 
     # Inside
 

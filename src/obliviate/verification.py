@@ -35,12 +35,14 @@ class Verification:
         skipped: Blocks that cannot be reproduced by replaying, with the reason.
         journal: What was changed in the ledger from outside, by its journal; where that was looked
             at.
+        rebuilt: Blocks whose lost objects were made again first, where that was asked for.
     """
 
     reproduced: tuple[int, ...] = ()
     failed: dict[int, str] = field(default_factory=dict)
     skipped: dict[int, str] = field(default_factory=dict)
     journal: tuple[str, ...] = ()
+    rebuilt: tuple[int, ...] = ()
 
     @property
     def passed(self) -> bool:

@@ -31,6 +31,7 @@ from obliviate.ledger.tombstones import Tombstones
 from obliviate.plan import EXPECTED_LAG, Plan, make_plan
 from obliviate.policy import due_date
 from obliviate.progress import Event
+from obliviate.repair import repairing
 from obliviate.residual import Exact, method_of
 from obliviate.stitch import Difference
 from obliviate.trace import exponent_of, trace_of
@@ -45,6 +46,7 @@ if TYPE_CHECKING:
 
     from obliviate.ledger import ErasureFacts, Ledger, RunFacts
     from obliviate.ledger.facts import Guarantee
+    from obliviate.repair import Repair
     from obliviate.residual import Method
     from obliviate.trace import Trace
     from obliviate.training import Trainer
@@ -239,6 +241,21 @@ class Writer:
         yield from self.taking_lease()
         try:
             yield from self.continuing()
+        finally:
+            self.ledger.lease.release()
+
+    def repairing(self) -> Generator[Event, None, Repair]:
+        """Make lost objects of the chain again, where they can be."""
+        yield from self.taking_lease()
+        try:
+            chain, running = self.chain(), self.ledger.running()
+            waiting: frozenset[int] = frozenset()
+            if running is not None:
+                records = self.ledger.records_of_erasure(running.id)
+                waiting = frozenset(self.ledger.people.blocks_of(records).tolist())
+            found = yield from repairing(chain, self.trainer, self.ledger.erased(), waiting)
+            chain.sweep()
+            return found
         finally:
             self.ledger.lease.release()
 

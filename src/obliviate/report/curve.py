@@ -208,7 +208,7 @@ def _dress(axes: Axes, curve: Curve, places: dict[int, float]) -> None:
     axes.set_ylabel(
         "residual memory\n(relative to its first block's update)", color=INK, fontsize=9
     )
-    axes.set_ylim(bottom=0, top=1.18 * max(*curve.residual_memory, 1e-9))
+    axes.set_ylim(bottom=0, top=1.18 * np.nanmax([*curve.residual_memory, 1e-9]))
 
 
 def _dress_axes(axes: Axes, curve: Curve, places: dict[int, float]) -> None:

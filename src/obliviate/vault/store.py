@@ -59,6 +59,11 @@ class Vault:
         """
         self.place, self._seal, self._identity = place, seal, identity
 
+    @property
+    def is_sealed(self) -> bool:
+        """Whether objects are encrypted."""
+        return self._seal is not None
+
     def write(self, pieces: Iterable[bytes | memoryview]) -> Stored:
         """Store plain bytes, given piece by piece, durably under a new key.
 
