@@ -10,13 +10,13 @@ frozen backbone: those never hold anybody's trace, and are kept once.
 
 from __future__ import annotations
 
-import math
 from collections import deque
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from hashlib import sha256
 from typing import TYPE_CHECKING, TypeVar
 
+from obliviate.budget import keyframe_spacing
 from obliviate.errors import Mismatch, RunDamaged
 from obliviate.ledger import Entry
 from obliviate.ledger.facts import STITCHED
@@ -41,16 +41,6 @@ _AHEAD = 2  # objects that are read and decompressed before they are needed
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
-
-
-def keyframe_spacing(blocks: int) -> int:
-    """How many blocks lie between two keyframes: 2√B.
-
-    Every erasure rewrites the keyframes behind it, and every state is restored from the last one
-    before it. On 500 blocks of a small net, twice the square root halves the one, and the other is
-    half of one block's training time at most.
-    """
-    return max(1, 2 * math.isqrt(blocks))
 
 
 def subtracted(state: State, difference: State) -> dict[str, Tensor]:

@@ -5,12 +5,15 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+from obliviate.budget import keyframe_count, keyframe_spacing
 from obliviate.errors import InvalidOption
 from obliviate.plan import EXPECTED_LAG
 
 MOST_BLOCKS = 1_000_000
 PASS_SECONDS = 0.1  # planning, one commit, destroying: docs/benchmarks.md
 OVERHEAD_SECONDS = 0.01  # for a replayed block: another row in the ledger, files opened and closed
+READ_SECONDS = 0.0005  # for each object: opened, checked, added up
+READ_SECONDS_PER_BYTE = 2e-9  # and for each of its bytes on disk
 OVERHEAD_SECONDS_PER_BYTE = 1.5e-8  # the same for each byte of a state: differences, hashes, disk
 
 
@@ -94,6 +97,55 @@ class Basis:
             if is_known
             else None,
         )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Trade:
+    """Disk for time: what a chain takes, and how long restoring its farthest state does.
+
+    Attributes:
+        blocks: How many the chain has.
+        spacing: How many of them lie between two keyframes.
+        disk_bytes: The size of the chain.
+        restore_seconds: One keyframe, and every update up to the next.
+        keyframes: How many an erasure of the first block would have to rewrite.
+    """
+
+    blocks: int
+    spacing: int
+    disk_bytes: float
+    restore_seconds: float
+    keyframes: int
+
+
+def trades(
+    basis: Basis, blocks: int, *, seconds_per_object: float, seconds_per_byte: float
+) -> tuple[Trade, ...]:
+    """Half the usual spacing of keyframes, the usual one, and no keyframe but the last.
+
+    Args:
+        basis: Of which the sizes are known.
+        blocks: How many blocks.
+        seconds_per_object: Reading an object, whatever its size.
+        seconds_per_byte: And each of its bytes on disk.
+    """
+    if basis.update_bytes is None or basis.keyframe_bytes is None:
+        return ()
+    usual = keyframe_spacing(blocks)
+    found = []
+    for spacing in sorted({max(1, usual // 2), min(usual, blocks), blocks}):
+        keyframes = keyframe_count(blocks, spacing)
+        read_bytes = basis.keyframe_bytes + (spacing - 1) * basis.update_bytes
+        found.append(
+            Trade(
+                blocks=blocks,
+                spacing=spacing,
+                disk_bytes=blocks * basis.update_bytes + keyframes * basis.keyframe_bytes,
+                restore_seconds=spacing * seconds_per_object + read_bytes * seconds_per_byte,
+                keyframes=keyframes - 1,
+            )
+        )
+    return tuple(found)
 
 
 def check_positive(name: str, value: float, *, zero: bool = False) -> None:

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from obliviate.budget import bytes_of, chain_within
 from obliviate.errors import InvalidOption
 from obliviate.making import (
     MAKING_NAME,
@@ -15,6 +16,7 @@ from obliviate.making import (
     is_made,
     local_folder,
     make,
+    sizes_of,
     subject_faults,
 )
 from obliviate.naming import record_ids
@@ -49,6 +51,7 @@ def fit(
     reingested: Choice = "exclude",
     vault: str | None = None,
     seal: Seal | None = None,
+    disk_budget: str | float | None = None,
 ) -> Run:
     """Train a chain, or resume the training of one that was interrupted.
 
@@ -71,6 +74,8 @@ def fit(
             where the storage's own tools look, and never kept.
         seal: The master key to encrypt them with: `ob.KeyFile`, `ob.KeyVariable` or
             `ob.KeyService`. In the clear if None.
+        disk_budget: What the chain may take on disk at rest, such as "2GB": keyframes are set
+            further apart to fit, and where that is not enough there are fewer blocks.
 
     Returns:
         The run, trained to its end.
@@ -99,6 +104,7 @@ def fit(
             reingested=reingested,
             vault=vault,
             seal=seal,
+            disk_budget=disk_budget,
         )
     )
 
@@ -116,6 +122,7 @@ def fitting(  # noqa: D417
     reingested: Choice = "exclude",
     vault: str | None = None,
     seal: Seal | None = None,
+    disk_budget: str | float | None = None,
     project: Mapping[str, str] | None = None,
 ) -> Generator[Event, None, Run]:
     """`fit`, yielding its progress.
@@ -132,7 +139,11 @@ def fitting(  # noqa: D417
     left_out = record_ids(exclude, records, what="exclude")
     check_place(folder)
     kept = tombstone_options(tombstones, reingested)
+    budget_bytes = None if disk_budget is None else bytes_of(disk_budget)
     if not is_made(folder):
+        spacing = 0
+        if budget_bytes is not None:
+            blocks, spacing = chain_within(budget_bytes, sizes_of(recipe), blocks)
         make(
             folder,
             recipe,
@@ -143,27 +154,30 @@ def fitting(  # noqa: D417
             project=project,
             tombstones=kept,
             ledger=ledger,
-            terms=Terms.new(vault, seal),
+            terms=Terms.new(vault, seal, spacing),
             seal=seal,
         )
     (folder / MAKING_NAME).unlink(missing_ok=True)
     run = Run(folder, recipe, data, seal=seal)
-    _check_same(run, blocks, subjects, left_out)
+    if disk_budget is None:
+        _check_blocks(run, blocks)
+    _check_same(run, subjects, left_out)
     _check_vault(run, vault, seal)
     if records == run.facts.records:  # else an extension was interrupted, and goes on with `extend`
         yield from run.writer.finishing()
     return run
 
 
-def _check_same(
-    run: Run, blocks: int, subjects: Sequence[str] | None, left_out: NDArray[np.int64]
-) -> None:
+def _check_blocks(run: Run, blocks: int) -> None:
     first = run.facts.parts[0]
     if blocks not in (first.blocks, run.facts.blocks):
         raise InvalidOption(
             f"{run.folder} was cut into {first.blocks} blocks, not {blocks}",
             hint="give the number it was made with, or make a new run in another folder",
         )
+
+
+def _check_same(run: Run, subjects: Sequence[str] | None, left_out: NDArray[np.int64]) -> None:
     if subjects is not None and not _has_same_subjects(run, subjects):
         raise InvalidOption(
             f"{run.folder} was made with other subjects",

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 
 from obliviate.blocks import Layout, parts_of
+from obliviate.budget import Sizes
 from obliviate.clock import stamp
 from obliviate.environment import Environment, environment_facts
 from obliviate.errors import InvalidOption, RunDamaged, RunMissing
@@ -22,7 +23,7 @@ from obliviate.lock import LOCK_NAME, alone
 from obliviate.probe import probe
 from obliviate.recipe import invalid
 from obliviate.reingested import Reingested
-from obliviate.state import digest
+from obliviate.state import captured, digest
 from obliviate.training import Trainer, has_batch_norm, made_model, named
 from obliviate.vault.codec import encode
 from obliviate.vault.folder import Folder
@@ -176,6 +177,16 @@ def _facts(
         project=project,
         made=stamp(),
     )
+
+
+def sizes_of(recipe: Recipe) -> Sizes:
+    """The sizes of a recipe's checkpoints; of an optimizer's state, the most that is usual."""
+    with Environment(recipe.device, torch.get_num_threads()).entered():
+        state = captured(made_model(recipe).state_dict())
+    tensors = {id(tensor): tensor for tensor in state.values()}.values()
+    state_bytes = sum(tensor.numel() * tensor.element_size() for tensor in tensors)
+    is_carried = recipe.optimizer_state == "carried"
+    return Sizes(state_bytes=state_bytes, optimizer_bytes=2 * state_bytes if is_carried else 0)
 
 
 def data_length(data: Dataset[Any]) -> int:

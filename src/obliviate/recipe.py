@@ -178,6 +178,7 @@ class Project:
             Images with a planted trigger and the target it should give, say: the accuracy on them
             is how often the trigger works.
         blocks: How many blocks the data is cut into.
+        seal: The master key that the run's checkpoints are encrypted with, such as `ob.KeyFile`.
     """
 
     recipe: Recipe
@@ -186,3 +187,4 @@ class Project:
     subjects: Sequence[str] | None = None
     probes: Mapping[str, Dataset[Any]] | None = None
     blocks: int = 100
+    seal: Any = None

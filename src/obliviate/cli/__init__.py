@@ -1,5 +1,6 @@
 """The `obliviate` command."""
 
+from obliviate.cli import storage as _storage  # noqa: F401 - its commands join the others
 from obliviate.cli.commands import app
 
 

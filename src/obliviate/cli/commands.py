@@ -42,6 +42,7 @@ from obliviate.residual import METHODS, method_of
 from obliviate.run import DEFAULT_METHOD
 from obliviate.simulation import DAY, HOUR, Limits, Load
 from obliviate.terminal import printing, watch_replay
+from obliviate.vault import KeyFile, KeyVariable
 from obliviate.wording import percent
 
 if TYPE_CHECKING:
@@ -49,6 +50,7 @@ if TYPE_CHECKING:
 
     from obliviate.residual import Method
     from obliviate.results import Erasure
+    from obliviate.vault import Seal
 
 app = typer.Typer(
     name="obliviate",
@@ -125,7 +127,24 @@ Json = Annotated[bool, typer.Option("--json", help="Answer with one JSON object.
 
 @app.command()
 def fit(
-    project: ProjectPath, run: RunFolder, *, option: Options = None, _json: Json = False
+    project: ProjectPath,
+    run: RunFolder,
+    *,
+    option: Options = None,
+    vault: Annotated[
+        str | None,
+        typer.Option(metavar="URL", help="Where checkpoints are kept, as in s3://bucket/prefix."),
+    ] = None,
+    key_file: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Encrypt them with the master key in FILE.")
+    ] = None,
+    key_variable: Annotated[
+        str | None, typer.Option(metavar="NAME", help="The same, from an environment variable.")
+    ] = None,
+    disk_budget: Annotated[
+        str | None, typer.Option(metavar="SIZE", help="What the chain may take, as in 2GB.")
+    ] = None,
+    _json: Json = False,
 ) -> Answer:
     """Train a run, or go on with one that was interrupted."""
     options = options_of(option)
@@ -138,6 +157,9 @@ def fit(
         blocks=made.blocks,
         subjects=made.subjects,
         project=remembered(project, options),
+        vault=vault,
+        seal=_seal(key_file, key_variable) or made.seal,
+        disk_budget=disk_budget,
     )
     trained = watch(events)
     seconds = time.perf_counter() - started
@@ -333,12 +355,16 @@ def verify(
         str | None,
         typer.Option(metavar="HASH", help="What `status` showed earlier: is it still there?"),
     ] = None,
+    repair: Annotated[
+        bool, typer.Option("--repair", help="First make lost objects of the vault again.")
+    ] = False,
     project: Moved = None,
     _json: Json = False,
 ) -> Answer:
     """Replay stored blocks, all and the journal unless some are named, and compare digests."""
     opened = open_run(run, project)[1]
-    return shown.of_verification(watch(opened.verifying(block, journal_head=journal_head)))
+    events = opened.verifying(block, journal_head=journal_head, repair=repair)
+    return shown.of_verification(watch(events))
 
 
 @app.command()
@@ -508,6 +534,16 @@ def _method(name: str, **options: object) -> Method:
                 hint=f"leave --{option} out, or choose another",
             )
     return method_of(name, **given)
+
+
+def _seal(key_file: Path | None, key_variable: str | None) -> Seal | None:
+    if key_file is not None and key_variable is not None:
+        raise InvalidOption(
+            "two master keys are given", hint="give --key-file or --key-variable, not both"
+        )
+    if key_file is not None:
+        return KeyFile(key_file)
+    return None if key_variable is None else KeyVariable(key_variable)
 
 
 def _check_named(subjects: Sequence[str] | None, records: Sequence[int] | None) -> None:

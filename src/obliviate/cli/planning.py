@@ -7,13 +7,17 @@ from dataclasses import dataclass, replace
 from statistics import fmean, median
 from typing import TYPE_CHECKING
 
-from obliviate.chain import keyframe_spacing
+from obliviate.budget import keyframe_count, keyframe_spacing
 from obliviate.costs import (
     OVERHEAD_SECONDS,
     OVERHEAD_SECONDS_PER_BYTE,
     PASS_SECONDS,
+    READ_SECONDS,
+    READ_SECONDS_PER_BYTE,
     Basis,
+    Trade,
     check_positive,
+    trades,
 )
 from obliviate.errors import InvalidOption, RunUnfinished
 from obliviate.simulation import (
@@ -50,6 +54,7 @@ class Year:
         basis: What is known of the training.
         forecasts: Every way of serving them.
         recommended: The one to take; None where none keeps to the limits.
+        trades: What keyframes cost in disk and save in time, for each number of blocks.
         notes: What the figures rest on, and what to look out for.
     """
 
@@ -59,6 +64,7 @@ class Year:
     basis: Basis
     forecasts: tuple[Forecast, ...]
     recommended: Forecast | None
+    trades: tuple[Trade, ...]
     notes: tuple[str, ...]
 
 
@@ -238,7 +244,7 @@ def planned(
             "the disk is limited, but the size of a state is not known",
             hint="give --state-bytes N, or --run RUN",
         )
-    costs = [basis.costs(each, _keyframes(each)) for each in blocks]
+    costs = [basis.costs(each, keyframe_count(each, keyframe_spacing(each))) for each in blocks]
     rhythms = [
         Rhythm(every_days=each, is_fast=fast) for each in every_days for fast in (True, False)
     ]
@@ -252,15 +258,21 @@ def planned(
         basis=basis,
         forecasts=found,
         recommended=recommended(found, limits),
+        trades=tuple(
+            trade
+            for each in blocks
+            for trade in trades(
+                basis,
+                each,
+                seconds_per_object=READ_SECONDS,
+                seconds_per_byte=READ_SECONDS_PER_BYTE,
+            )
+        ),
         notes=(
             *_assumptions(basis, blocks, measured_at),
             *_warnings(load, requests, basis, limits, found),
         ),
     )
-
-
-def _keyframes(blocks: int) -> int:
-    return -(-blocks // keyframe_spacing(blocks)) + 1 if blocks > 0 else 0
 
 
 def _assumptions(basis: Basis, blocks: Sequence[int], measured_at: int | None) -> Iterator[str]:

@@ -14,17 +14,20 @@ from typing import TYPE_CHECKING, Any
 
 from torch.utils.data import Subset
 
+from obliviate.chain import Chain
 from obliviate.errors import InvalidOption, InvalidRecipe, ObliviateError
 from obliviate.ledger import Ledger
 from obliviate.making import data_length, local_folder
 from obliviate.recipe import Project
 from obliviate.run import load
+from obliviate.vault import Terms
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
     from types import ModuleType
 
     from obliviate.run import Run
+    from obliviate.vault import Vault
 
 EXAMPLE = "`project = obliviate.Project(recipe=..., data=...)`, or a function that returns one"
 
@@ -77,7 +80,25 @@ def open_run(place: str, file: Path | None, wait: float | None = None) -> tuple[
     data, records = project.data, data_length(project.data)
     if records > facts.records:  # more came since, for `extend`
         data = Subset(data, range(facts.records))
-    return project, load(folder, project.recipe, data, patience_seconds=wait)
+    return project, load(folder, project.recipe, data, patience_seconds=wait, seal=project.seal)
+
+
+def open_chain(place: str, file: Path | None) -> tuple[Ledger, Vault, Chain]:
+    """A run's ledger, vault and chain, without its data.
+
+    Args:
+        place: The run's folder.
+        file: The project file, where a sealed vault needs the project's own key service.
+    """
+    folder = local_folder(place)
+    ledger = Ledger(folder)
+    facts = ledger.run()
+    terms = Terms.of(facts.vault)
+    seal = None
+    if file is not None:
+        seal = load_project(file, json.loads(facts.project.get("options", "{}"))).seal
+    vault = terms.opened(folder, seal)
+    return ledger, vault, Chain(ledger, vault, facts.blocks, spacing=terms.spacing)
 
 
 def addition_of(project: Project, run: Run) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from rich.table import Table
 
 from obliviate.cli.answer import DONE, FAILED, Answer
-from obliviate.wording import counted, decimal, duration, moment, percent, size
+from obliviate.wording import counted, decimal, duration, milliseconds, moment, percent, size
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -77,6 +77,7 @@ def of_year(year: Year) -> Answer:
     facts = {each.name: getattr(year, each.name) for each in fields(year)} | {
         "forecasts": [_forecast(each) for each in year.forecasts],
         "recommended": _forecast(year.recommended) if year.recommended else None,
+        "trades": [vars(trade) for trade in year.trades],
         "rule": RULE,
         "recommendation": words,
     }
@@ -94,13 +95,30 @@ def of_year(year: Year) -> Answer:
         )
         forgotten.add_row(*named, *_waited(each.to_forget))
         exact.add_row(*named, *_waited(each.to_exact), percent(each.exact_in_time))
+    room = Table("blocks", "a keyframe every", "disk", "restoring a state", "keyframes rewritten")
+    for trade in year.trades:
+        room.add_row(
+            str(trade.blocks),
+            str(trade.spacing),
+            size(trade.disk_bytes),
+            f"{milliseconds(trade.restore_seconds)} at most",
+            f"{trade.keyframes} at most",
+        )
     came = (
         f"{counted(year.requests, 'request')} in {year.load.days:g} days: "
         "what each costs (fast + its share of settling), and how long they wait"
     )
     return Answer(
         facts=facts,
-        shown=[came, cost, forgotten, exact, *(f"- {note}" for note in year.notes), words],
+        shown=[
+            came,
+            cost,
+            forgotten,
+            exact,
+            *([room] if year.trades else []),
+            *(f"- {note}" for note in year.notes),
+            words,
+        ],
     )
 
 
@@ -301,6 +319,8 @@ def of_verification(found: Verification) -> Answer:
     """The answer to `verify`."""
     facts = {each.name: getattr(found, each.name) for each in fields(found)}
     shown = [f"{counted(len(found.reproduced), 'block')} reproduced, bit for bit"]
+    if found.rebuilt:
+        shown.insert(0, f"lost objects made again: blocks {listed(found.rebuilt)}")
     if found.skipped:
         shown.append(
             f"{counted(len(found.skipped), 'block')} skipped, which replaying cannot reproduce: "

@@ -1,0 +1,161 @@
+"""The commands about a run's vault, and what they answer."""
+
+from __future__ import annotations
+
+from dataclasses import fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.table import Table
+
+from obliviate.cli.answer import DONE, FAILED, Answer
+from obliviate.cli.commands import Json, Moved, RunFolder, app
+from obliviate.cli.project import open_chain
+from obliviate.cli.shown import facts_table, listed
+from obliviate.errors import RunLocked
+from obliviate.inventory import REMEDIES, ROLES, taking_stock
+from obliviate.progress import watch
+from obliviate.vault import KeyFile
+from obliviate.wording import counted, size
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from obliviate.inventory import Inventory
+    from obliviate.ledger import Ledger, ObjectFacts
+    from obliviate.vault import Vault
+
+NewFile = Annotated[Path, typer.Argument(metavar="FILE", help="A file that is not there yet.")]
+_STATES = ("live", "condemned", "destroyed")
+
+
+@app.command()
+def vault(
+    run: RunFolder,
+    *,
+    check: Annotated[
+        bool, typer.Option("--check", help="Read every object, and say what is damaged.")
+    ] = False,
+    orphans: Annotated[
+        bool, typer.Option("--orphans", help="Remove what no row of the ledger names.")
+    ] = False,
+    objects: Annotated[
+        bool, typer.Option("--objects", help="List every object there is or was.")
+    ] = False,
+    project: Moved = None,
+    _json: Json = False,
+) -> Answer:
+    """Say what lies in a run's vault, and whether all of it is what was written."""
+    ledger, kept, chain = open_chain(run, project)
+    removed = remove_orphans(ledger, kept) if orphans else []
+    found = watch(taking_stock(ledger, kept, chain, check=check))
+    return of_inventory(found, removed, is_listed=objects)
+
+
+@app.command(name="make-key")
+def make_key(
+    file: NewFile,
+    *,
+    _json: Json = False,
+) -> Answer:
+    """Make a master key that vaults can be sealed with."""
+    KeyFile.create(file)
+    lines = [
+        f"{file} holds a new master key; its owner alone can read it",
+        "keep a copy apart from the vault and its backups: without it nothing can be read",
+    ]
+    return Answer(facts={"file": file}, shown=lines)
+
+
+def remove_orphans(ledger: Ledger, vault: Vault) -> list[str]:
+    """Remove what no row names, while nobody else writes: it could be theirs.
+
+    Raises:
+        RunLocked: Another live process writes to the run.
+    """
+    for other in ledger.lease.held(patience_seconds=0):
+        raise RunLocked(f"{other} writes to this run", hint="try again when it is done")
+    try:
+        doomed = sorted(set(vault) - ledger.keys("live", "condemned"))
+        for key in doomed:
+            vault.destroy(key)
+    finally:
+        ledger.lease.release()
+    return doomed
+
+
+def of_inventory(found: Inventory, removed: Sequence[str], *, is_listed: bool) -> Answer:
+    """The answer to `vault`."""
+    facts: dict[str, Any] = {
+        "place": found.place,
+        "is_sealed": found.is_sealed,
+        "counts": {state: found.counts.get(state, 0) for state in _STATES},
+        "size_bytes": found.size_bytes(),
+        "roles": {
+            role: {"objects": found.count(role), "size_bytes": found.size_bytes(role)}
+            for role in ROLES
+        },
+        "orphans": found.orphans,
+        "removed": removed,
+        "is_checked": found.is_checked,
+        "lost": [vars(each) for each in found.lost],
+    }
+    if is_listed:
+        facts["objects"] = [_listed(found, each) for each in found.objects]
+    rows = [
+        ("vault", f"{found.place}, {'sealed' if found.is_sealed else 'not sealed'}"),
+        *((state, counted(number, "object")) for state, number in facts["counts"].items()),
+        ("size", size(found.size_bytes())),
+        *(
+            (f"{role}s", f"{found.count(role)}, {size(found.size_bytes(role))}")
+            for role in ROLES
+            if found.count(role)
+        ),
+        ("orphans", listed(found.orphans)),
+        *([("removed", listed(removed))] if removed else []),
+    ]
+    shown: list[Any] = [facts_table(rows)]
+    if is_listed:
+        shown.append(_table(facts["objects"]))
+    shown += [
+        f"block {each.block}, {each.role}: {each.reason}. {REMEDIES[each.remedy]}"
+        for each in found.lost
+    ]
+    if found.is_checked:
+        shown.append(_verdict(found))
+    return Answer(facts=facts, shown=shown, code=FAILED if found.lost else DONE)
+
+
+def _verdict(found: Inventory) -> str:
+    if not found.lost:
+        return "every object in use was read, and is what was written"
+    can = sum(each.remedy != "settle" for each in found.lost)
+    said = f"{counted(len(found.lost), 'object')} lost"
+    if can:
+        said += f"; `obliviate verify RUN --repair` makes {can} of them again"
+    return said
+
+
+def _listed(found: Inventory, facts: ObjectFacts) -> dict[str, object]:
+    block, role = found.uses.get(facts.stored.key, (None, None))
+    row = {each.name: getattr(facts.stored, each.name) for each in fields(facts.stored)}
+    row |= {"state": facts.state, "made": facts.made, "destroyed": facts.destroyed}
+    row["sealed_key"] = "kept" if facts.stored.sealed_key is not None else None
+    return row | {"block": block, "role": role}
+
+
+def _table(rows: Sequence[dict[str, Any]]) -> Table:
+    table = Table("object", "block", "what", "size", "state", "made", "destroyed")
+    for row in rows:
+        block = "" if row["block"] is None else str(row["block"])
+        table.add_row(
+            row["key"],
+            block,
+            row["role"] or "",
+            size(row["size_bytes"]),
+            row["state"],
+            row["made"],
+            row["destroyed"] or "",
+        )
+    return table
