@@ -1,38 +1,16 @@
-"""Measure everything, and write docs/benchmarks.md: `python -m benchmarks --data FOLDER`."""
+"""Measure training and erasing, into docs/benchmarks.md: `python -m benchmarks --data FOLDER`."""
 
 from __future__ import annotations
 
 import argparse
 import os
-import platform
 import statistics
-from datetime import UTC, datetime
 from pathlib import Path
 
 import torch
 
 from benchmarks import cost, memory, mnist
-
-TEMPLATE = Path(__file__).with_name("benchmarks.md")
-TARGET = Path(__file__).parents[1] / "docs" / "benchmarks.md"
-
-
-def processor() -> str:
-    """The processor's name, where the system tells."""
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text().splitlines() if info.exists() else []
-    named = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
-    return next(named, platform.processor() or "unknown")
-
-
-def table(rows: list[dict[str, object]], columns: dict[str, str]) -> str:
-    """A Markdown table of some columns, each with its format."""
-    lines = ["| " + " | ".join(columns) + " |", "| " + " | ".join("---" for _ in columns) + " |"]
-    lines += [
-        "| " + " | ".join(format(row[name], form) for name, form in columns.items()) + " |"
-        for row in rows
-    ]
-    return "\n".join(lines)
+from benchmarks.page import table, write
 
 
 def main() -> None:
@@ -48,12 +26,8 @@ def main() -> None:
     one_epoch = cost.one_epoch_ratio(folder)
     peaks = memory.run()
     blocks = [row["blocks"] for row in rows]
-    text = TEMPLATE.read_text().format(
-        date=datetime.now(UTC).date(),
-        processor=processor(),
-        cores=os.cpu_count(),
-        threads=chosen.threads,
-        torch=torch.__version__,
+    write(
+        "training",
         accuracy=facts["accuracy"],
         fit=facts["fit seconds"],
         block_ms=1000 * facts["block seconds"],
@@ -104,8 +78,6 @@ def main() -> None:
             },
         ),
     )
-    TARGET.write_text(text)
-    print(f"written to {TARGET}")
 
 
 if __name__ == "__main__":

@@ -18,6 +18,7 @@ from examples.mnist import project
 from torch.utils.data import TensorDataset
 
 import obliviate as ob
+from benchmarks.page import table, write
 
 REQUESTS, RECORDS, BLOCKS, ROUNDS = 100, 12_000, 100, 3
 
@@ -66,6 +67,18 @@ if __name__ == "__main__":
     parser.add_argument("--data", default=os.environ.get("OBLIVIATE_DATA", "data/mnist"))
     chosen = parser.parse_args()
     rows = run(Path(chosen.data))
-    for row in rows:
-        print({name: round(float(value), 3) for name, value in row.items()})
-    print("median ratio", statistics.median(float(row["ratio"]) for row in rows))
+    columns = {
+        "round": "",
+        "earliest block": "",
+        "together s": ".1f",
+        "one exact replay s": ".1f",
+        "ratio": ".2f",
+    }
+    write(
+        "batching",
+        requests=REQUESTS,
+        records=RECORDS,
+        blocks=BLOCKS,
+        rows=table(rows, columns),
+        ratio=statistics.median(float(row["ratio"]) for row in rows),
+    )

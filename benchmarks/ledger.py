@@ -18,6 +18,7 @@ from sqlalchemy import create_engine, text
 from torch.utils.data import TensorDataset
 
 import obliviate as ob
+from benchmarks.page import table, write
 from benchmarks.server import a_server
 from obliviate.making import make
 from obliviate.vault import Terms
@@ -94,12 +95,12 @@ def measure(place: Path, records: int, subjects: int, url: str | None) -> dict[s
     run.forget(subjects=[names[erased]], method="exact")
     return {
         "where": "PostgreSQL" if url else "SQLite",
-        "making": making,
+        "making s": making,
         "opening ms": 1000 * float(np.median(opening)),
         "preview p50 ms": 1000 * float(np.percentile(previews, 50)),
         "preview p99 ms": 1000 * float(np.percentile(previews, 99)),
         "bytes a record": ledger_bytes(folder, url) / records,
-        "forget": time.perf_counter() - started,
+        "forget s": time.perf_counter() - started,
     }
 
 
@@ -114,10 +115,14 @@ if __name__ == "__main__":
     parser.add_argument("--subjects", type=int, default=1_000_000)
     chosen = parser.parse_args()
     os.environ.setdefault("PGCONNECT_TIMEOUT", "10")
-    for row in run(chosen.records, chosen.subjects):
-        print(
-            {
-                name: round(value, 2) if isinstance(value, float) else value
-                for name, value in row.items()
-            }
-        )
+    rows = run(chosen.records, chosen.subjects)
+    columns = {
+        "where": "",
+        "making s": ".0f",
+        "opening ms": ".0f",
+        "preview p50 ms": ".1f",
+        "preview p99 ms": ".1f",
+        "bytes a record": ".1f",
+        "forget s": ".1f",
+    }
+    write("ledger", records=chosen.records, subjects=chosen.subjects, rows=table(rows, columns))

@@ -1,0 +1,373 @@
+"""The vault: sizes, throughput, what keeping costs, and what an erasure rewrites.
+
+`python -m benchmarks.vault --data FOLDER`, where the folder holds MNIST's four IDX files.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import os
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from functools import partial
+from pathlib import Path
+
+import blosc2
+import numpy as np
+import torch
+from examples.mnist import project
+from safetensors.torch import load_file, save, save_file
+from torch import nn
+from torch.utils.data import TensorDataset
+
+import obliviate as ob
+from benchmarks import plain
+from benchmarks.page import table, write
+from obliviate.budget import Sizes
+from obliviate.ledger import Part
+from obliviate.making import layout_of, new_trainer
+from obliviate.state import update_between
+from obliviate.training import Trained
+from obliviate.vault import Vault
+from obliviate.vault.codec import decode_update, encode_update
+
+BLOCKS, LONG, EARLY, ROUNDS = 100, 500, 125, 3
+NOBODY = np.array([], dtype=np.int64)
+
+
+def mlp() -> nn.Module:
+    return nn.Sequential(nn.Flatten(), nn.Linear(784, 256), nn.ReLU(), nn.Linear(256, 10))
+
+
+def large() -> nn.Module:
+    """100 million parameters."""
+    return nn.Sequential(
+        nn.Linear(784, 9000), nn.ReLU(), nn.Linear(9000, 10_300), nn.ReLU(), nn.Linear(10_300, 10)
+    )
+
+
+def recipes(folder: Path) -> dict[str, ob.Recipe]:
+    conv = dataclasses.replace(project(data=str(folder)).recipe, epochs=1)
+    sgd = dataclasses.replace(conv, model=mlp, optimizer=partial(torch.optim.SGD, lr=0.05))
+    adam = dataclasses.replace(sgd, optimizer=partial(torch.optim.Adam, lr=1e-3))
+    return {
+        "MLP, SGD": sgd,
+        "conv net, SGD with momentum": conv,
+        "MLP, Adam": adam,
+        "MLP, Adam carried": dataclasses.replace(adam, optimizer_state="carried"),
+    }
+
+
+def sizes(folder: Path) -> list[dict[str, object]]:
+    """The chain on disk, beside one raw safetensors file a block."""
+    data, rows = project(data=str(folder)).data, []
+    for name, recipe in recipes(folder).items():
+        with tempfile.TemporaryDirectory() as place:
+            run = ob.fit(recipe, data, Path(place) / "run", blocks=BLOCKS)
+            chain = run.chain()
+            last = chain.checkpoint(BLOCKS)
+            raw = len(save(dict(last.model))) + len(save(dict(last.optimizer or {})))
+            stored = run.stock().size_bytes()
+            kept = Sizes(state_bytes=len(save(dict(last.model))))
+            rows.append(
+                {
+                    "net": name,
+                    "raw MB": BLOCKS * raw / 1e6,
+                    "chain MB": stored / 1e6,
+                    "ratio": stored / (BLOCKS * raw),
+                    "planned": kept.chain_bytes(BLOCKS, chain.spacing) / (BLOCKS * raw)
+                    if last.optimizer is None
+                    else float("nan"),
+                }
+            )
+        print(rows[-1], flush=True)
+    return rows
+
+
+class Memory:
+    """A place that is no disk."""
+
+    name = "memory"
+
+    def __init__(self) -> None:
+        self.objects: dict[str, bytes] = {}
+
+    def write(self, key, pieces) -> None:
+        self.objects[key] = b"".join(pieces)
+
+    def read(self, key) -> bytes:
+        return self.objects[key]
+
+    def destroy(self, key) -> None:
+        self.objects.pop(key, None)
+
+    def __iter__(self):
+        return iter(self.objects)
+
+
+def best(call, rounds: int = 5) -> float:
+    """The shortest of some times: of what a machine can do, the least disturbed."""
+    seconds = []
+    for _ in range(rounds):
+        started = time.perf_counter()
+        call()
+        seconds.append(time.perf_counter() - started)
+    return min(seconds)
+
+
+def throughput() -> list[dict[str, object]]:
+    """GB/s of one core; to be run in a process of its own."""
+    os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
+    torch.set_num_threads(1)
+    blosc2.set_nthreads(1)
+    torch.manual_seed(0)
+    old = {"a": torch.randn(25_000_000) * 0.02}
+    noise = torch.randn(25_000_000) * torch.rand(25_000_000)
+    update = update_between(old, {"a": old["a"] + 1e-4 * noise})
+    raw = update.steps["a"].numpy().view(np.uint8)
+    pieces = [memoryview(raw[at : at + (4 << 20)]) for at in range(0, len(raw), 4 << 20)]
+
+    def compress():
+        return [
+            blosc2.compress2(
+                piece,
+                typesize=4,
+                codec=blosc2.Codec.ZSTD,
+                clevel=1,
+                filters=[blosc2.Filter.SHUFFLE],
+                filters_meta=[0],
+                nthreads=1,
+            )
+            for piece in pieces
+        ]
+
+    chunks, target = compress(), bytearray(4 << 20)
+    vault = Vault(Memory())
+    stored = vault.write(encode_update(update))
+    gigabytes = len(raw) / 1e9
+    speeds = {
+        "written": (
+            best(lambda: vault.write(encode_update(update))),
+            best(compress),
+        ),
+        "read": (
+            best(lambda: decode_update(vault.read(stored))),
+            best(lambda: [blosc2.decompress2(each, dst=target, nthreads=1) for each in chunks]),
+        ),
+    }
+    return [
+        {
+            "what": what,
+            "vault": gigabytes / ours,
+            "blosc2 alone": gigabytes / theirs,
+            "share": theirs / ours,
+        }
+        for what, (ours, theirs) in speeds.items()
+    ]
+
+
+def keeping(folder: Path) -> list[dict[str, object]]:
+    """`fit` beside the same training whose states are thrown away, in turn."""
+    mnist, rows = project(data=str(folder)), []
+    for number in range(ROUNDS):
+        with tempfile.TemporaryDirectory() as place:
+            started = time.perf_counter()
+            ob.fit(mnist.recipe, mnist.data, Path(place) / "run", blocks=BLOCKS)
+            kept = time.perf_counter() - started
+        trainer = new_trainer(mnist.recipe, mnist.data, len(mnist.data), BLOCKS)
+        started = time.perf_counter()
+        blocks = trainer.train(trainer.initial(), range(1, BLOCKS + 1), NOBODY)
+        assert sum(isinstance(each, Trained) for each in blocks) == BLOCKS
+        thrown = time.perf_counter() - started
+        rows.append(
+            {"round": number, "keeping s": kept, "nothing s": thrown, "ratio": kept / thrown}
+        )
+        print(rows[-1], flush=True)
+    return rows
+
+
+def erasing(folder: Path) -> tuple[list[dict[str, object]], dict[str, float]]:
+    """What an erasure that replays 3 of 500 blocks touches and takes; and restoring each."""
+    mnist, rows = project(data=str(folder)), []
+    with tempfile.TemporaryDirectory() as place:
+        made = Path(place) / "made"
+        run = ob.fit(mnist.recipe, mnist.data, made, blocks=LONG)
+        restored = restoring(run, Path(place) / "raw.safetensors")
+        record = int(run.trainer.layout.members(EARLY)[0])
+        run.ledger.close()
+        exact, block_seconds = exactly(made, mnist, record)
+        for name, method in (
+            ("paper", ob.DeepObliviate(blocks=3)),
+            ("damped", ob.Calibrated(blocks=3)),
+        ):
+            copy = Path(place) / name
+            shutil.copytree(made, copy)
+            opened = ob.load(copy, mnist.recipe, mnist.data)
+            before = opened.ledger.keys("live")
+            keyframes = sum(
+                entry.keyframe is not None for entry in opened.chain().entries[EARLY + 3 :]
+            )
+            started = time.perf_counter()
+            erasure = opened.forget(records=[record], method=method)
+            seconds = time.perf_counter() - started
+            assert erasure.blocks_replayed == 3
+            rest = exact - 3 * block_seconds
+            rows.append(
+                {
+                    "stitch": name,
+                    "objects": len(opened.ledger.keys("live") - before),
+                    "allowed": 3 + keyframes + 2,
+                    "seconds": seconds,
+                    "rewriting s": seconds - 3 * block_seconds,
+                    "replaying the rest s": rest,
+                    "share": (seconds - 3 * block_seconds) / rest,
+                }
+            )
+            print(rows[-1], flush=True)
+            opened.ledger.close()
+    return rows, restored
+
+
+def exactly(made: Path, mnist: ob.Project, record: int) -> tuple[float, float]:
+    """Seconds of the exact erasure, and of each of its blocks."""
+    copy = made.with_name("exact")
+    shutil.copytree(made, copy)
+    opened = ob.load(copy, mnist.recipe, mnist.data)
+    started = time.perf_counter()
+    erasure = opened.forget(records=[record], method="exact")
+    seconds = time.perf_counter() - started
+    opened.ledger.close()
+    return seconds, seconds / erasure.blocks_replayed
+
+
+def restoring(run: ob.Run, raw: Path) -> dict[str, float]:
+    """Milliseconds to restore each state, and what reading a raw one takes."""
+    chain, times = run.chain(), []
+    save_file(dict(chain.state(LONG)), raw)
+    for block in range(LONG + 1):
+        started = time.perf_counter()
+        chain.state(block)
+        times.append(1000 * (time.perf_counter() - started))
+    reading = 1000 * best(lambda: load_file(raw))
+    return {
+        "restore_worst": max(times),
+        "restore_median": statistics.median(times),
+        "restore_goal": 2 * reading + 20,
+    }
+
+
+def peak(what: str) -> dict[str, float]:
+    """Peak memory in MB and seconds of one thing done with the large net; in its own process."""
+    generator = torch.Generator().manual_seed(0)
+    data = TensorDataset(
+        torch.randn(400, 784, generator=generator),
+        torch.randint(10, (400,), generator=generator),
+    )
+    recipe = ob.Recipe(
+        model=large,
+        optimizer=partial(torch.optim.SGD, lr=0.01),
+        loss=nn.functional.cross_entropy,
+        batch_size=50,
+    )
+    started = time.perf_counter()
+    if what == "loop":
+        plain.train(recipe, data, layout_of(recipe, [Part(records=400, blocks=8)], 1))
+    else:
+        with tempfile.TemporaryDirectory() as folder:
+            run = ob.fit(recipe, data, folder, blocks=8)
+            if what != "fit":
+                started = time.perf_counter()
+                Path("/proc/self/clear_refs").write_text("5")  # the peak so far is fit's
+                record = int(run.trainer.layout.members(3)[0])
+                method = {"exact": "exact"}.get(what, ob.DeepObliviate(blocks=2))
+                run.forget(records=[record], method=method)
+    seconds = time.perf_counter() - started
+    status = Path("/proc/self/status").read_text()
+    return {"MB": int(status.partition("VmHWM:")[2].split()[0]) / 1024, "seconds": seconds}
+
+
+def apart(*arguments: str):
+    """What this module finds in a process of its own."""
+    command = [sys.executable, "-m", "benchmarks.vault", *arguments]
+    # freed memory goes back to the system at once, so that the peak counts what is in use
+    environment = os.environ | {"MALLOC_MMAP_THRESHOLD_": "1000000"}
+    done = subprocess.run(command, check=True, capture_output=True, text=True, env=environment)
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def large_rows() -> tuple[list[dict[str, object]], float]:
+    state = sum(parameter.numel() for parameter in large().parameters()) * 4 / 2**20
+    loop, rows = apart("--peak", "loop"), []
+    for what in ("fit", "forget", "exact"):
+        found = apart("--peak", what)
+        rows.append(
+            {
+                "what": what,
+                "seconds": found["seconds"],
+                "peak MB": found["MB"],
+                "loop MB": loop["MB"],
+                "states above the loop": (found["MB"] - loop["MB"]) / state,
+            }
+        )
+        print(rows[-1], flush=True)
+    return rows, state
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--data", default=os.environ.get("OBLIVIATE_DATA", "data/mnist"))
+    parser.add_argument("--peak", help=argparse.SUPPRESS)
+    parser.add_argument("--throughput", action="store_true", help=argparse.SUPPRESS)
+    chosen = parser.parse_args()
+    if chosen.peak:
+        print(json.dumps(peak(chosen.peak)))
+        return
+    if chosen.throughput:
+        print(json.dumps(throughput()))
+        return
+    folder = Path(chosen.data)
+    erasures, restored = erasing(folder)
+    kept, (peaks, state) = keeping(folder), large_rows()
+    fast = {"what": "", "vault": ".2f", "blosc2 alone": ".2f", "share": ".0%"}
+    write(
+        "vault",
+        sizes=table(sizes(folder), {"net": "", "raw MB": ".1f", "chain MB": ".1f", "ratio": ".3f"}),
+        throughput=table(apart("--throughput"), fast),
+        keeping=table(kept, {"round": "", "keeping s": ".1f", "nothing s": ".1f", "ratio": ".3f"}),
+        keeping_ratio=statistics.median(float(row["ratio"]) for row in kept),
+        early=EARLY,
+        erasures=table(
+            erasures,
+            {
+                "stitch": "",
+                "objects": "",
+                "allowed": "",
+                "seconds": ".2f",
+                "rewriting s": ".2f",
+                "replaying the rest s": ".1f",
+                "share": ".1%",
+            },
+        ),
+        **restored,
+        large_state=state,
+        large=table(
+            peaks,
+            {
+                "what": "",
+                "seconds": ".1f",
+                "peak MB": ".0f",
+                "loop MB": ".0f",
+                "states above the loop": ".1f",
+            },
+        ),
+    )
+
+
+if __name__ == "__main__":
+    main()
