@@ -79,7 +79,8 @@ class Bucket:
                 first = b""  # a part less in memory
                 for part in parts:
                     with self._named_errors():
-                        size_bytes += file.write(part)
+                        file.write(part)
+                    size_bytes += len(part)
                 failure = self._commit(file)
             self._check(key, size_bytes, failure)
         except BaseException:
@@ -227,7 +228,7 @@ def _discard(file: Any) -> None:
 
 
 def _checked(url: str) -> str:
-    shown = re.sub(r"://.*@", "://***@", url).partition("?")[0]
+    shown = re.split(r"[?#]", re.sub(r"://.*@", "://***@", url))[0]
     if re.search(r"://[^/@]*:(?!\d+(/|$)).*@", url):
         raise InvalidOption(
             f"the URL {shown} holds a password, which would have to be kept with the run",
