@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import gc
 import itertools
+import socket
 import sys
 import time
 import tracemalloc
@@ -321,6 +322,20 @@ def test_a_server_that_comes_back_is_waited_for(own, monkeypatch):
     place.write("key", [b"x"])
     assert slept == [0.001, 0.002]
     assert set(place) == {"key"}
+
+
+@pytest.mark.parametrize("size_bytes", [1, LARGE_BYTES])
+def test_a_server_that_never_answers_is_not_waited_for(s3, monkeypatch, size_bytes):
+    """Not even where the driver would: before the body of a request."""
+    monkeypatch.setattr("obliviate.vault.s3.CALL_SECONDS", 0.3)
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        port = silent.getsockname()[1]
+        monkeypatch.setenv("AWS_ENDPOINT_URL_S3", f"http://127.0.0.1:{port}")
+        place = Bucket("s3://bucket/run", patience=Patience(attempts=2), part_bytes=PART)
+        began = time.monotonic()
+        with pytest.raises(ConnectionLost, match="cannot be reached"):
+            place.write("key", [bytes(size_bytes)])
+    assert time.monotonic() - began < 10
 
 
 # A server that fails now and then

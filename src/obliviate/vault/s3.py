@@ -8,10 +8,13 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import functools
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+CALL_SECONDS = 120.0  # for one request with its body: a part
 
 _NOT_OFFERED = {errno.ENOSYS, errno.EPERM}  # not implemented, method not allowed
 
@@ -24,9 +27,13 @@ def is_s3(fs: Any) -> bool:
 def limit_retries(fs: Any) -> None:
     """Keep the layers below from trying again for minutes, each on top of the other.
 
-    botocore is left, for it can send a part once more; AWS_MAX_ATTEMPTS says how often.
+    botocore is left, for it can send a part once more; AWS_MAX_ATTEMPTS says how often. It gives a
+    server that says nothing at all a time to answer, but not before it has sent the body: there it
+    waits for leave ("100 Continue") for ever, so that these calls get a limit of their own.
     """
     fs.retries = 1
+    for name in ("call_s3", "pipe_file"):
+        setattr(fs, name, functools.partial(getattr(fs, name), timeout=CALL_SECONDS))
     fs.config_kwargs.setdefault("retries", {"mode": "standard"})
 
 
