@@ -15,9 +15,10 @@ from torch import nn
 from torch.utils.data import TensorDataset
 
 import obliviate as ob
+from tests import objects_server
 from tests.server import MISSING, programs, serving
 
-pytest.register_assert_rewrite("tests.contracts.vault_contract")
+pytest.register_assert_rewrite("tests.contracts.vault_contract", "tests.contracts.place_contract")
 
 settings.register_profile("ci", derandomize=True, deadline=None, max_examples=60, database=None)
 settings.load_profile("ci")
@@ -49,6 +50,22 @@ def database(server):
 def ledger_url(request):
     """Where a ledger lies: None for a file in its run's folder, or the URL of a database."""
     return None if request.param == "file" else request.getfixturevalue("database")
+
+
+@pytest.fixture(scope="session")
+def objects():
+    """A server of S3's API."""
+    with objects_server.serving() as server:
+        yield server
+
+
+@pytest.fixture
+def s3(objects, monkeypatch):
+    """A function that makes a bucket and gives its URL; the environment leads to its server."""
+    for name, value in objects_server.CREDENTIALS.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("AWS_ENDPOINT_URL_S3", objects.endpoint)
+    return lambda: f"s3://{objects.bucket()}"
 
 
 @pytest.fixture

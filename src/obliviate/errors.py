@@ -101,7 +101,7 @@ class LeaseLost(ObliviateError):
 
 
 class ConnectionLost(ObliviateError):
-    """The server that holds the ledger cannot be reached."""
+    """The server of the ledger, or the storage of the vault, cannot be reached."""
 
 
 class RunDamaged(ObliviateError):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
+from urllib.parse import unquote, urlsplit
 
 from obliviate.errors import InvalidOption
 from obliviate.vault.folder import Folder
@@ -51,16 +52,32 @@ class Place(Protocol):
         ...
 
     def __iter__(self) -> Iterator[str]:
-        """The keys of all objects there are, unfinished ones too."""
+        """The keys of all objects there are, unfinished ones too.
+
+        Raises:
+            StorageFull: There is no such bucket, or no permission.
+            ConnectionLost: The place cannot be reached.
+        """
         ...
 
 
-def place_of(url: str) -> Place:
-    """The place that a path or a URL names.
+def place_of(where: str | Path) -> Place:
+    """The place that a path or a URL names; nothing is made there yet.
 
     Raises:
-        InvalidOption: It names none that is known.
+        InvalidOption: The URL holds a secret, or names nothing that can be reached from here.
     """
-    if "://" not in url:
-        return Folder(Path(url))
-    raise InvalidOption(f"{url}", hint="soon")
+    text = str(where)
+    if isinstance(where, Path) or "://" not in text:
+        return Folder(Path(where))
+    if not text.startswith("file://"):
+        from obliviate.vault.bucket import Bucket  # noqa: PLC0415 - others need no fsspec
+
+        return Bucket(text)
+    url = urlsplit(text)
+    if url.netloc not in {"", "localhost"} or not url.path:
+        raise InvalidOption(
+            f"the URL {text} names no folder of this computer",
+            hint="give a path, or a URL such as file:///data/run: with three slashes",
+        )
+    return Folder(Path(unquote(url.path)))

@@ -1,0 +1,637 @@
+"""Places: a folder, memory and S3 keep what a place promises, also when S3 fails."""
+
+from __future__ import annotations
+
+import errno
+import gc
+import itertools
+import socket
+import sys
+import time
+import tracemalloc
+from pathlib import Path
+
+import fsspec
+import pytest
+from fsspec.spec import AbstractFileSystem
+
+from obliviate.errors import ConnectionLost, InvalidOption, RunDamaged, StorageFull
+from obliviate.vault.bucket import Bucket
+from obliviate.vault.folder import Folder
+from obliviate.vault.patience import Patience
+from obliviate.vault.place import place_of
+from obliviate.vault.s3 import unfinished
+from tests import objects_server
+from tests.contracts.place_contract import LARGE_BYTES, PlaceContract
+
+PART = 5 * 2**20
+QUICK = Patience(attempts=4, first_pause_seconds=0.001, total_seconds=10)
+_NUMBERS = itertools.count(1)
+
+
+def bucket_at(url: str) -> Bucket:
+    return Bucket(url, patience=QUICK, part_bytes=PART)
+
+
+class S3Side:
+    """What is in a bucket, seen through a client of its own."""
+
+    def __init__(self, server, name: str) -> None:
+        self.client, self.name = server.client, name
+
+    def listed(self, prefix: str = "") -> set[str]:
+        """Objects, their older versions and unfinished uploads."""
+        page = {"Bucket": self.name, "Prefix": prefix}
+        versions = self.client.list_object_versions(**page, MaxKeys=1000)
+        found = versions.get("Versions", []) + versions.get("DeleteMarkers", [])
+        found += self.client.list_multipart_uploads(**page).get("Uploads", [])
+        return {each["Key"].removeprefix(prefix) for each in found}
+
+    def raw(self, key: str) -> bytes:
+        return self.client.get_object(Bucket=self.name, Key=key)["Body"].read()
+
+    def begin_upload(self, key: str) -> None:
+        where = {"Bucket": self.name, "Key": key}
+        upload = self.client.create_multipart_upload(**where)["UploadId"]
+        self.client.upload_part(**where, UploadId=upload, PartNumber=1, Body=b"half")
+
+
+class TestFolder(PlaceContract):
+    """A folder."""
+
+    @pytest.fixture
+    def place(self, tmp_path):
+        return Folder(tmp_path / "deep" / "vault")
+
+    def another(self, place):
+        return place_of(place.name)
+
+    def listed(self, place):
+        return {path.name for path in place.path.iterdir()}
+
+    def raw(self, place, key):
+        return (place.path / key).read_bytes()
+
+    def leave_unfinished(self, place):
+        (place.path / "key.part").write_bytes(b"half")
+
+
+class TestMemory(PlaceContract):
+    """The memory of this process."""
+
+    @pytest.fixture
+    def place(self):
+        return bucket_at(f"memory://vault{next(_NUMBERS)}/objects")
+
+    def another(self, place):
+        return place_of(place.name)
+
+    def _start(self, place):
+        return place.name.removeprefix("memory:/") + "/"
+
+    def _store(self):
+        return fsspec.get_filesystem_class("memory").store
+
+    def listed(self, place):
+        start = self._start(place)
+        return {path.removeprefix(start) for path in self._store() if path.startswith(start)}
+
+    def raw(self, place, key):
+        return self._store()[self._start(place) + key].getvalue()
+
+    def leave_unfinished(self, place):
+        fsspec.filesystem("memory").pipe_file(self._start(place) + "key", b"half")
+
+
+class TestS3(PlaceContract):
+    """S3."""
+
+    @pytest.fixture
+    def place(self, s3, objects):
+        url = s3()
+        self.side = S3Side(objects, url.removeprefix("s3://"))
+        return bucket_at(f"{url}/run/vault")
+
+    def another(self, place):
+        return bucket_at(place.name)
+
+    def listed(self, place):
+        return self.side.listed("run/vault/")
+
+    def raw(self, place, key):
+        return self.side.raw(f"run/vault/{key}")
+
+    def leave_unfinished(self, place):
+        self.side.begin_upload("run/vault/key")
+
+
+# What lies beside a place in S3
+
+
+@pytest.fixture
+def side(s3, objects):
+    """A new bucket, seen from outside."""
+    return S3Side(objects, s3().removeprefix("s3://"))
+
+
+def test_what_lies_deeper_or_beside_is_of_others(side):
+    for key in ("run", "run/", "run/key", "run/deep/key", "run2/key", "other"):
+        side.client.put_object(Bucket=side.name, Key=key, Body=b"x")
+    for key in ("run/half", "run/deep/half", "run2/half"):
+        side.begin_upload(key)
+    assert set(bucket_at(f"s3://{side.name}/run")) == {"key", "half"}
+    assert set(bucket_at(f"s3://{side.name}/")) == {"run", "other"}
+
+
+def test_destroying_leaves_the_uploads_of_other_keys(side):
+    side.begin_upload("run/key")
+    side.begin_upload("run/key2")
+    bucket_at(f"s3://{side.name}/run").destroy("key")
+    assert side.listed() == {"run/key2"}
+
+
+@pytest.mark.parametrize("status", ["Enabled", "Suspended"])
+def test_older_versions_are_destroyed_too(side, status):
+    versioning = {"Status": status}
+    side.client.put_bucket_versioning(Bucket=side.name, VersioningConfiguration=versioning)
+    place = bucket_at(f"s3://{side.name}/run")
+    place.write("key", [b"x"])
+    place.write("key2", [b"x"])
+    side.client.put_object(Bucket=side.name, Key="run/key", Body=b"later")
+    place.destroy("key")
+    place.destroy("key")
+    assert set(place) == {"key2"} == side.listed("run/")
+
+
+def test_many_uploads_of_one_key_are_all_destroyed(side):
+    for _ in range(3):
+        side.begin_upload("run/key")
+    place = bucket_at(f"s3://{side.name}/run")
+    assert list(place) == ["key"]
+    place.destroy("key")
+    assert side.listed() == set()
+
+
+def test_more_objects_than_a_page(side):
+    keys = {f"{number:03}" for number in range(2 * objects_server.PAGE_KEYS + 1)}
+    for key in keys:
+        side.client.put_object(Bucket=side.name, Key=f"run/{key}", Body=b"")
+    assert set(bucket_at(f"s3://{side.name}/run")) == keys
+
+
+def test_more_versions_than_a_page(side):
+    versioning = {"Status": "Enabled"}
+    side.client.put_bucket_versioning(Bucket=side.name, VersioningConfiguration=versioning)
+    for _ in range(2 * objects_server.PAGE_KEYS + 1):
+        side.client.put_object(Bucket=side.name, Key="run/key", Body=b"x")
+    bucket_at(f"s3://{side.name}/run").destroy("key")
+    assert side.listed() == set()
+
+
+class Pages:
+    """As much of s3fs as it takes to list uploads, which the server does not give in pages."""
+
+    def __init__(self, *pages) -> None:
+        self.pages, self.asked = list(pages), []
+
+    def split_path(self, path):
+        return (*path.split("/", 1), None)
+
+    def call_s3(self, method, **options):
+        self.asked.append(options)
+        return self.pages.pop(0)
+
+
+def test_more_uploads_than_a_page():
+    marks = {"IsTruncated": True, "NextKeyMarker": "run/a", "NextUploadIdMarker": "1"}
+    fs = Pages(
+        {"Uploads": [{"Key": "run/a", "UploadId": "1"}], **marks},
+        {"Uploads": [{"Key": "run/b", "UploadId": "2"}], "IsTruncated": False},
+    )
+    assert unfinished(fs, "bucket/run") == ["a", "b"]
+    where = {"Bucket": "bucket", "Prefix": "run/"}
+    assert fs.asked == [where, where | {"KeyMarker": "run/a", "UploadIdMarker": "1"}]
+
+
+@pytest.mark.parametrize("code", [errno.ENOSYS, errno.EPERM])
+def test_a_store_that_cannot_list_uploads_has_none(code):
+    class Simple(Pages):
+        def call_s3(self, method, **options):
+            raise OSError(code, "not offered")
+
+    assert unfinished(Simple(), "bucket/run") == []
+
+
+def test_a_large_object_is_never_in_memory_as_a_whole(side):
+    place = bucket_at(f"s3://{side.name}/run")
+    place.write("first", [b"x"])  # loads what is loaded once
+    tracemalloc.start()
+    try:
+        place.write("key", (bytes(2**20) for _ in range(60)))
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert len(side.raw("run/key")) == 60 * 2**20
+    assert peak < 6 * PART
+
+
+def test_a_write_that_failed_sends_nothing_when_it_is_let_go(side):
+    place = bucket_at(f"s3://{side.name}/run")
+
+    def pieces():
+        yield bytes(100)
+        raise ValueError("broken")
+
+    with pytest.raises(ValueError, match="broken"):
+        place.write("key", pieces())
+    gc.collect()
+    assert side.listed() == set()
+
+
+# A server that cannot be reached
+
+
+@pytest.fixture
+def own(s3, monkeypatch):
+    """A server of S3's API for this test, which may kill it."""
+    with objects_server.serving() as server:
+        monkeypatch.setenv("AWS_ENDPOINT_URL_S3", server.endpoint)
+        yield server
+
+
+def calls(place):
+    """All that one can ask of a place."""
+    return {
+        "write": lambda: place.write("key", [b"x"]),
+        "read": lambda: place.read("key"),
+        "destroy": lambda: place.destroy("key"),
+        "list": lambda: list(place),
+    }
+
+
+NAMES = list(calls(None))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_server_that_is_down_is_named(s3, monkeypatch, name):
+    down = objects_server.ObjectsServer()
+    monkeypatch.setenv("AWS_ENDPOINT_URL_S3", down.endpoint)
+    began = time.monotonic()
+    with pytest.raises(ConnectionLost, match="s3://bucket/run cannot be reached") as lost:
+        calls(bucket_at("s3://bucket/run"))[name]()
+    assert "call again" in lost.value.hint
+    assert time.monotonic() - began < 10
+
+
+def test_a_server_killed_in_mid_write(own):
+    name = own.bucket()
+    place = bucket_at(f"s3://{name}/run")
+
+    def pieces():
+        yield bytes(PART + 1)
+        own.kill()
+        yield bytes(PART + 1)
+
+    began = time.monotonic()
+    with pytest.raises(ConnectionLost, match="cannot be reached"):
+        place.write("key", pieces())
+    assert time.monotonic() - began < 10
+    own.start()
+    own.client.create_bucket(Bucket=name)
+    place.write("key", [b"again"])
+    assert place.read("key") == b"again"
+    assert S3Side(own, name).listed() == {"run/key"}
+
+
+def test_a_server_that_comes_back_is_waited_for(own, monkeypatch):
+    name = own.bucket()
+    place = Bucket(f"s3://{name}/run", patience=Patience(attempts=9, first_pause_seconds=0.001))
+    own.kill()
+    slept, really_sleep = [], time.sleep
+
+    def sleep(seconds):
+        if len(slept) == 2:
+            really_sleep(seconds)
+            return
+        slept.append(seconds)
+        if len(slept) == 2:
+            own.start()
+            own.client.create_bucket(Bucket=name)
+
+    monkeypatch.setattr(time, "sleep", sleep)
+    place.write("key", [b"x"])
+    assert slept == [0.001, 0.002]
+    assert set(place) == {"key"}
+
+
+@pytest.mark.parametrize("size_bytes", [1, LARGE_BYTES])
+def test_a_server_that_never_answers_is_not_waited_for(s3, monkeypatch, size_bytes):
+    """Not even where the driver would: before the body of a request."""
+    monkeypatch.setattr("obliviate.vault.s3.CALL_SECONDS", 0.3)
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        port = silent.getsockname()[1]
+        monkeypatch.setenv("AWS_ENDPOINT_URL_S3", f"http://127.0.0.1:{port}")
+        place = Bucket("s3://bucket/run", patience=Patience(attempts=2), part_bytes=PART)
+        began = time.monotonic()
+        with pytest.raises(ConnectionLost, match="cannot be reached"):
+            place.write("key", [bytes(size_bytes)])
+    assert time.monotonic() - began < 10
+
+
+# A server that fails now and then
+
+
+@pytest.fixture
+def proxy(objects, s3, monkeypatch):
+    """A proxy on the way to the server."""
+    with objects_server.Proxy(objects).serving() as proxy:
+        monkeypatch.setenv("AWS_ENDPOINT_URL_S3", proxy.endpoint)
+        yield proxy
+
+
+def first(count: int, status: int, is_meant=lambda method, path: True):
+    """Refuse the first of some requests."""
+    left = iter(range(count))
+
+    def refuse(method, path):
+        return status if is_meant(method, path) and next(left, None) is not None else None
+
+    return refuse
+
+
+@pytest.mark.parametrize("status", [500, 503])
+@pytest.mark.parametrize("name", NAMES)
+def test_a_server_that_is_busy_for_a_while_is_asked_again(side, proxy, status, name):
+    side.client.put_object(Bucket=side.name, Key="run/key", Body=b"before")
+    proxy.refuse = first(3, status)
+    calls(bucket_at(f"s3://{side.name}/run"))[name]()
+    assert side.listed() == ({"run/key"} if name != "destroy" else set())
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_server_that_stays_busy_is_given_up(side, proxy, name):
+    proxy.refuse = lambda method, path: 503
+    with pytest.raises(ConnectionLost, match=r"SlowDown|503"):
+        calls(bucket_at(f"s3://{side.name}/run"))[name]()
+    assert len(proxy.seen) <= 2 * QUICK.attempts
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_an_answer_that_is_lost_is_asked_for_again(side, proxy, name):
+    side.client.put_object(Bucket=side.name, Key="run/key", Body=b"x")
+    lost = first(1, True)
+    proxy.drop_answer = lambda method, path: bool(lost(method, path))
+    result = calls(bucket_at(f"s3://{side.name}/run"))[name]()
+    assert result == {"read": b"x", "list": ["key"]}.get(name)
+
+
+def test_an_object_that_is_cut_on_its_way_is_read_again(side, proxy):
+    side.client.put_object(Bucket=side.name, Key="run/key", Body=bytes(1000))
+    cut = first(2, True, lambda method, path: method == "GET")
+    proxy.cut_answer = lambda method, path: bool(cut(method, path))
+    assert bucket_at(f"s3://{side.name}/run").read("key") == bytes(1000)
+
+
+def is_complete(method, path):
+    return method == "POST" and "uploadId=" in path
+
+
+def is_begin(method, path):
+    return method == "POST" and path.endswith("uploads")
+
+
+def is_part(method, path):
+    return method == "PUT" and "partNumber=" in path
+
+
+@pytest.mark.parametrize(
+    "is_meant",
+    [is_begin, is_part, is_complete, lambda method, path: method == "HEAD"],
+    ids=["begin", "first part", "complete", "check"],
+)
+def test_all_but_the_later_parts_is_tried_again(side, proxy, is_meant):
+    proxy.refuse = first(3, 503, is_meant)
+    bucket_at(f"s3://{side.name}/run").write("key", [bytes(LARGE_BYTES)])
+    assert side.raw("run/key") == bytes(LARGE_BYTES)
+    assert side.client.list_multipart_uploads(Bucket=side.name).get("Uploads", []) == []
+
+
+@pytest.mark.parametrize("data", [b"", b"x", bytes(LARGE_BYTES)], ids=len)
+def test_a_write_whose_answer_is_lost_is_found_to_be_done(side, proxy, data):
+    is_last = is_complete if len(data) > PART else lambda method, path: method == "PUT"
+    lost = first(1, True, is_last)
+    proxy.drop_answer = lambda method, path: bool(lost(method, path))
+    place = bucket_at(f"s3://{side.name}/run")
+    place.write("key", [data])
+    assert side.raw("run/key") == data
+    assert side.listed() == {"run/key"}
+
+
+def test_a_commit_that_fails_for_good_leaves_nothing(side, proxy):
+    proxy.refuse = lambda method, path: 503 if is_complete(method, path) else None
+    with pytest.raises(ConnectionLost):
+        bucket_at(f"s3://{side.name}/run").write("key", [bytes(LARGE_BYTES)])
+    assert side.listed() == set()
+
+
+def test_a_part_that_is_lost_is_sent_again_by_the_driver(side, proxy, monkeypatch):
+    monkeypatch.setenv("AWS_MAX_ATTEMPTS", "2")
+    proxy.refuse = first(1, 503, lambda method, path: "partNumber=2" in path)
+    bucket_at(f"s3://{side.name}/run").write("key", [bytes(LARGE_BYTES)])
+    assert side.raw("run/key") == bytes(LARGE_BYTES)
+
+
+@pytest.mark.parametrize("number", [1, 2, 3])
+def test_a_part_that_is_lost_for_good_leaves_nothing(side, proxy, number):
+    proxy.refuse = lambda method, path: 503 if f"partNumber={number}" in path else None
+    with pytest.raises(ConnectionLost):
+        bucket_at(f"s3://{side.name}/run").write("key", [bytes(LARGE_BYTES)])
+    assert side.listed() == set()
+
+
+def test_an_object_that_did_not_arrive_as_a_whole_is_noticed(side, proxy):
+    place = bucket_at(f"s3://{side.name}/run")
+
+    def shorten(method, path):
+        if method == "HEAD":
+            side.client.put_object(Bucket=side.name, Key="run/key", Body=b"shor")
+
+    proxy.refuse = shorten
+    with pytest.raises(StorageFull, match="kept 4 of the 5 bytes of object key"):
+        place.write("key", [b"short"])
+    assert side.listed() == set()
+
+
+# A server that refuses
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_bucket_that_is_not_there_is_named(s3, name):
+    expected = RunDamaged if name == "read" else StorageFull
+    with pytest.raises(expected, match=r"s3://nowhere-.*bucket does not exist"):
+        calls(bucket_at("s3://nowhere-at-all/run"))[name]()
+
+
+@pytest.mark.parametrize("status", [403, 507])
+@pytest.mark.parametrize("name", ["write", "destroy"])
+def test_credentials_that_may_only_read(side, proxy, name, status):
+    side.client.put_object(Bucket=side.name, Key="run/kept", Body=b"x")
+    proxy.refuse = lambda method, path: status if method not in {"GET", "HEAD"} else None
+    place = bucket_at(f"s3://{side.name}/run")
+    with pytest.raises(StorageFull, match=r"cannot be written to.*(AccessDenied|Full)") as refusal:
+        calls(place)[name]()
+    assert "allow writing" in refusal.value.hint
+    assert len(proxy.seen) < 5
+    assert place.read("kept") == b"x"
+    assert set(place) == {"kept"} == side.listed("run/")
+
+
+def test_what_may_not_be_read_is_named(side, proxy):
+    proxy.refuse = lambda method, path: 403
+    place = bucket_at(f"s3://{side.name}/run")
+    with pytest.raises(RunDamaged, match="object key cannot be read"):
+        place.read("key")
+    with pytest.raises(StorageFull, match="AccessDenied"):
+        list(place)
+
+
+def test_the_refused_operation_is_named(side, proxy):
+    proxy.refuse = lambda method, path: 403 if "uploads" in path else None
+    with pytest.raises(StorageFull, match="ListMultipartUploads"):
+        list(bucket_at(f"s3://{side.name}/run"))
+
+
+def test_without_credentials(s3, monkeypatch):
+    url = s3()
+    monkeypatch.delenv("AWS_ACCESS_KEY_ID")
+    monkeypatch.delenv("AWS_SECRET_ACCESS_KEY")
+    with pytest.raises(StorageFull, match="credentials"):
+        bucket_at(f"{url}/run").write("key", [b"x"])
+
+
+# What drivers raise
+
+
+class AzureError(Exception):
+    """As other drivers have them: with a status of HTTP."""
+
+    def __init__(self, status_code: int) -> None:
+        super().__init__(f"status {status_code}")
+        self.status_code = status_code
+
+
+@pytest.mark.parametrize(
+    ("error", "expected"),
+    [
+        (ConnectionResetError("reset"), ConnectionLost),
+        (TimeoutError(), ConnectionLost),
+        (OSError(errno.EHOSTUNREACH, "no route"), ConnectionLost),
+        (AzureError(503), ConnectionLost),
+        (AzureError(429), ConnectionLost),
+        (AzureError(403), StorageFull),
+        (OSError(errno.ENOSPC, "full"), StorageFull),
+        (NotImplementedError("read only"), StorageFull),
+        (KeyError("a fault in the driver"), KeyError),
+    ],
+    ids=repr,
+)
+def test_what_other_drivers_raise_is_named(error, expected):
+    class Faulty(AbstractFileSystem):
+        protocol = "faulty"
+
+        def rm_file(self, path):
+            raise error
+
+    fsspec.register_implementation("faulty", Faulty, clobber=True)
+    with pytest.raises(expected) as raised:
+        bucket_at("faulty://bucket/run").destroy("key")
+    assert str(error) in str(raised.value) or type(error).__name__ in str(raised.value)
+
+
+# URLs
+
+
+@pytest.mark.parametrize(
+    ("url", "fault"),
+    [
+        ("s3://AKIA:s3cret@bucket/run", "password"),
+        ("s3://AKIA:s3c/ret@bucket/run", "password"),
+        ("s3://AKIA:12s3cret@bucket/run", "password"),
+        ("s3://:s3cret@bucket/run", "password"),
+        ("ftp://me:s3cret@127.0.0.1:21/run", "password"),
+        ("s3://bucket/run?secret=s3cret", "query"),
+        ("s3://bucket/run?X-Amz-Signature=s3cret", "query"),
+        ("s3://bucket/run#s3cret", "query"),
+    ],
+)
+def test_a_url_with_a_secret_is_refused_without_repeating_it(url, fault):
+    with pytest.raises(InvalidOption, match=fault) as refusal:
+        place_of(url)
+    assert "s3cret" not in str(refusal.value)
+
+
+@pytest.mark.parametrize(
+    ("url", "fault"),
+    [
+        ("nosuch://bucket/run", "Protocol not known"),
+        ("s3://", "names no bucket"),
+        ("s3:///", "names no bucket"),
+        ("memory://", "names no bucket"),
+        ("simplecache::s3://bucket/run", "chains"),
+        ("file://run/vault", "three slashes"),
+        ("file://", "three slashes"),
+    ],
+)
+def test_a_url_that_names_no_place_is_refused(url, fault):
+    with pytest.raises(InvalidOption, match=fault) as refusal:
+        place_of(url)
+    assert refusal.value.hint
+
+
+def test_a_driver_that_is_missing_is_named(monkeypatch):
+    monkeypatch.setitem(sys.modules, "s3fs", None)
+    monkeypatch.delitem(sys.modules["fsspec.registry"]._registry, "s3", raising=False)
+    with pytest.raises(InvalidOption, match="driver that is not there") as refusal:
+        place_of("s3://bucket/run")
+    assert "pip install 'obliviate[s3]'" in refusal.value.hint
+
+
+def test_paths_are_folders(tmp_path):
+    for where in (tmp_path, str(tmp_path), tmp_path.as_uri(), f"file://localhost{tmp_path}"):
+        place = place_of(where)
+        assert isinstance(place, Folder)
+        assert place.path == tmp_path
+    assert place_of("file:///data/a%20run").path == Path("/data/a run")
+    assert place_of("runs/mnist").path == Path("runs/mnist")
+
+
+def test_making_a_place_asks_nothing_of_the_server(s3, proxy):
+    assert place_of("s3://bucket/run/").name == "s3://bucket/run"
+    assert proxy.seen == []
+
+
+# Patience
+
+
+def test_patience_has_limits(monkeypatch):
+    slept = []
+    now = itertools.count()
+    monkeypatch.setattr(time, "sleep", slept.append)
+    monkeypatch.setattr(time, "monotonic", lambda: sum(slept) + next(now) * 1e-6)
+    tried = []
+
+    def fail():
+        tried.append(1)
+        raise ConnectionResetError("gone")
+
+    with pytest.raises(ConnectionResetError):
+        Patience(attempts=5, first_pause_seconds=1, total_seconds=100).call(fail, lambda _: True)
+    assert (len(tried), slept) == (5, [1, 2, 4, 8])
+    tried.clear(), slept.clear()
+    with pytest.raises(ConnectionResetError):
+        Patience(attempts=99, first_pause_seconds=1, total_seconds=8).call(fail, lambda _: True)
+    assert (len(tried), slept) == (4, [1, 2, 4])
+    tried.clear()
+    with pytest.raises(ConnectionResetError):
+        Patience().call(fail, lambda _: False)
+    assert len(tried) == 1
