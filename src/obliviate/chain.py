@@ -20,9 +20,9 @@ from obliviate.budget import keyframe_spacing
 from obliviate.errors import Mismatch, RunDamaged
 from obliviate.ledger import Entry
 from obliviate.ledger.facts import STITCHED
-from obliviate.state import Update, applied, digest, raw_bytes, update_between
+from obliviate.state import Update, applied, digest, raw_bytes, size_bytes, update_between
 from obliviate.training import Checkpoint
-from obliviate.vault.codec import decode, decode_update, encode, encode_update
+from obliviate.vault.codec import decode, decode_update, each_tensor, encode, encode_update
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -35,21 +35,30 @@ if TYPE_CHECKING:
     from obliviate.state import State
     from obliviate.training import Trained
     from obliviate.vault import Stored, Vault
+    from obliviate.vault.frames import Plain
 
 _WRITERS = 4
+_LARGE_BYTES = 1 << 26  # states of which there should be few in memory
 _AHEAD = 2  # objects that are read and decompressed before they are needed
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 
-def subtracted(state: State, difference: State) -> dict[str, Tensor]:
-    """A state minus a difference, where it has one; in single precision or better."""
+def subtracted(state: State, difference: State, *, consume: bool = False) -> dict[str, Tensor]:
+    """A state minus a difference, where it has one; in single precision or better.
+
+    Args:
+        state: The state.
+        difference: What to take off, by name.
+        consume: Write into the state's own tensors, which are lost; saves a state.
+    """
     changed: dict[int, Tensor] = {}
     for name, tensor in state.items():
         if id(tensor) not in changed:
             step = difference.get(name)
-            changed[id(tensor)] = tensor if step is None else (tensor - step).to(tensor.dtype)
+            less = tensor if step is None else (tensor - step).to(tensor.dtype)
+            changed[id(tensor)] = tensor.copy_(less) if consume else less
     return {name: changed[id(tensor)] for name, tensor in state.items()}
 
 
@@ -63,6 +72,9 @@ def ahead(
     work: Callable[[Item], Result], items: Iterable[Item], depth: int = _AHEAD
 ) -> Iterator[Result]:
     """The results of some work, in order, a few of them worked out beforehand in threads."""
+    if not depth:
+        yield from map(work, items)
+        return
     waiting: deque[Future[Result]] = deque()
     with ThreadPoolExecutor(depth) as pool:
         for item in items:
@@ -127,7 +139,8 @@ class Chain:
             at -= 1
         state = self._keyframe(self.entries[at])
         later = range(at + 1, block + 1)
-        for number, update in zip(later, ahead(self.update, later), strict=True):
+        depth = 0 if size_bytes(state) > _LARGE_BYTES else _AHEAD
+        for number, update in zip(later, ahead(self.update, later, depth), strict=True):
             state = self.state_after(state, number, update)
         entry = self.entries[block]
         if at != block and entry.digest is not None and digest(state) != entry.digest:
@@ -154,6 +167,10 @@ class Chain:
     def update(self, block: int) -> Update:
         """V_k: what the block did."""
         return self._update(self.entries[block])
+
+    def read_update(self, block: int) -> Plain:
+        """V_k as it is stored, checked but not decoded; see `update`."""
+        return self._vault.read(_present(self.entries[block].update, block))
 
     def after(self, previous: State, entry: Entry) -> tuple[Checkpoint, Update]:
         """The checkpoint of an entry, given the state before it; for entries outside the chain."""
@@ -236,7 +253,8 @@ class Chain:
         """
         held = [at for at in span[:-1] if self.entries[at].keyframe]
         # hashing and flushing wait more than they compute
-        with ThreadPoolExecutor(_WRITERS) as writers:
+        writing = 1 if size_bytes(state) > _LARGE_BYTES else _WRITERS
+        with ThreadPoolExecutor(writing) as writers:
             restored = writers.map(
                 lambda at: self.restored(at, self.shifted(at, difference), erasure), held
             )
@@ -257,7 +275,8 @@ class Chain:
 
     def shifted(self, block: int, difference: State) -> dict[str, Tensor]:
         """P_k - u: a state with the rest of training stitched onto a replay."""
-        return clamped(subtracted(self.state(block), difference), self._variances)
+        state = subtracted(self.state(block), difference, consume=True)
+        return clamped(state, self._variances)
 
     def restored(self, block: int, state: State, erasure: int) -> Entry:
         """The entry of a stitched block, which keeps its update and has this state as keyframe."""
@@ -268,16 +287,22 @@ class Chain:
         """Store a keyframe, less what is as in the initial state; or that state itself."""
         if is_initial:
             return self._vault.write(encode(state))
-        if self._initial_hashes is None:
-            self._initial_hashes = _hashes(self._initial())
-        known = {name: state[name] for name in self._initial_hashes}
         same = {
-            name: said
-            for name, said in _hashes(known).items()
-            if said == self._initial_hashes[name]
+            name: said for name, said in self.initial_hashes.items() if said == _hash(state[name])
         }
         self._initial_hashes = same  # what has changed once is not asked again
         return self._vault.write(encode(state, initial=same))
+
+    @property
+    def initial_hashes(self) -> dict[str, bytes]:
+        """Hashes of those tensors of the initial state that may still be the same; tied ones once.
+
+        Asked for before a state is in memory, it needs less room.
+        """
+        if self._initial_hashes is None:
+            plain = self._vault.read(_present(self.entries[0].keyframe, 0))
+            self._initial_hashes = {name: _hash(tensor) for name, tensor in each_tensor(plain)}
+        return self._initial_hashes
 
     def keep_update(self, update: Update) -> Stored:
         """Store what a block did."""
@@ -323,8 +348,8 @@ class Chain:
         return len(doomed)
 
 
-def _hashes(state: State) -> dict[str, bytes]:
-    return {name: sha256(raw_bytes(tensor)).digest() for name, tensor in state.items()}
+def _hash(tensor: Tensor) -> bytes:
+    return sha256(raw_bytes(tensor)).digest()
 
 
 def _present(stored: Stored | None, block: int) -> Stored:

@@ -23,6 +23,7 @@ from obliviate.state import captured, update_between
 from obliviate.stitch import reestimated
 from obliviate.trace import Stitching
 from obliviate.training import Checkpoint
+from obliviate.vault.codec import decode_update, steps_of
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterator
@@ -40,6 +41,7 @@ if TYPE_CHECKING:
     from obliviate.stitch import Difference
     from obliviate.trace import Stitch, Trace
     from obliviate.training import Trained, Trainer
+    from obliviate.vault.frames import Plain
 
 REESTIMATION_BLOCKS = 4  # BatchNorm statistics are measured on the last so many replayed blocks
 
@@ -88,14 +90,12 @@ class Replayed:
         loss: Mean training loss.
         entry: What the chain will hold of it; it may still be on its way to the disk.
         update: V'_k.
-        checkpoint: Q_k.
     """
 
     block: int
     loss: float | None
     entry: Future[Entry]
     update: Update
-    checkpoint: Checkpoint
 
 
 @dataclass
@@ -106,6 +106,7 @@ class Erasing:
         number: Its number in the ledger.
         erased: All erased records, those of this erasure among them; sorted.
         is_exact: Whether the replay so far rests on exact states alone.
+        at: The state that the replay has come to; None where nobody needs it any more.
         trace: What follows the trace as a function, where the method asks for it.
         changed: What bits depend on and has changed since the run was made.
     """
@@ -132,6 +133,7 @@ class Erasing:
     tails: list[float] = field(default_factory=list)
     stitches: list[Stitch] = field(default_factory=list)
     original: State = field(default_factory=dict)
+    at: Checkpoint | None = None
 
     def run(self) -> Generator[Event, None, Outcome]:
         """Carry the erasure out and commit it."""
@@ -141,18 +143,18 @@ class Erasing:
     def _run(self) -> Generator[Event, None, Outcome]:
         started = time.perf_counter()
         assert self.plan.start is not None  # noqa: S101 - the caller saw to it
-        checkpoint, first = self.chain.checkpoint(self.plan.start - 1), self.plan.start
+        self.at, first = self.chain.checkpoint(self.plan.start - 1), self.plan.start
         if self.trace is not None:
-            self.original = captured(checkpoint.model)  # replaying uses the checkpoint up
+            self.original = captured(self.at.model)  # replaying uses the checkpoint up
         while True:
-            checkpoint, last, decision = yield from self.replay(checkpoint, first)
+            last, decision = yield from self.replay(first)
             until = self.until(last)
             if last < until:
                 end = self.end_of_stitch(last, until)
                 if end is None:
                     first = last + 1
                     continue
-                checkpoint = self.stitch(range(last + 1, until + 1), *end)
+                self.at = self.stitch(range(last + 1, until + 1), *end)
             self.estimate_tail(last, until, decision)
             if until == self.chain.blocks:
                 break
@@ -165,9 +167,7 @@ class Erasing:
         )
         return outcome
 
-    def replay(
-        self, checkpoint: Checkpoint, first: int
-    ) -> Generator[Event, None, tuple[Checkpoint, int, Decision]]:
+    def replay(self, first: int) -> Generator[Event, None, tuple[int, Decision]]:
         """Replay from a block on until the method stops; return where it stopped, and why."""
         series: list[float] = []
         decision, last = Decision(is_final=False, reason=""), first
@@ -175,23 +175,19 @@ class Erasing:
         start = merged([*self.segments, (first, first)])[-1][0]
         length = self.lengths[-1] if is_more else 0.0
         total = self.chain.blocks - (self.plan.start or 1) + 1
-        read = self.threads.submit(self.original_update, first)  # while the replay trains
-        for item in self.replayed(checkpoint, range(first, self.chain.blocks + 1)):
+        read = self.threads.submit(self.read_original, first)  # while the replay trains
+        for item in self.replayed(range(first, self.chain.blocks + 1)):
             if isinstance(item, Event):
                 done = len(self.residual_memory) + item.done
                 yield replace(item, task="replay", done=done, total=total)
                 continue
-            last, checkpoint = item.block, item.checkpoint
-            original = read.result()
-            if self.trace is not None and original is not None:
-                self.original = self.chain.state_after(self.original, last, original)
-                self.trace.follow(last, start, self.original, checkpoint.model)
-            growth = float("nan")
-            if original is not None:
-                length = length or self.difference.size_of(original) or 1.0
-                growth = self.difference.follow(original, item.update) / length
+            last, loss = item.block, item.loss
+            growth, size = self.follow(last, start, read.result(), item.update)
+            length = length or size or 1.0
+            growth /= length
             series = [growth] if last in self.plan.affected else [*series, growth]
             self.written.append(item.entry)
+            del item  # states are large
             self.residual_memory.append(growth)
             decision = self.decide(series, last)
             yield Event(
@@ -199,25 +195,49 @@ class Erasing:
                 done=len(self.residual_memory),
                 total=total,
                 block=last,
-                loss=item.loss,
+                loss=loss,
                 residual_memory=growth,
                 functional_memory=self.trace.memory[-1] if self.trace else None,
             )
             if decision.is_final:
                 break
             if last < self.chain.blocks:
-                read = self.threads.submit(self.original_update, last + 1)
+                read = self.threads.submit(self.read_original, last + 1)
         if is_more:
             self.segments[-1] = (self.segments[-1][0], last)
         else:
             self.segments.append((first, last))
             self.lengths.append(length)
-        return checkpoint, last, decision
+        return last, decision
 
-    def original_update(self, block: int) -> Update | None:
-        """V_k; None where it is lost and the method can do without it."""
+    def follow(
+        self, block: int, first: int, plain: Plain | None, replayed: Update
+    ) -> tuple[float, float]:
+        """Take up what the original and the replay of a block did.
+
+        Args:
+            block: k.
+            first: The first block of the segment.
+            plain: The original V_k as it was read, tensor by tensor where that is enough.
+            replayed: V'_k.
+
+        Returns:
+            Δ_k and ‖V_k‖₁; NaN and 0 where V_k is lost.
+        """
+        if plain is None:
+            return float("nan"), 0.0
+        if self.trace is None:
+            return self.difference.follow(steps_of(plain), replayed)
+        assert self.at is not None  # noqa: S101 - a block was replayed
+        original = decode_update(plain)
+        self.original = self.chain.state_after(self.original, block, original)
+        self.trace.follow(block, first, self.original, self.at.model)
+        return self.difference.follow(original.steps.items(), replayed)
+
+    def read_original(self, block: int) -> Plain | None:
+        """V_k as it is stored; None where it is lost and the method can do without it."""
         try:
-            return self.chain.update(block)
+            return self.chain.read_update(block)
         except RunDamaged:
             if isinstance(self.method, Exact) and self.trace is None:
                 return None
@@ -253,27 +273,30 @@ class Erasing:
         tail = decision.law.tail(last - latest + 1, until - latest + 1)
         self.tails.append(tail * self.lengths[-1] / self.lengths[0])
 
-    def replayed(self, checkpoint: Checkpoint, blocks: range) -> Iterator[Event | Replayed]:
-        """Q_k of block after block: first what was staged before a crash, then by training."""
+    def replayed(self, blocks: range) -> Iterator[Event | Replayed]:
+        """Block after block from `at` on: first what was staged before a crash, then by training.
+
+        `at` is Q_k then; nobody else holds on to it, or to what came of the blocks before.
+        """
+        assert self.at is not None  # noqa: S101 - the caller saw to it
         for block in blocks:
             if block not in self.staged:
                 break
             entry = self.staged[block]
-            checkpoint, update = self.chain.after(checkpoint.model, entry)
+            self.at, update = self.chain.after(self.at.model, entry)
             done: Future[Entry] = Future()
             done.set_result(entry)
-            yield Replayed(
-                block=block, loss=entry.loss, entry=done, update=update, checkpoint=checkpoint
-            )
+            yield Replayed(block=block, loss=entry.loss, entry=done, update=update)
         else:
             return
-        for item in self.trainer.train(checkpoint, range(block, blocks.stop), self.erased):
+        for item in self.trainer.train(self.at, range(block, blocks.stop), self.erased):
             if isinstance(item, Event):
                 yield item
                 continue
-            replayed = self.stage(item, checkpoint.model)
-            checkpoint = item.checkpoint
-            yield replayed
+            staged = [self.stage(item, self.at.model)]
+            self.at = item.checkpoint
+            del item
+            yield staged.pop()
 
     def stage(self, trained: Trained, previous: State) -> Replayed:
         """Store a replayed block, though not in the chain yet, while the next one trains."""
@@ -285,7 +308,6 @@ class Erasing:
             loss=trained.loss,
             entry=self.threads.submit(self._write, trained, update, self.is_exact),
             update=update,
-            checkpoint=trained.checkpoint,
         )
 
     def _write(self, trained: Trained, update: Update, is_exact: bool) -> Entry:
@@ -309,6 +331,8 @@ class Erasing:
             return reestimated(self.trainer, state, near, self.erased)
 
         if not isinstance(self.method, Calibrated):
+            self.at = None  # states are large, and the stitched one takes its place
+            self.written[-1].result()
             return 1.0, finished(self.chain.shifted(until, self.difference.tensors))
         assert self.trace is not None  # noqa: S101 - the method needs one
         original = self.chain.state(until)

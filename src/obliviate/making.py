@@ -23,7 +23,7 @@ from obliviate.lock import LOCK_NAME, alone
 from obliviate.probe import probe
 from obliviate.recipe import invalid
 from obliviate.reingested import Reingested
-from obliviate.state import captured, digest
+from obliviate.state import captured, digest, size_bytes
 from obliviate.training import Trainer, has_batch_norm, made_model, named
 from obliviate.vault.codec import encode
 from obliviate.vault.folder import Folder
@@ -183,8 +183,7 @@ def sizes_of(recipe: Recipe) -> Sizes:
     """The sizes of a recipe's checkpoints; of an optimizer's state, the most that is usual."""
     with Environment(recipe.device, torch.get_num_threads()).entered():
         state = captured(made_model(recipe).state_dict())
-    tensors = {id(tensor): tensor for tensor in state.values()}.values()
-    state_bytes = sum(tensor.numel() * tensor.element_size() for tensor in tensors)
+    state_bytes = size_bytes(state)
     is_carried = recipe.optimizer_state == "carried"
     return Sizes(state_bytes=state_bytes, optimizer_bytes=2 * state_bytes if is_carried else 0)
 

@@ -46,6 +46,12 @@ def raw_bytes(tensor: Tensor) -> memoryview:
     return memoryview(flat.view(torch.uint8).numpy())  # type: ignore[arg-type]
 
 
+def size_bytes(state: State) -> int:
+    """The bytes of all tensors of a state, tied ones once."""
+    distinct = {id(tensor): tensor for tensor in state.values()}.values()
+    return sum(tensor.numel() * tensor.element_size() for tensor in distinct)
+
+
 def digest(state: State) -> str:
     """The sha256, in hex, over name, dtype, shape and bytes of every entry, sorted by name."""
     sha = hashlib.sha256()

@@ -45,19 +45,33 @@ class Difference:
         self._parameters = parameters
         self.tensors: dict[str, Tensor] = {}
 
-    def follow(self, original: Update, replayed: Update) -> float:
-        """Add V_k - V'_k; return the residual memory Δ_k = ‖V_k - V'_k‖₁ over the parameters.
+    def follow(
+        self, original: Iterable[tuple[str, Tensor]], replayed: Update
+    ) -> tuple[float, float]:
+        """Add V_k - V'_k.
 
-        The original update is used up: its memory becomes the difference's.
+        Args:
+            original: The steps of V_k by name; used up, their memory becomes the difference's.
+            replayed: V'_k.
+
+        Returns:
+            The residual memory Δ_k = ‖V_k - V'_k‖₁ over the parameters, and ‖V_k‖₁, which it is
+            taken relative to.
         """
-        total = 0.0
-        for name in original.steps | replayed.steps:  # in one order, for sums to have the same bits
-            growth = _minus(original.steps.get(name), replayed.steps.get(name))
+        total, length, missing = 0.0, 0.0, dict(replayed.steps)
+        for name, step in original:  # in one order, for sums to have the same bits
             if name in self._parameters:
-                total += l1([growth])
-            known = self.tensors.get(name)
-            self.tensors[name] = growth if known is None else known.add_(growth)
-        return total
+                length += l1([step])
+            total += self._add(name, _minus(step, missing.pop(name, None)))
+        for name, step in missing.items():
+            total += self._add(name, -_single(step))
+        return total, length
+
+    def _add(self, name: str, growth: Tensor) -> float:
+        known = self.tensors.get(name)
+        size = l1([growth]) if name in self._parameters else 0.0
+        self.tensors[name] = growth if known is None else known.add_(growth)
+        return size
 
     def split(self, rho: float) -> dict[str, Tensor]:
         """Keep ρ·u, and return the rest of it, (1 - ρ)·u; nothing where ρ is 1."""
@@ -68,15 +82,8 @@ class Difference:
             step.mul_(rho)
         return rest
 
-    def size_of(self, update: Update) -> float:
-        """‖V_k‖₁ over the parameters: what residual memory is taken relative to."""
-        return l1(step for name, step in update.steps.items() if name in self._parameters)
 
-
-def _minus(left: Tensor | None, right: Tensor | None) -> Tensor:
-    if left is None:
-        assert right is not None  # noqa: S101 - one of the two has the name
-        return -_single(right)
+def _minus(left: Tensor, right: Tensor | None) -> Tensor:
     return _single(left) if right is None else _single(left).sub_(_single(right))
 
 

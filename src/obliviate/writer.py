@@ -285,6 +285,7 @@ class Writer:
 
     def _training(self, chain: Chain) -> Generator[Event, None, None]:
         blocks = range(chain.length + 1, chain.blocks + 1)
+        chain.initial_hashes  # noqa: B018 - before there are other states in memory
         start, is_exact = chain.checkpoint(chain.length), self._goes_on_exactly(chain)
         previous, training = start.model, self.trainer.train(start, blocks, self.ledger.erased())
         guarantee: Guarantee = "exact" if is_exact else "approximate"

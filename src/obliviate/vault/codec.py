@@ -149,6 +149,30 @@ def decode_update(plain: Plain) -> Update:
         return Update(parts["step"], corrections, parts["taken"], is_exact)
 
 
+def steps_of(plain: Plain) -> Iterator[tuple[str, Tensor]]:
+    """The steps of an update that `encode_update` wrote, one in memory at a time.
+
+    Raises:
+        RunDamaged: The bytes are something else.
+    """
+    for name, tensor in each_tensor(plain):
+        kind, _, rest = name.partition("/")
+        if kind == "step":
+            yield rest, tensor
+
+
+def each_tensor(plain: Plain) -> Iterator[tuple[str, Tensor]]:
+    """The tensors of an object, one in memory at a time.
+
+    Raises:
+        RunDamaged: The bytes are something else.
+    """
+    with _expected():
+        _, entries = _header(plain)
+        for name, entry in entries:
+            yield name, _tensor(plain, entry)
+
+
 @contextlib.contextmanager
 def _expected() -> Iterator[None]:
     try:
@@ -162,14 +186,21 @@ def _expected() -> Iterator[None]:
 
 def _tensors(plain: Plain) -> tuple[dict[str, str], dict[str, Tensor]]:
     """The metadata, and every tensor in memory of its own."""
+    metadata, entries = _header(plain)
+    return metadata, {name: _tensor(plain, entry) for name, entry in entries}
+
+
+def _tensor(plain: Plain, entry: Mapping[str, Any]) -> Tensor:
+    tensor = torch.empty(entry["shape"], dtype=_BY_NAME[entry["dtype"]])
+    plain.fill(raw_bytes(tensor))
+    return tensor
+
+
+def _header(plain: Plain) -> tuple[dict[str, str], list[tuple[str, Mapping[str, Any]]]]:
+    """The metadata, and what is said of each tensor, in the order of their bytes."""
     length = int.from_bytes(plain.read(_HEADER_LENGTH_BYTES), "little")
     if length > _LONGEST_HEADER_BYTES:
         raise ValueError(f"a header of {length} bytes")
     header: dict[str, Any] = json.loads(plain.read(length))
     metadata: dict[str, str] = header.pop("__metadata__")
-    tensors = {}
-    for name, entry in sorted(header.items(), key=lambda item: item[1]["data_offsets"]):
-        tensor = torch.empty(entry["shape"], dtype=_BY_NAME[entry["dtype"]])
-        plain.fill(raw_bytes(tensor))
-        tensors[name] = tensor
-    return metadata, tensors
+    return metadata, sorted(header.items(), key=lambda item: item[1]["data_offsets"])
