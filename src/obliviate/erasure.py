@@ -143,6 +143,7 @@ class Erasing:
     def _run(self) -> Generator[Event, None, Outcome]:
         started = time.perf_counter()
         assert self.plan.start is not None  # noqa: S101 - the caller saw to it
+        self.chain.initial_hashes  # noqa: B018 - before there are states in memory
         self.at, first = self.chain.checkpoint(self.plan.start - 1), self.plan.start
         if self.trace is not None:
             self.original = captured(self.at.model)  # replaying uses the checkpoint up

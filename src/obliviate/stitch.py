@@ -36,13 +36,14 @@ class Difference:
         tensors: u by name, for every entry that can be subtracted; in single precision or better.
     """
 
-    def __init__(self, parameters: frozenset[str]) -> None:
+    def __init__(self, parameters: frozenset[str], *, is_kept: bool = True) -> None:
         """Start at a block where P and Q are the same.
 
         Args:
             parameters: The names that residual memory is measured on.
+            is_kept: Whether u is wanted; where nothing will be stitched, its growth is enough.
         """
-        self._parameters = parameters
+        self._parameters, self._is_kept = parameters, is_kept
         self.tensors: dict[str, Tensor] = {}
 
     def follow(
@@ -68,9 +69,10 @@ class Difference:
         return total, length
 
     def _add(self, name: str, growth: Tensor) -> float:
-        known = self.tensors.get(name)
         size = l1([growth]) if name in self._parameters else 0.0
-        self.tensors[name] = growth if known is None else known.add_(growth)
+        if self._is_kept:
+            known = self.tensors.get(name)
+            self.tensors[name] = growth if known is None else known.add_(growth)
         return size
 
     def split(self, rho: float) -> dict[str, Tensor]:

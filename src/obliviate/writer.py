@@ -358,7 +358,7 @@ class Writer:
             plan=plan,
             method=method,
             erased=self.ledger.erased(running=facts.id),
-            difference=Difference(self.trainer.parameters),
+            difference=Difference(self.trainer.parameters, is_kept=not isinstance(method, Exact)),
             is_exact=chain.entries[start - 1].guarantee == "exact" and not changed,
             staged=self.ledger.staged(facts.id),
             trace=trace or self._trace(method, records, chain),
