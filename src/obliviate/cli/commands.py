@@ -11,6 +11,7 @@ import typer
 
 from obliviate.audit import accuracy, auditing, labbing
 from obliviate.audit.lab import DEFAULT_METHODS, DEFAULT_SEEDS
+from obliviate.budget import UPDATE_RATIO
 from obliviate.cli import shown
 from obliviate.cli.answer import DONE, FAILED, Answer, Commands
 from obliviate.cli.laboratory import of_lab
@@ -432,7 +433,7 @@ def plan(
     ] = None,
     update_ratio: Annotated[
         float, typer.Option(help="Without a run: an update's size on disk, in states.")
-    ] = 1.0,
+    ] = UPDATE_RATIO,
     due_days: Annotated[float, typer.Option(help="Requests are due after so many days.")] = 30,
     exact_share: Annotated[
         float, typer.Option(help="Limit: the share of requests that is exact when due.")

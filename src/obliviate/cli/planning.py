@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from statistics import fmean, median
 from typing import TYPE_CHECKING
 
-from obliviate.budget import keyframe_count, keyframe_spacing
+from obliviate.budget import KEYFRAME_RATIO, keyframe_count, keyframe_spacing
 from obliviate.costs import (
     OVERHEAD_SECONDS,
     OVERHEAD_SECONDS_PER_BYTE,
@@ -142,7 +142,7 @@ def basis_of(training_seconds: float, state_bytes: float | None, update_ratio: f
         training_seconds=training_seconds,
         overhead_seconds=_overhead(state_bytes),
         update_bytes=None if state_bytes is None else update_ratio * state_bytes,
-        keyframe_bytes=state_bytes,
+        keyframe_bytes=None if state_bytes is None else KEYFRAME_RATIO * state_bytes,
     )
 
 
