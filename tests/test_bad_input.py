@@ -391,7 +391,7 @@ class TestDamage:
 
     @pytest.mark.parametrize("harm", ["flip", "cut", "gone"])
     def test_an_object(self, run, harm):
-        (path, *_) = self.objects(run, 3)
+        (path, *_) = self.objects(run, 2)  # without it there is no state to replay from
         data = bytearray(path.read_bytes())
         data[-1] ^= 1
         if harm == "gone":
@@ -402,7 +402,7 @@ class TestDamage:
             run.forget(records=records_in(run, 3), method="exact")
         verification = run.verify()
         assert not verification.passed
-        assert 3 in verification.failed
+        assert 2 in verification.failed
         assert run.status().erased == 0
 
 

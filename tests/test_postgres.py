@@ -16,7 +16,7 @@ from sqlalchemy import create_engine
 import obliviate as ob
 from obliviate.errors import ConnectionLost, InvalidOption, RunDamaged, RunMissing, StorageFull
 from obliviate.ledger import Ledger, tables
-from obliviate.ledger.migrations.versions import r0002_requests
+from obliviate.ledger.migrations.versions import r0002_requests, r0003_vault
 from obliviate.ledger.place import checked_url
 from obliviate.ledger.upgrade import Upgrade, upgraded
 from obliviate.progress import finish
@@ -131,6 +131,7 @@ def test_the_declared_schema_is_the_migrated_one(server):
         context = MigrationContext.configure(connection, opts={"compare_type": True})
         with Operations.context(context):
             r0002_requests._make_tables()
+            r0003_vault.upgrade()
         tables.alembic_version.create(connection)
         assert compare_metadata(context, tables.metadata) == []
     engine.dispose()

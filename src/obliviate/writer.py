@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+import torch
 
 from obliviate import clock
 from obliviate.chain import Chain
@@ -48,8 +49,9 @@ if TYPE_CHECKING:
     from obliviate.ledger.facts import Guarantee
     from obliviate.repair import Repair
     from obliviate.residual import Method
+    from obliviate.state import State
     from obliviate.trace import Trace
-    from obliviate.training import Trainer
+    from obliviate.training import Trained, Trainer
     from obliviate.vault import Vault
 
     Kind = Literal["forget", "settle"]
@@ -90,6 +92,12 @@ def method_from(options: Mapping[str, object]) -> Method:
     """The method that the ledger keeps."""
     rest = dict(options)
     return method_of(str(rest.pop("name")), **rest)
+
+
+def _append(chain: Chain, trained: Trained, previous: State, guarantee: Guarantee) -> None:
+    """`Chain.append` in another thread, whatever mode the caller has made its states in."""
+    with torch.inference_mode():
+        chain.append(trained, previous, guarantee=guarantee)
 
 
 class Writer:
@@ -300,7 +308,7 @@ class Writer:
                     continue
                 if written is not None:
                     written.result()  # one at a time; and it may still need the previous state
-                written = writer.submit(chain.append, item, previous, guarantee=guarantee)
+                written = writer.submit(_append, chain, item, previous, guarantee)
                 previous, finished = item.checkpoint.model, item.block
                 yield Event(
                     task="fit",
