@@ -176,7 +176,9 @@ def test_the_same_thread_does_not_wait_for_itself(tmp_path, ledger):
 def test_another_thread_waits(tmp_path, ledger):
     other, waited = Ledger(tmp_path), []
     assert taken(ledger, 0) == []
-    thread = threading.Thread(target=lambda: [waited.append(each) for each in other.lease.held()])
+    thread = threading.Thread(
+        target=lambda: [waited.append(each) for each in other.lease.held(patience_seconds=LONG)]
+    )
     thread.start()
     while not waited:  # until it has seen that the lease is not free
         time.sleep(0.01)
