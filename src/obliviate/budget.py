@@ -18,6 +18,8 @@ UPDATE_RATIO, KEYFRAME_RATIO, OPTIMIZER_RATIO = 0.7, 0.9, 0.95
 The optimizer's state, where it is carried, is beside what Adam keeps.
 """
 
+OBJECT_BYTES = 1000  # names, shapes and frames, whatever the size
+
 _UNITS = {"": 1, "k": 1e3, "m": 1e6, "g": 1e9, "t": 1e12}
 _SIZE = re.compile(r"\s*(\d+(?:\.\d+)?)\s*([kmgt]?)b?\s*", re.IGNORECASE)
 
@@ -38,7 +40,9 @@ class Sizes:
         """About what a chain takes on disk."""
         each = UPDATE_RATIO * self.state_bytes + OPTIMIZER_RATIO * self.optimizer_bytes
         keyframes = keyframe_count(blocks, spacing)
-        return blocks * each + keyframes * KEYFRAME_RATIO * self.state_bytes
+        objects = blocks * (2 if self.optimizer_bytes else 1) + keyframes
+        size = blocks * each + keyframes * KEYFRAME_RATIO * self.state_bytes
+        return size + objects * OBJECT_BYTES
 
 
 def keyframe_spacing(blocks: int) -> int:

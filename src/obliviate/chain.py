@@ -11,10 +11,10 @@ frozen backbone: those never hold anybody's trace, and are kept once.
 from __future__ import annotations
 
 from collections import deque
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from hashlib import sha256
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from obliviate.budget import keyframe_spacing
 from obliviate.errors import Mismatch, RunDamaged
@@ -23,10 +23,10 @@ from obliviate.ledger.facts import STITCHED
 from obliviate.state import Update, applied, digest, raw_bytes, size_bytes, update_between
 from obliviate.training import Checkpoint
 from obliviate.vault.codec import decode, decode_update, each_tensor, encode, encode_update
+from obliviate.vault.folder import Folder
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-    from concurrent.futures import Future
 
     from torch import Tensor
 
@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from obliviate.vault.frames import Plain
 
 _WRITERS = 4
+_SMALL_BYTES = 1 << 22
 _LARGE_BYTES = 1 << 26  # states of which there should be few in memory
 _AHEAD = 2  # objects that are read and decompressed before they are needed
 
@@ -228,6 +229,21 @@ class Chain:
             optimizer=self.keep_optimizer(optimizer) if optimizer else None,
             erasure=erasure,
         )
+
+    def aside(
+        self, threads: ThreadPoolExecutor, state: State, work: Callable[..., Result], *given: Any
+    ) -> Future[Result]:
+        """Store something while the next block trains, if that is worth it.
+
+        Small states on a local disk take a few milliseconds, nearly all of them computing: beside
+        training that keeps every core busy, they take longer than before it.
+        """
+        is_small = size_bytes(state) < _SMALL_BYTES and isinstance(self._vault.place, Folder)
+        if not is_small:
+            return threads.submit(work, *given)
+        done: Future[Result] = Future()
+        done.set_result(work(*given))
+        return done
 
     def append(self, trained: Trained, previous: State, *, guarantee: Guarantee = "exact") -> None:
         """Add the next block that was trained on; the previous state is used up."""

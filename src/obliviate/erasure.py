@@ -307,7 +307,9 @@ class Erasing:
         return Replayed(
             block=trained.block,
             loss=trained.loss,
-            entry=self.threads.submit(self._write, trained, update, self.is_exact),
+            entry=self.chain.aside(
+                self.threads, previous, self._write, trained, update, self.is_exact
+            ),
             update=update,
         )
 

@@ -308,7 +308,7 @@ class Writer:
                     continue
                 if written is not None:
                     written.result()  # one at a time; and it may still need the previous state
-                written = writer.submit(_append, chain, item, previous, guarantee)
+                written = chain.aside(writer, previous, _append, chain, item, previous, guarantee)
                 previous, finished = item.checkpoint.model, item.block
                 yield Event(
                     task="fit",

@@ -12,6 +12,7 @@ import contextlib
 import json
 from typing import TYPE_CHECKING, Any, Literal
 
+import numpy as np
 import torch
 
 from obliviate.errors import RunDamaged
@@ -44,7 +45,7 @@ _BY_NAME = {name: dtype for dtype, name in DTYPES.items()}
 _TIED, _EXACT, _INITIAL = "tied", "exact", "initial"
 _HEADER_LENGTH_BYTES, _LONGEST_HEADER_BYTES = 8, 1 << 30
 _CODES: dict[int, Literal["B", "H", "I", "Q"]] = {1: "B", 2: "H", 4: "I", 8: "Q"}
-_GAP_DTYPES = (torch.uint8, torch.int16, torch.int32)
+_GAP_DTYPES: tuple[type[np.integer[Any]], ...] = (np.uint8, np.int16, np.int32)
 
 
 def encode(state: State, *, initial: Collection[str] = ()) -> Iterator[bytes | memoryview]:
@@ -76,10 +77,10 @@ def encode_update(update: Update) -> Iterator[bytes | memoryview]:
 
 def _gaps(index: Tensor) -> Tensor:
     """The distances between ascending positions, the first from 0."""
-    gaps = torch.diff(index, prepend=index.new_zeros(1))
-    largest = int(gaps.max()) if len(gaps) else 0
-    fitting = (dtype for dtype in _GAP_DTYPES if largest <= torch.iinfo(dtype).max)
-    return gaps.to(next(fitting, torch.int64))
+    gaps = np.diff(index.numpy(), prepend=0)  # numpy starts no threads; see `state.CHUNK`
+    largest = int(gaps.max(initial=0))
+    fitting = (dtype for dtype in _GAP_DTYPES if largest <= np.iinfo(dtype).max)
+    return torch.from_numpy(gaps.astype(next(fitting, np.int64)))
 
 
 def _width(tensor: Tensor) -> int:
