@@ -355,7 +355,7 @@ def merged(sample: Sample, at_once: int) -> Sample:
     columns = list(zip(*sample.batches, strict=True))
     if any(len({column.shape[1:] for column in each}) > 1 for each in columns):
         return sample
-    whole = [torch.cat(column) for column in columns]
+    whole = type(sample.batches[0])(torch.cat(column) for column in columns)
     return Sample(ids=sample.ids, batches=(whole,), sizes=(size,))
 
 
