@@ -24,7 +24,7 @@ ERASED = "erased"
 PLACES = {"early": 1 / 6, "middle": 1 / 2, "late": 5 / 6}
 MISLABELLED, SUBJECT, BACKDOOR = 20, 7, 20  # records in each affected block
 SPREAD = (0, 3, 7)  # a subject's blocks, from the first on
-SEED = 0
+SEED = 7  # of what is reported; methods were chosen on others
 
 
 @dataclass(frozen=True)

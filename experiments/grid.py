@@ -8,7 +8,7 @@ from pathlib import Path
 from erased import ERASED
 
 HERE = Path(__file__).parent
-FIXED_STOPS = (2, 3, 4)
+FIXED_STOPS = (4,)  # for each affected block, as many as calibrated replays
 METHODS = ("deepobliviate", *(f"deepobliviate:blocks={stop}" for stop in FIXED_STOPS), "calibrated")
 MNIST, FASHION = "mnist", "fashion"
 
@@ -106,5 +106,8 @@ def _longer() -> list[Experiment]:
 def grid() -> list[Experiment]:
     """All experiments, those that tell most first."""
     wrong, others, longer = _mislabelled(), _others(), _longer()
-    early, later = wrong[:6], wrong[6:]
-    return [*early, longer[0], longer[3], *others, *later, *longer[1:3], *longer[4:]]
+    early, middle, late = wrong[:6], wrong[6:12], wrong[12:]
+    subjects, backdoors = others[:6], others[6:]
+    fashion, mnist, purchases, early500, *later500 = longer
+    telling = [*early, *middle, fashion, purchases, early500, *subjects]
+    return [*telling, *late, mnist, *backdoors, *later500]

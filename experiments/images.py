@@ -16,6 +16,7 @@ from erased import SEED, planted
 from obliviate.datasets import idx_folder
 
 MEAN, DEVIATION = 0.1307, 0.3081  # MNIST's published figures, not computed from these records
+TESTED = 5000
 
 
 def net() -> nn.Module:
@@ -72,7 +73,7 @@ def project(  # noqa: PLR0917 - options come by name
         place: In which block: "early", "middle" or "late".
         recipe: "sgd", or "momentum" with a decaying rate.
     """
-    test = images(data, "test", 2000)
+    test = images(data, "test", TESTED)
     made = planted(
         images(data, "train", int(records)), test, kind=kind, place=place, blocks=int(blocks)
     )

@@ -17,6 +17,7 @@ from grid import FIXED_STOPS, HERE, Experiment, grid
 
 TEMPLATE, TARGET = HERE / "forgetting.md", HERE.parent / "docs" / "forgetting.md"
 PAPER, OURS = "deepobliviate", "calibrated"
+SCORING = "scoring.json"
 Row = dict[str, Any]
 
 
@@ -173,7 +174,7 @@ def _goals(found: list[Measured]) -> list[str]:
     told = ", ".join(f"{name} {ratio:.2f}" for name, ratio in means.items())
     return [
         f"Shift of calibrated at most 1.15 times the exact replay's [in 5 of 6 families]: in "
-        f"**{len(good)} of {len(families)}** (mean over early, middle and late: {told}).",
+        f"**{len(good)} of {len(families)}** (mean over the places below: {told}).",
         f"Never above the original's [0]: above in **{len(above)} of {len(found)}** experiments"
         + (f" ({', '.join(map(_place, above))})." if above else "."),
         *_cost(found),
@@ -201,6 +202,8 @@ def _cost(found: list[Measured]) -> list[str]:
                 f"speedup in blocks **{least:.0f}** at least"
                 + (" [120]." if blocks == 500 else ".")
             )
+        else:
+            lines.append(f"Blocks replayed at B={blocks} [4 at most]: not measured yet.")
     apart = [
         (100 * abs(_test(each, OURS) - _test(each, "exact")), each)
         for each in found
@@ -231,24 +234,63 @@ def _against_the_paper(found: list[Measured]) -> list[str]:
 
 
 def _honesty(found: list[Measured]) -> list[str]:
+    fine, agreed = _fine_and_agreed(found)
+    return [
+        "Where the check says fine the laboratory agrees [90 %]: in "
+        f"**{agreed} of {fine}** erasures, **{share(agreed / max(fine, 1))}**. "
+        f"Of the exact replays {_agreeing(found, 'exact')} agree, of the paper's stitches after as "
+        f"many blocks {_agreeing(found, None)}, of the originals {_agreeing(found, 'nothing')}."
+    ]
+
+
+def honest(found: list[Measured]) -> str:
+    """For each family, how often the check says fine, and how often the laboratory agrees."""
+    rows = []
+    for name in sorted({each.experiment.family.split()[0] for each in found}):
+        some = [each for each in found if each.experiment.family.split()[0] == name]
+        fine, agreed = _fine_and_agreed(some)
+        seeds = sum(each.found["seeds"] for each in some)
+        rows.append(
+            {
+                "model": name,
+                "erasures": seeds,
+                "the check says fine": fine,
+                "the laboratory agrees": f"{agreed} ({share(agreed / fine) if fine else '-'})",
+                "exact replays agree": _agreeing(some, "exact"),
+                "originals agree": _agreeing(some, "nothing"),
+            }
+        )
+    return table(rows) if rows else "Not measured yet."
+
+
+def _fine_and_agreed(found: list[Measured]) -> tuple[int, int]:
     agreed = fine = 0.0
     for each in found:
         ours, count = each.of(OURS), each.found["seeds"]
         if ours["agreeing_of_passed"] is not None:
             fine += ours["passed"] * count
             agreed += ours["agreeing_of_passed"] * ours["passed"] * count
-    return [
-        "Where the check says fine the laboratory agrees [90 %]: in "
-        f"**{agreed:.0f} of {fine:.0f}** erasures, **{100 * agreed / max(fine, 1):.0f} %**. "
-        f"Of the exact replays {_agreeing(found, 'exact')} agree, of the paper's stitches after as "
-        f"many blocks {_agreeing(found, None)}, of the originals {_agreeing(found, 'nothing')}."
-    ]
+    return round(fine), round(agreed)
 
 
 def _agreeing(found: list[Measured], method: str | None) -> str:
     seeds = sum(each.found["seeds"] for each in found)
     rows = [(each.of(method) if method else each.paper, each.found["seeds"]) for each in found]
     return share(sum(row["agreeing"] * count for row, count in rows) / max(seeds, 1))
+
+
+def scoring(labs: Path) -> str:
+    """What scoring and choosing ρ cost, as `experiments/scoring.py` measured it."""
+    file = labs / SCORING
+    rows = [
+        {
+            "model": each["family"],
+            "of one block's replay": share(each["block"]),
+            "of all that was replayed": share(each["whole"]),
+        }
+        for each in (json.loads(file.read_text()) if file.exists() else [])
+    ]
+    return table(rows) if rows else "Not measured yet."
 
 
 def is_kind(each: Measured, kind: str) -> bool:
@@ -287,6 +329,8 @@ def write(labs: Path) -> None:
         cores=os.cpu_count(),
         torch=torch.__version__,
         goals=goals(found),
+        honest=honest(found),
+        scoring=scoring(labs),
         mislabelled=shifts(short),
         longer=shifts(longer),
         subject=shifts([each for each in found if is_kind(each, "subject")]),

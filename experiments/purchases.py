@@ -15,7 +15,7 @@ import obliviate as ob
 from erased import SEED, planted
 from obliviate.datasets import synthetic_purchase
 
-FEATURES, CLASSES, TESTED = 200, 20, 2000
+FEATURES, CLASSES, TESTED = 200, 20, 5000
 
 
 def net() -> nn.Module:

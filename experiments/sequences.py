@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 import obliviate as ob
 from erased import SEED, planted
-from images import images
+from images import TESTED, images
 
 ROWS, PIXELS, WIDTH = 28, 28, 32
 
@@ -39,7 +39,7 @@ def project(
     place: str = "early",
 ) -> ob.Project:
     """What the laboratory trains; the options are those of `experiments.images`."""
-    test = images(data, "test", 2000)
+    test = images(data, "test", TESTED)
     made = planted(
         images(data, "train", int(records)), test, kind=kind, place=place, blocks=int(blocks)
     )

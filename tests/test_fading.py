@@ -29,13 +29,21 @@ def gaps(a=5.0, h=0.28, lags=range(2, 6), *, block=3, count=10, noise=0.1):
 def test_a_long_series_tells_the_exponent_whatever_was_believed(a, h):
     fading = fit_fading(gaps(a, h, range(2, 400), noise=0.01 * a), PRIOR)
     assert fading.exponent.mean == pytest.approx(h, abs=0.02)
-    assert fading.at(800).value == pytest.approx(a * 798.0**-h, rel=0.05)
+    assert fading.at(420).value == pytest.approx(a * 418.0**-h, rel=0.05)
+
+
+@given(a=st.floats(0.5, 50), h=st.floats(0.05, 0.9))
+def test_far_from_what_was_measured_the_exponent_is_the_common_one(a, h):
+    fading = fit_fading(gaps(a, h, range(2, 100), noise=0.01 * a), PRIOR)
+    ratio = fading.at(20_002).value / fading.at(2_002).value
+    assert ratio == pytest.approx(10**-PRIOR.mean, rel=0.01)
 
 
 def test_one_gap_leaves_the_exponent_what_it_was_believed_to_be():
     fading = fit_fading(gaps(lags=[2]), PRIOR)
-    assert fading.exponent.mean == pytest.approx(PRIOR.mean, abs=0.02)
-    assert fading.exponent.deviation == pytest.approx(PRIOR.deviation, abs=0.02)
+    # a little more, since no exponent is below 0
+    assert fading.exponent.mean == pytest.approx(PRIOR.mean, abs=0.05)
+    assert fading.exponent.deviation == pytest.approx(PRIOR.deviation, abs=0.03)
 
 
 def test_a_prediction_is_less_certain_the_further_it_reaches():
@@ -59,8 +67,19 @@ def test_the_drift_makes_an_interval_longer_and_moves_nothing():
     assert with_drift.half_width > max(without.half_width, 0.5)
 
 
+def wandering(rng, h, until, steps=200):
+    """How much a trace fades over a stretch of log x, while its exponent wanders from h on."""
+    step, kept = until / steps, np.exp(-until / steps / 0.4)
+    faded = 0.0
+    for _ in range(steps):
+        faded += h * step
+        pull = PRIOR.deviation * (1 - kept**2) ** 0.5
+        h = PRIOR.mean + kept * (h - PRIOR.mean) + rng.normal(0, pull)
+    return np.exp(-faded)
+
+
 @pytest.mark.statistical
-@pytest.mark.parametrize("lags", [range(2, 4), range(2, 6), range(2, 12)])
+@pytest.mark.parametrize("lags", [range(2, 5), range(2, 12)])
 def test_intervals_hold_the_truth_as_often_as_they_say(lags):
     """400 made-up traces. At the level itself this fails for one seed in 10,000."""
     rng = np.random.default_rng(5)
@@ -73,7 +92,8 @@ def test_intervals_hold_the_truth_as_often_as_they_say(lags):
             for lag in lags
         ]
         prediction = fit_fading(seen, PRIOR).at(100)
-        held += prediction.low <= a * 100.0**-h <= prediction.high
+        truth = a * lags[-1] ** -h * wandering(rng, h, np.log(100 / lags[-1]))
+        held += prediction.low <= truth <= prediction.high
     # the misfit allowed for makes intervals longer than noise alone would: no upper limit
     assert held >= 400 * LEVEL - 3.7 * (400 * LEVEL * (1 - LEVEL)) ** 0.5
 
@@ -144,6 +164,7 @@ def test_growth_is_told_from_noise():
     assert is_growing(series(1.0, 2.0, noise=0.1))
     assert is_growing(series(-1.0, -2.0, noise=0.1))
     assert not is_growing(series(1.0, 2.0, noise=1.0))
+    assert not is_growing(series(1.0, 1.05, noise=0.01))
     assert not is_growing(series(2.0, 1.0, noise=0.1))
     assert not is_growing(series(2.0, noise=0.0))
 
@@ -154,7 +175,7 @@ def test_growth_is_told_from_noise():
 def test_what_was_learned_is_believed_less_firmly_later():
     assert Exponent(mean=0.4, deviation=0.02).later().mean == 0.4
     assert 0.02 < Exponent(mean=0.4, deviation=0.02).later().deviation < PRIOR.deviation
-    assert Exponent(mean=0.4, deviation=0.09).later().deviation == PRIOR.deviation
+    assert Exponent(mean=0.4, deviation=0.199).later().deviation == PRIOR.deviation
 
 
 # Solving for ρ

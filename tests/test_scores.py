@@ -14,7 +14,7 @@ from torch.utils.data import Dataset, TensorDataset
 import obliviate as ob
 from obliviate.errors import InvalidRecipe, TrainingFailed
 from obliviate.making import new_trainer
-from obliviate.scores import CONTROLS, Scorer, control_ids, margins
+from obliviate.scores import CONTROLS, Sample, Scorer, control_ids, margins, merged
 from obliviate.state import captured, digest
 
 RECORDS, BLOCKS = 40, 4
@@ -316,3 +316,43 @@ def test_nothing_is_warned_of():
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         scorer_of(partial(nn.Linear, 4, 3), CLASSES, loss=nn.functional.cross_entropy)
+
+
+# In one pass
+
+
+def sample_of(*batches):
+    sizes = tuple(len(batch[0]) for batch in batches)
+    return Sample(ids=np.arange(sum(sizes)), batches=batches, sizes=sizes)
+
+
+def test_batches_of_tensors_become_one():
+    parts = [(seeded((count, 4)), torch.arange(count)) for count in (3, 2)]
+    whole = merged(sample_of(*parts), at_once=5)
+    assert whole.sizes == (5,)
+    ((inputs, targets),) = whole.batches
+    assert torch.equal(inputs, torch.cat([parts[0][0], parts[1][0]]))
+    assert targets.tolist() == [0, 1, 2, 0, 1]
+    assert whole.ids.tolist() == [0, 1, 2, 3, 4]
+
+
+@pytest.mark.parametrize(
+    ("batches", "at_once"),
+    [
+        ([(seeded((3, 4)), torch.arange(3)), (seeded((2, 4)), torch.arange(2))], 4),
+        ([(seeded((3, 4)), torch.arange(3)), (seeded((2, 5)), torch.arange(2))], 9),
+        ([(["a", "b"], torch.arange(2)), (["c"], torch.arange(1))], 9),
+        ([], 9),
+    ],
+    ids=["too many", "other lengths", "no tensors", "nothing"],
+)
+def test_what_does_not_fit_together_stays_apart(batches, at_once):
+    sample = sample_of(*batches)
+    assert merged(sample, at_once) is sample
+
+
+def test_scores_do_not_depend_on_who_is_scored_beside_them():
+    scorer, state, *_ = scorer_of(partial(nn.Linear, 4, 3), CLASSES, loss=nn.CrossEntropyLoss())
+    together, controls = scorer.scores(state)
+    assert together.mean() == pytest.approx(scorer.erased_mean(state), abs=1e-9)
+    assert (len(together), len(controls)) == (len(scorer.erased.ids), len(scorer.controls.ids))

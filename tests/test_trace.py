@@ -265,7 +265,7 @@ def test_neighbouring_blocks_are_one_segment(opened):
     assert stitch.low <= stitch.reached <= stitch.high
 
 
-@pytest.mark.parametrize("block", [BLOCKS, BLOCKS - 1])
+@pytest.mark.parametrize("block", [BLOCKS, BLOCKS - 1, BLOCKS - 2 * LEAST_LAG + 2])
 def test_near_the_end_it_is_exact(opened, tmp_path, block):
     data, run = opened()
     ids = data.members(block)[:2]
@@ -351,9 +351,9 @@ def test_a_failed_check_means_more_blocks_and_in_the_end_all(opened, tmp_path):
     assert erasure.digest == never(tmp_path, data, ids).digest
     assert [stitch.has_passed for stitch in erasure.stitches] == [False] * len(erasure.stitches)
     lags = [stitch.after - HELD + 1 for stitch in erasure.stitches]
-    assert lags[:3] == [LEAST_LAG, 2 * LEAST_LAG, 4 * LEAST_LAG]
+    assert lags == [LEAST_LAG, 2 * LEAST_LAG]  # after four times as many, a stitch saves too little
     assert "controls" in erasure.stitches[0].verdict
-    assert "the check failed after block 7, so more was replayed" in erasure.stop_reason
+    assert "the check failed after block 8, so more was replayed" in erasure.stop_reason
     assert "the end of the chain was reached" in erasure.stop_reason
     assert len(erasure.residual_memory) == erasure.blocks_replayed == BLOCKS - HELD + 1
 

@@ -7,9 +7,14 @@ class, or minus its loss), the functional residual memory of the erased records 
     gap_k = mean over S of score(P_k) - score(Q_k)
 
 and over the lag x = k - n + 1 since the block n that held a record it follows a power law a·x^(-h)
-from lag 2 on; lag 1, the record's own block, lies above the law. Everything here is numbers: a
-Bayesian fit on a grid over h, with a Gaussian prior, and for every block n an amplitude of its own.
-The exponent of detrended fluctuation analysis is another thing and is not used here.
+from lag 2 on; lag 1, the record's own block, lies above the law. How fast a trace fades at first
+says little about how fast it will fade much later: over log x the exponent wanders about a mean
+that unlike models have in common, and soon forgets what it was. So the law is fitted to the lags
+that were measured, and from the last of them on the exponent goes back to that mean.
+
+Everything here is numbers: a Bayesian fit on a grid over h, with a Gaussian prior, and for every
+block n an amplitude of its own; the wandering is an Ornstein-Uhlenbeck process over log x. The
+exponent of detrended fluctuation analysis is another thing and is not used here.
 """
 
 from __future__ import annotations
@@ -27,22 +32,24 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 FIRST_LAG = 2
-MISFIT = 0.05  # the law itself is trusted to so much of a gap, however small the noise
+MISFIT = 0.03  # the law itself is trusted to so much of a gap, however small the noise
 LEVEL = 0.8  # of the intervals that are reported
 MOST_MEASUREMENTS = 6
 _EXPONENTS = np.linspace(0.0, 1.2, 121)
 _DRIFT_OF_EXPONENT = 0.05  # how far two requests of one run may differ in their exponents
+_MEMORY = 0.4  # over so much of log x the exponent forgets what it was
 
 
 @dataclass(frozen=True, kw_only=True)
 class Exponent:
     """What is believed of the exponent h: a Gaussian, cut off at 0.
 
-    The default is what seven settings (convolutional nets, an MLP, a transformer) had in common.
+    The default is what thirteen settings (convolutional nets, a residual net, an MLP, a
+    transformer; 30 to 500 blocks) had in common.
     """
 
-    mean: float = 0.28
-    deviation: float = 0.10
+    mean: float = 0.30
+    deviation: float = 0.20
 
     def later(self) -> Exponent:
         """What an erasure that found this lets one believe of the next one of the same run."""
@@ -59,7 +66,8 @@ class Gap:
         count: How many of them were scored.
         lag: Since that block; at least `FIRST_LAG`.
         value: Mean of score(P_k) - score(Q_k).
-        noise: Standard error that the drift of two trainings gives it, from control records.
+        noise: Standard error that the drift of two trainings gives it, from control records; the
+            records' own, without what they have in common at all lags.
     """
 
     block: int
@@ -91,12 +99,14 @@ class Fading:
         weights: Of each exponent of the grid; they add up to 1. Shape (H,).
         amplitudes: For each block, mean and deviation of a for each exponent. Shapes (H,).
         counts: How many records each block stands for.
+        lags: For each block, the last lag that was measured.
         p_value: Of the best fit's residuals, by their chi-square; 1 where none is to spare.
     """
 
     weights: NDArray[np.float64]
     amplitudes: Mapping[int, tuple[NDArray[np.float64], NDArray[np.float64]]]
     counts: Mapping[int, int]
+    lags: Mapping[int, int]
     p_value: float
 
     @property
@@ -117,15 +127,36 @@ class Fading:
         """
         total = sum(self.counts.values())
         mean, variance = np.zeros_like(_EXPONENTS), np.full_like(_EXPONENTS, drift**2)
+        wandering = np.zeros_like(_EXPONENTS)
         for held, (amplitude, deviation) in self.amplitudes.items():
-            share = self.counts[held] / total * float(block - held + 1) ** -_EXPONENTS
+            left, unsure = _left(block - held + 1, self.lags[held])
+            share = self.counts[held] / total * left
             mean += share * amplitude
             variance += (share * deviation) ** 2
+            wandering += share * amplitude * unsure  # one and the same for all blocks
+        variance += wandering**2
         low, high = (
             _quantile(level, self.weights, mean, np.sqrt(variance))
             for level in ((1 - LEVEL) / 2, (1 + LEVEL) / 2)
         )
         return Prediction(value=float(self.weights @ mean), low=low, high=high)
+
+
+def _left(lag: int, measured: int) -> tuple[NDArray[np.float64], float]:
+    """What is left of an amplitude of 1 at a lag, for each exponent of the grid, and how surely.
+
+    Up to the last measured lag it is the law. From there on the exponent, which was h, goes back to
+    its mean over log x, as the mean of an Ornstein-Uhlenbeck process does.
+
+    Returns:
+        The share, shape (H,), and its deviation in units of itself.
+    """
+    common, start = Exponent(), float(min(lag, measured))
+    far = float(np.log(lag / start)) / _MEMORY
+    forgotten = 1 - np.exp(-far)
+    faded = _MEMORY * (common.mean * far + (_EXPONENTS - common.mean) * forgotten)
+    variance = (common.deviation * _MEMORY) ** 2 * (2 * far - 2 * forgotten - forgotten**2)
+    return start**-_EXPONENTS * np.exp(-faded), float(np.sqrt(max(variance, 0.0)))
 
 
 def _quantile(
@@ -175,6 +206,7 @@ def fit_fading(gaps: Sequence[Gap], prior: Exponent) -> Fading:
         weights=weights / weights.sum(),
         amplitudes=amplitudes,
         counts={gap.block: gap.count for gap in gaps},
+        lags={block: max(gap.lag for gap in gaps if gap.block == block) for block in amplitudes},
         p_value=float(chi2.sf(best, spare)) if spare > 0 else 1.0,
     )
 
@@ -211,14 +243,18 @@ def faded_share(counts: Mapping[int, int], last: int, until: int, exponent: floa
 
 
 def is_growing(gaps: Sequence[Gap]) -> bool:
-    """Whether the gaps are larger at their last lag than at their first, beyond the noise."""
+    """Whether the gaps are larger at their last lag than at their first.
+
+    That is, beyond the noise and the misfit of the law: a trace may stay as it is for a while.
+    """
     growth = variance = 0.0
     for block in {gap.block for gap in gaps}:
         own = sorted((gap for gap in gaps if gap.block == block), key=lambda gap: gap.lag)
         first, last = own[0], own[-1]
         growth += first.count * (abs(last.value) - abs(first.value))
         if len(own) > 1:
-            variance += first.count**2 * (first.noise**2 + last.noise**2)
+            spread = first.noise**2 + last.noise**2 + (MISFIT * first.value) ** 2
+            variance += first.count**2 * spread
     return bool(growth > 2 * variance**0.5)
 
 

@@ -237,7 +237,7 @@ class Calibrated:
             interval and the check say: for research, which compares methods at one cost.
     """
 
-    tolerance: float = 1.0
+    tolerance: float = 2.5
     blocks: int | None = None
     functional: ClassVar[bool] = True
     name = "calibrated"
@@ -247,7 +247,7 @@ class Calibrated:
         if not (is_number and 0 < self.tolerance < float("inf")):
             raise InvalidOption(
                 f"tolerance is {self.tolerance!r}",
-                hint="it is in units of the control noise: a finite number above 0, such as 1; "
+                hint="it is in units of the control noise: a finite number above 0, such as 2.5; "
                 "smaller replays more",
             )
         check_fixed_stop(self.blocks)
@@ -298,5 +298,5 @@ def method_of(method: str | Method, **options: object) -> Method:
     raise UnknownMethod(
         f"there is no method {method!r}",
         hint=f"choose one of {', '.join(map(repr, METHODS))}, or an object such as "
-        "ob.Exact(), ob.DeepObliviate(epsilon=0.02) or ob.Calibrated(tolerance=1)",
+        "ob.Exact(), ob.DeepObliviate(epsilon=0.02) or ob.Calibrated(tolerance=2.5)",
     )

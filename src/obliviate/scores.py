@@ -87,6 +87,7 @@ class Scorer:
             TrainingFailed: A retained record cannot be read.
         """
         self._recipe, self._environment = trainer.recipe, trainer.environment
+        self._all: Sample | None = None  # until it is known which records can be scored
         with self._environment.entered():
             self._model = made_model(trainer.recipe)
         loss = trainer.recipe.loss
@@ -100,6 +101,8 @@ class Scorer:
         self._kind: Kind = self._kind_of(state)
         self._drop_what_cannot_be_scored(state)
         self.missing = min(len(erased), MOST_ERASED) - len(self.erased.ids)
+        at_once = _BATCHES_AT_ONCE * trainer.recipe.batch_size
+        self._all = merged(_joined([self.erased, self.controls]), at_once)
 
     @property
     def kind(self) -> Kind:
@@ -110,7 +113,8 @@ class Scorer:
         """The scores of the erased records and of the controls under a state."""
         with self._environment.entered():
             self._load(state)
-            return self._of(self.erased), self._of(self.controls)
+            scores = self._of(self._all or _joined([self.erased, self.controls]))
+        return scores[: len(self.erased.ids)], scores[len(self.erased.ids) :]
 
     def erased_mean(self, state: State) -> float:
         """The mean score of the erased records under a state."""
@@ -340,6 +344,24 @@ def _joined(samples: Sequence[Sample]) -> Sample:
         ids=np.concatenate([NOTHING.ids, *(each.ids for each in samples)]),
         batches=tuple(batch for each in samples for batch in each.batches),
         sizes=tuple(size for each in samples for size in each.sizes),
+    )
+
+
+def merged(sample: Sample, at_once: int) -> Sample:
+    """A sample in one batch, where its batches are tuples of tensors and few enough records."""
+    size = sum(sample.sizes)
+    if size > at_once or not sample.batches or not all(map(_is_of_tensors, sample.batches)):
+        return sample
+    columns = list(zip(*sample.batches, strict=True))
+    if any(len({column.shape[1:] for column in each}) > 1 for each in columns):
+        return sample
+    whole = type(sample.batches[0])(torch.cat(column) for column in columns)
+    return Sample(ids=sample.ids, batches=(whole,), sizes=(size,))
+
+
+def _is_of_tensors(batch: Any) -> bool:
+    return type(batch) in (list, tuple) and all(
+        isinstance(each, Tensor) and each.ndim > 0 and len(each) == len(batch[0]) for each in batch
     )
 
 

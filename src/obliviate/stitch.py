@@ -117,15 +117,15 @@ def reestimated(
         for name, module in trainer.model.named_modules(remove_duplicate=False)
         if isinstance(module, _BatchNorm) and module.running_mean is not None
     }
-    trainer.load(state)
     trainer.model.train()
     # a frozen layer stays in evaluation, and one without momentum does not follow its batches
     layers = {
         name: layer for name, layer in layers.items() if layer.training and layer.momentum != 0
     }
-    batches = list(_first_epochs(trainer, blocks, erased))
-    if not layers or not batches:
+    batches = list(_first_epochs(trainer, blocks, erased)) if layers else []
+    if not batches:
         return dict(state)
+    trainer.load(state)
     with trainer.environment.entered(), _averaging(layers.values()):
         seed_generators(key(trainer.recipe.seed, "reestimate"), trainer.recipe.device)
         for records in batches:

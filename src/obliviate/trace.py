@@ -8,6 +8,7 @@ no trace to measure, ρ is what the law says without them: (lag of e / lag of th
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -39,7 +40,7 @@ if TYPE_CHECKING:
     from obliviate.training import Trainer
 
 FEWEST_CONTROLS = 8
-LEAST_LAG = 3  # two gaps to fit the law to
+LEAST_LAG = 4  # three gaps to fit the law to: with two, the content of one block tells too much
 _MEASURABLE = 2.0  # a trace is one from so many standard errors on
 _CORRECTIONS = 2
 _ACCURACY = 0.25  # ρ is sought until the gap is so near to the target, in half widths
@@ -53,7 +54,7 @@ class Stitch:
         after: The last replayed block, e.
         until: The last stitched block.
         rho: The share of u that was taken off.
-        exponent: h, as fitted or, without a trace to fit it to, as believed before.
+        exponent: h, as fitted or, without a trace to fit it to, as unlike models have in common.
         exponent_deviation: How uncertain h is.
         predicted: The mean gap at `until` that an exact replay is predicted to have: the residue of
             the original model on the erased records. In units of the score; None where unmeasured.
@@ -95,6 +96,7 @@ class Trace:
         control_memory: The same of the controls.
         noise: How far two trainings have drifted apart on one control record: root mean square of
             its gap at the last block.
+        common: What the controls' gaps have in common at the last block, as a size.
     """
 
     scorer: Scorer
@@ -104,6 +106,7 @@ class Trace:
     memory: list[float | None] = field(default_factory=list)
     control_memory: list[float | None] = field(default_factory=list)
     noise: float = 0.0
+    common: float = 0.0
     gaps: list[Gap] = field(default_factory=list)
     least_lag: int = LEAST_LAG
 
@@ -122,6 +125,7 @@ class Trace:
         gaps, controls = before - after, controls_before - controls_after
         self.noise = float(np.sqrt(np.mean(controls**2))) if len(controls) else 0.0
         self.control_memory.append(_mean(controls))
+        self.common = abs(self.control_memory[-1] or 0.0)
         self.memory.append(_mean(gaps[self.scored <= block]))
         for held in np.unique(self.scored[(self.scored >= first) & (self.scored < block)]):
             own = gaps[self.scored == held]
@@ -138,12 +142,8 @@ class Trace:
     def decide(self, method: Calibrated, last: int, until: int) -> Decision:
         """Whether enough has been replayed to stitch the blocks up to `until`."""
         lag = self._lag(last)
-        controls = len(self.scorer.controls.ids)
-        if controls < FEWEST_CONTROLS:
-            reason = f"only {controls} records are left to measure the drift on"
+        if (reason := self._reason_to_go_on(lag, until - last)) is not None:
             return Decision(is_final=False, reason=reason)
-        if lag < self.least_lag:
-            return Decision(is_final=False, reason=f"lag {lag}: too early to say")
         if not len(self.scored):
             reason = f"lag {lag}: the erased records cannot be read any more"
             return Decision(is_final=True, reason=reason)
@@ -154,6 +154,17 @@ class Trace:
             reason = f"lag {lag}: no trace is left that stands out from the drift of two trainings"
             return Decision(is_final=True, reason=reason)
         return method.decide(self.gaps, fading, until=until, unit=self.noise)
+
+    def _reason_to_go_on(self, lag: int, saved: int) -> str | None:
+        """Why stopping here is out of the question, whatever was measured."""
+        controls = len(self.scorer.controls.ids)
+        if controls < FEWEST_CONTROLS:
+            return f"only {controls} records are left to measure the drift on"
+        if lag < self.least_lag:
+            return f"lag {lag}: too early to say"
+        if saved < lag:
+            return f"lag {lag}: a stitch would save less than was replayed already"
+        return None
 
     def fading(self) -> Fading | None:
         """The law, as fitted so far; None where nothing finite was measured."""
@@ -166,14 +177,14 @@ class Trace:
         return latest is not None and abs(latest[0]) > _MEASURABLE * latest[1]
 
     def _latest(self) -> tuple[float, float] | None:
-        """The last mean gap, and its noise."""
+        """The last mean gap, and its noise: the records' own, and what all records share."""
         latest = {gap.block: gap for gap in self.gaps}.values()
         if not latest:
             return None
         count = sum(gap.count for gap in latest)
         value = sum(gap.count * gap.value for gap in latest) / count
-        noise = sum((gap.count * gap.noise) ** 2 for gap in latest) ** 0.5 / count
-        return value, noise
+        own = sum((gap.count * gap.noise) ** 2 for gap in latest) ** 0.5 / count
+        return value, math.hypot(own, self.common)
 
     def ask_for_more(self, last: int) -> None:
         """Have twice as many blocks replayed before stopping is thought of again."""
@@ -192,12 +203,12 @@ class Trace:
             until: The last block to be stitched.
             stitching: P_k - ρ·u at that block, for any ρ.
         """
-        fading = self.fading() if len(self.scored) else None
-        exponent = fading.exponent if fading else self.prior
+        fading = self.fading() if self.is_measurable() else None
+        exponent = fading.exponent if fading else Exponent()
         counts = _counts(self.blocks[self.blocks <= last])
         rho = faded_share(counts, last, until, exponent.mean)
         prediction = None
-        if fading is not None and self.is_measurable():
+        if fading is not None:
             _, drift = self._latest() or (0.0, 0.0)
             prediction = fading.at(until, drift)
             rho = stitching.share(prediction, rho)
@@ -369,10 +380,8 @@ def _mean(values: NDArray[np.float64]) -> float | None:
 
 
 def _error_of_mean(controls: NDArray[np.float64], count: int) -> float:
-    """What drift does to a mean over some records: their own noise, and what all have in common."""
-    if not len(controls):
-        return 0.0
-    return float(np.sqrt(np.var(controls) / count + np.mean(controls) ** 2))
+    """What the drift of two trainings does to a mean over some records."""
+    return float(controls.std() / np.sqrt(count)) if len(controls) else 0.0
 
 
 def _counts(blocks: NDArray[np.int64]) -> dict[int, int]:
