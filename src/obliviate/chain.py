@@ -140,7 +140,8 @@ class Chain:
             at -= 1
         state = self._keyframe(self.entries[at])
         later = range(at + 1, block + 1)
-        depth = 0 if size_bytes(state) > _LARGE_BYTES else _AHEAD
+        is_large = size_bytes(state) > _LARGE_BYTES
+        depth = 0 if is_large or self.is_quick(state) else _AHEAD
         for number, update in zip(later, ahead(self.update, later, depth), strict=True):
             state = self.state_after(state, number, update)
         entry = self.entries[block]
@@ -230,16 +231,19 @@ class Chain:
             erasure=erasure,
         )
 
-    def aside(
-        self, threads: ThreadPoolExecutor, state: State, work: Callable[..., Result], *given: Any
-    ) -> Future[Result]:
-        """Store something while the next block trains, if that is worth it.
+    def is_quick(self, state: State) -> bool:
+        """Whether a state is read or stored so soon that another thread would only be in the way.
 
         Small states on a local disk take a few milliseconds, nearly all of them computing: beside
         training that keeps every core busy, they take longer than before it.
         """
-        is_small = size_bytes(state) < _SMALL_BYTES and isinstance(self._vault.place, Folder)
-        if not is_small:
+        return size_bytes(state) < _SMALL_BYTES and isinstance(self._vault.place, Folder)
+
+    def aside(
+        self, threads: ThreadPoolExecutor, state: State, work: Callable[..., Result], *given: Any
+    ) -> Future[Result]:
+        """Store something while the next block trains, if that is worth it."""
+        if not self.is_quick(state):
             return threads.submit(work, *given)
         done: Future[Result] = Future()
         done.set_result(work(*given))
