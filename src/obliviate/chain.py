@@ -58,7 +58,10 @@ def subtracted(state: State, difference: State, *, consume: bool = False) -> dic
     for name, tensor in state.items():
         if id(tensor) not in changed:
             step = difference.get(name)
-            less = tensor if step is None else (tensor - step).to(tensor.dtype)
+            if step is None:
+                changed[id(tensor)] = tensor
+                continue
+            less = (tensor - step).to(tensor.dtype)
             changed[id(tensor)] = tensor.copy_(less) if consume else less
     return {name: changed[id(tensor)] for name, tensor in state.items()}
 

@@ -118,16 +118,10 @@ class Trade:
     keyframes: int
 
 
-def trades(
-    basis: Basis, blocks: int, *, seconds_per_object: float, seconds_per_byte: float
-) -> tuple[Trade, ...]:
+def trades(basis: Basis, blocks: int) -> tuple[Trade, ...]:
     """Half the usual spacing of keyframes, the usual one, and no keyframe but the last.
 
-    Args:
-        basis: Of which the sizes are known.
-        blocks: How many blocks.
-        seconds_per_object: Reading an object, whatever its size.
-        seconds_per_byte: And each of its bytes on disk.
+    There are none where sizes are not known.
     """
     if basis.update_bytes is None or basis.keyframe_bytes is None:
         return ()
@@ -141,7 +135,7 @@ def trades(
                 blocks=blocks,
                 spacing=spacing,
                 disk_bytes=blocks * basis.update_bytes + keyframes * basis.keyframe_bytes,
-                restore_seconds=spacing * seconds_per_object + read_bytes * seconds_per_byte,
+                restore_seconds=spacing * READ_SECONDS + read_bytes * READ_SECONDS_PER_BYTE,
                 keyframes=keyframes - 1,
             )
         )

@@ -153,7 +153,7 @@ class Run:
     def _check_data(self) -> None:
         length = data_length(self.data)
         missing = lacking(self.facts, length, self.ledger.length())
-        waiting = np.union1d(self.ledger.erased(), self._waiting())
+        waiting = np.union1d(self.ledger.erased(), self.writer.waiting())
         beyond = np.arange(length, length + missing, dtype=np.int64)
         left_out = np.union1d(waiting, beyond)
         check_data(self.facts, self.trainer, length + missing, left_out)
@@ -381,13 +381,12 @@ class Run:
         repaired = (yield from self.writer.repairing()) if repair else None
         is_journal_due = blocks is None or journal_head is not None
         faults = journal_faults(self.ledger, journal_head) if is_journal_due else ()
-        waiting = self.ledger.people.blocks_of(self._waiting())
         found = yield from verifying(
             self.chain(),
             self.trainer,
             blocks,
             self.ledger.erased(),
-            frozenset(waiting.tolist()),
+            self.writer.waiting_blocks(),
         )
         if repaired is not None:  # what is still lost counts as failed, whatever was asked for
             found = replace(
@@ -469,11 +468,6 @@ class Run:
             model = made_model(self.recipe)
         load_state(model, chain.state(chain.blocks))
         return model.eval()
-
-    def _waiting(self) -> NDArray[np.int64]:
-        running = self.ledger.running()
-        none = np.array([], dtype=np.int64)
-        return none if running is None else self.ledger.records_of_erasure(running.id)
 
 
 def load(

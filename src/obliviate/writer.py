@@ -167,6 +167,16 @@ class Writer:
             if name in BITS_DEPEND_ON and now[name] != then
         }
 
+    def waiting(self) -> NDArray[np.int64]:
+        """The records of an erasure that was begun and is not carried out yet; sorted."""
+        running = self.ledger.running()
+        none = np.array([], dtype=np.int64)
+        return none if running is None else self.ledger.records_of_erasure(running.id)
+
+    def waiting_blocks(self) -> frozenset[int]:
+        """The blocks that hold them."""
+        return frozenset(self.ledger.people.blocks_of(self.waiting()).tolist())
+
     # Carrying out
 
     def taking_lease(self, patience_seconds: float | None = None) -> Generator[Event, None, None]:
@@ -256,12 +266,10 @@ class Writer:
         """Make lost objects of the chain again, where they can be."""
         yield from self.taking_lease()
         try:
-            chain, running = self.chain(), self.ledger.running()
-            waiting: frozenset[int] = frozenset()
-            if running is not None:
-                records = self.ledger.records_of_erasure(running.id)
-                waiting = frozenset(self.ledger.people.blocks_of(records).tolist())
-            found = yield from repairing(chain, self.trainer, self.ledger.erased(), waiting)
+            chain = self.chain()
+            found = yield from repairing(
+                chain, self.trainer, self.ledger.erased(), self.waiting_blocks()
+            )
             chain.sweep()
             return found
         finally:

@@ -12,8 +12,6 @@ from obliviate.costs import (
     OVERHEAD_SECONDS,
     OVERHEAD_SECONDS_PER_BYTE,
     PASS_SECONDS,
-    READ_SECONDS,
-    READ_SECONDS_PER_BYTE,
     Basis,
     Trade,
     check_positive,
@@ -258,16 +256,7 @@ def planned(
         basis=basis,
         forecasts=found,
         recommended=recommended(found, limits),
-        trades=tuple(
-            trade
-            for each in blocks
-            for trade in trades(
-                basis,
-                each,
-                seconds_per_object=READ_SECONDS,
-                seconds_per_byte=READ_SECONDS_PER_BYTE,
-            )
-        ),
+        trades=tuple(trade for each in blocks for trade in trades(basis, each)),
         notes=(
             *_assumptions(basis, blocks, measured_at),
             *_warnings(load, requests, basis, limits, found),

@@ -438,6 +438,8 @@ class Ledger:
 
     def destroy_keys(self, keys: Collection[str]) -> None:
         """Destroy the data keys of objects: no copy of these can be read from now on."""
+        if not keys:
+            return
         objects = tables.objects
         sealed = self._mine(objects, objects.c.sealed_key.is_not(None))
         with self._reading() as connection:
