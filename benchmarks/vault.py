@@ -24,7 +24,7 @@ import torch
 from examples.mnist import project
 from safetensors.torch import load_file, save, save_file
 from torch import nn
-from torch.utils.data import TensorDataset
+from torch.utils.data import Subset, TensorDataset
 
 import obliviate as ob
 from benchmarks import plain
@@ -36,8 +36,9 @@ from obliviate.state import update_between
 from obliviate.training import Trained
 from obliviate.vault import Vault
 from obliviate.vault.codec import decode_update, encode_update
+from obliviate.vault.frames import FRAME_BYTES
 
-BLOCKS, LONG, EARLY, ROUNDS = 100, 500, 125, 1
+BLOCKS, LONG, EARLY, ROUNDS = 100, 500, 125, 3
 NOBODY = np.array([], dtype=np.int64)
 
 
@@ -95,13 +96,14 @@ class Memory:
     name = "memory"
 
     def __init__(self) -> None:
-        self.objects: dict[str, bytes] = {}
+        self.objects: dict[str, list[bytes]] = {}
 
     def write(self, key, pieces) -> None:
-        self.objects[key] = b"".join(pieces)
+        self.objects[key] = list(pieces)
 
     def read(self, key) -> bytes:
-        return self.objects[key]
+        self.objects[key] = [b"".join(self.objects[key])]  # the second time, as it is
+        return self.objects[key][0]
 
     def destroy(self, key) -> None:
         self.objects.pop(key, None)
@@ -130,7 +132,7 @@ def throughput() -> list[dict[str, object]]:
     noise = torch.randn(25_000_000) * torch.rand(25_000_000)
     update = update_between(old, {"a": old["a"] + 1e-4 * noise})
     raw = update.steps["a"].numpy().view(np.uint8)
-    pieces = [memoryview(raw[at : at + (4 << 20)]) for at in range(0, len(raw), 4 << 20)]
+    pieces = [memoryview(raw[at : at + FRAME_BYTES]) for at in range(0, len(raw), FRAME_BYTES)]
 
     def compress():
         return [
@@ -141,12 +143,19 @@ def throughput() -> list[dict[str, object]]:
                 clevel=1,
                 filters=[blosc2.Filter.SHUFFLE],
                 filters_meta=[0],
+                blocksize=2 << 20,
                 nthreads=1,
             )
             for piece in pieces
         ]
 
-    chunks, target = compress(), bytearray(4 << 20)
+    def decompress():
+        target = memoryview(np.empty(len(raw), np.uint8))  # a state that is read is new memory
+        for number, chunk in enumerate(chunks):
+            at = number * FRAME_BYTES
+            blosc2.decompress2(chunk, dst=target[at : at + FRAME_BYTES], nthreads=1)
+
+    chunks = compress()
     vault = Vault(Memory())
     stored = vault.write(encode_update(update))
     gigabytes = len(raw) / 1e9
@@ -157,7 +166,7 @@ def throughput() -> list[dict[str, object]]:
         ),
         "read": (
             best(lambda: decode_update(vault.read(stored))),
-            best(lambda: [blosc2.decompress2(each, dst=target, nthreads=1) for each in chunks]),
+            best(decompress),
         ),
     }
     return [
@@ -174,6 +183,8 @@ def throughput() -> list[dict[str, object]]:
 def keeping(folder: Path) -> list[dict[str, object]]:
     """`fit` beside the same training whose states are thrown away, in turn."""
     mnist, rows = project(data=str(folder)), []
+    with tempfile.TemporaryDirectory() as place:  # so that no round waits for imports
+        ob.fit(mnist.recipe, Subset(mnist.data, range(200)), place, blocks=2)
     for number in range(ROUNDS):
         with tempfile.TemporaryDirectory() as place:
             started = time.perf_counter()
@@ -245,9 +256,7 @@ def restoring(run: ob.Run, raw: Path) -> dict[str, float]:
     chain, times = run.chain(), []
     save_file(dict(chain.state(LONG)), raw)
     for block in range(LONG + 1):
-        started = time.perf_counter()
-        chain.state(block)
-        times.append(1000 * (time.perf_counter() - started))
+        times.append(1000 * best(partial(chain.state, block), rounds=3))
     reading = 1000 * best(lambda: load_file(raw))
     return {
         "restore_worst": max(times),

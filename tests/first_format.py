@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import sqlite3
 from contextlib import closing
+from hashlib import sha256
 
 DDL = """
 CREATE TABLE runs (
@@ -106,7 +107,7 @@ _ENTRY = 'block, origin, guarantee, digest, loss, seconds, "update", keyframe, o
 _KEPT = {
     "samples": "record, content",
     "subjects": "id, hash",
-    "objects": "key, size_bytes, sha256, state, made, destroyed",
+    "objects": "key, size_bytes, hash, state, made, destroyed",
     "erasures": "id, state, kind, method, started, finished, outcome",
     "erased": "record, erasure",
     "chain": _ENTRY,
@@ -135,7 +136,16 @@ def set_back(folder) -> None:
                 "subject_key, project, made FROM newer.runs"
             )
             for name, columns in _KEPT.items():
-                raw.execute(f"INSERT INTO {name} ({columns}) SELECT {columns} FROM newer.{name}")
+                named = columns.replace("hash,", "sha256,") if name == "objects" else columns
+                raw.execute(f"INSERT INTO {name} ({named}) SELECT {columns} FROM newer.{name}")
+            raw.executemany(
+                "UPDATE objects SET sha256 = ? WHERE key = ?",
+                [
+                    (sha256(path.read_bytes()).hexdigest(), path.name)
+                    for path in (folder / "vault").glob("*")
+                ],
+            )
+            raw.execute("UPDATE objects SET sha256 = replace(sha256, 'sha256:', '')")
             raw.execute(
                 "INSERT INTO records SELECT record, subject FROM newer.records "
                 "WHERE subject IS NOT NULL"

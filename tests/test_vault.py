@@ -6,6 +6,9 @@ import errno
 import io
 import os
 import pickle  # noqa: TID251 - to see that it is refused
+import random
+from dataclasses import replace
+from hashlib import sha256
 from pathlib import Path
 
 import pytest
@@ -15,7 +18,7 @@ from torch import nn
 
 import obliviate as ob
 from obliviate.errors import ObliviateError, RunDamaged, StorageFull
-from obliviate.state import ADDITIVE, Update, captured, digest, update_between
+from obliviate.state import ADDITIVE, Update, applied, captured, digest, update_between
 from obliviate.vault import KeyFile, Vault, codec
 from obliviate.vault.codec import DTYPES
 from obliviate.vault.folder import Folder
@@ -241,6 +244,38 @@ def test_an_update_in_the_first_format_is_still_read():
     back = decode_update(save(parts, metadata={"exact": "true"}))
     assert back.corrections["a"][0].tolist() == [2, 7]
     assert torch.equal(back.steps["a"], parts["step/a"])
+
+
+def test_a_zero_step_of_the_first_format_leaves_the_bits_alone():
+    parts = {"step/a": torch.tensor([0.0, 1.0]), "step/c": torch.tensor([0.0 + 1.0j])}
+    back = decode_update(save(parts, metadata={"exact": "true"}))
+    old = {"a": torch.tensor([-0.0, 1.0]), "c": torch.tensor([complex(-0.0, 1.0)])}
+    assert digest(applied(old, back)) == digest(
+        {"a": torch.tensor([-0.0, 2.0]), "c": torch.tensor([complex(-0.0, 2.0)])}
+    )
+
+
+def test_an_object_that_was_hashed_as_at_first_is_still_checked(vault):
+    stored = vault.write([b"some bytes"])
+    data = vault.checked(stored)
+    first = replace(stored, hash=f"sha256:{sha256(data).hexdigest()}")
+    assert bytes(vault.read(first)) == b"some bytes"
+    for said in (f"sha256:{'0' * 64}", f"md5:{'0' * 32}", data.hex()):
+        with pytest.raises(RunDamaged, match="its hash differs"):
+            vault.checked(replace(stored, hash=said))
+
+
+@pytest.mark.parametrize("seed", range(200))
+def test_bytes_that_are_no_frames_are_named_whatever_they_are(seed):
+    """blosc2 believes what a chunk says of its own size."""
+    noise = random.Random(seed).randbytes(60)
+    head, length = framed_head(), len(noise).to_bytes(4, "little")
+    with pytest.raises(RunDamaged, match="cannot be read"):
+        bytes(Plain(head + length + noise))
+
+
+def framed_head():
+    return b"".join(framed([]))
 
 
 @pytest.mark.parametrize("places", [[0], [0, 1], [254, 255, 510], [5, 40_000], [7, 3_000_000_000]])

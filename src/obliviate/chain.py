@@ -1,7 +1,7 @@
 """The chain: the checkpoints P_0 .. P_B of a run, kept as the updates that blocks made.
 
 Every block has its update V_k = P_k - P_{k-1}; keyframes, full states, stand at the start, at the
-end and every 2√B blocks. A state is the last keyframe before it and the updates since. A
+end and every so many blocks. A state is the last keyframe before it and the updates since. A
 stitch leaves later updates as they are, so an erasure replaces as many updates as it replayed
 blocks, and the keyframes behind them; once the old updates are destroyed no old state can be added
 up from what is left. A keyframe leaves out tensors that are as in the initial state, such as a
@@ -146,7 +146,7 @@ class Chain:
         is_large = size_bytes(state) > _LARGE_BYTES
         depth = 0 if is_large or self.is_quick(state) else _AHEAD
         for number, update in zip(later, ahead(self.update, later, depth), strict=True):
-            state = self.state_after(state, number, update)
+            state = self.state_after(state, number, update, consume=True)
         entry = self.entries[block]
         if at != block and entry.digest is not None and digest(state) != entry.digest:
             raise Mismatch(
@@ -155,12 +155,14 @@ class Chain:
             )
         return state
 
-    def state_after(self, previous: State, block: int, update: Update) -> dict[str, Tensor]:
-        """P_k from P_{k-1} and V_k, or from its keyframe, where it has one."""
+    def state_after(
+        self, previous: State, block: int, update: Update, *, consume: bool = False
+    ) -> dict[str, Tensor]:
+        """P_k from P_{k-1} and V_k, or from its keyframe, where it has one; see `applied`."""
         entry = self.entries[block]
         if entry.keyframe is not None:
             return self._keyframe(entry)
-        state = applied(previous, update)
+        state = applied(previous, update, consume=consume)
         return clamped(state, self._variances) if entry.origin == "stitched" else state
 
     def checkpoint(self, block: int) -> Checkpoint:

@@ -7,7 +7,8 @@ here.
 An update is what a block did to a state. It is additive, and exact: applied to the old state it
 gives the new one bit for bit. Where rounding keeps old + (new - old) from being new, a sparse
 correction is added on top; it is a difference too, so an update never holds a value of the state
-that it came from.
+that it came from. Where nothing changed, the step is -0.0: that leaves the bits of every number
+alone, where 0.0 would turn -0.0 into 0.0.
 """
 
 from __future__ import annotations
@@ -107,11 +108,6 @@ def _flat(tensor: Tensor) -> Tensor:
     return real(tensor).reshape(-1)
 
 
-def _stepped(old: Tensor, step: Tensor) -> Tensor:
-    """Old + step, which leaves the bits of an entry (such as -0.0) alone where the step is zero."""
-    return torch.where(step == 0, old, old + step)
-
-
 def update_between(old: State, new: State, *, consume: bool = False) -> Update:
     """The update that leads from one state to another of the same names, shapes and dtypes.
 
@@ -147,8 +143,8 @@ def _fill_step(before: Tensor, after: Tensor, step: Tensor) -> tuple[Tensor, Ten
     places, values, is_reached = [], [], True
     for start in range(0, len(after), CHUNK):
         old, new = before[start : start + CHUNK], after[start : start + CHUNK]
-        difference = new - old
-        reached = _stepped(old, difference)
+        difference = (old - new).neg_()  # -0.0 where they are the same
+        reached = old + difference
         step[start : start + CHUNK] = difference  # last: it may be the old state's own memory
         index = (_bits(reached) != _bits(new)).nonzero().reshape(-1)
         if len(index):
@@ -169,26 +165,32 @@ def _distinct(old: State, new: State) -> Iterator[tuple[str, Tensor, Tensor]]:
             yield name, before, new[name]
 
 
-def applied(old: State, update: Update) -> dict[str, Tensor]:
-    """The state after an update; tensors that it leaves alone are shared with the old state."""
+def applied(old: State, update: Update, *, consume: bool = False) -> dict[str, Tensor]:
+    """The state after an update; tensors that it leaves alone are shared with the old state.
+
+    Args:
+        old: The state before.
+        update: What was done to it.
+        consume: Write into the old state's tensors, which are lost; saves a state.
+    """
     changed: dict[int, Tensor] = {}
     new = {}
     for name, before in old.items():
         if id(before) not in changed:
-            changed[id(before)] = _applied(before, name, update)
+            changed[id(before)] = _applied(before, name, update, consume=consume)
         new[name] = changed[id(before)]
     return new
 
 
-def _applied(before: Tensor, name: str, update: Update) -> Tensor:
+def _applied(before: Tensor, name: str, update: Update, *, consume: bool) -> Tensor:
     if name in update.taken:
         return update.taken[name]
     if name not in update.steps:
         return before
-    flat = _stepped(_flat(before), _flat(update.steps[name]))
+    flat, step = _flat(before), _flat(update.steps[name])
+    flat = flat.add_(step) if consume else flat + step
     if name in update.corrections:
-        index, value = update.corrections[name]
-        flat[index] = flat[index] + value
+        flat.index_add_(0, *update.corrections[name])
     return flat.view(before.dtype).reshape(before.shape)
 
 

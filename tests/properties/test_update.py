@@ -9,7 +9,7 @@ import torch
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from obliviate.state import CHUNK, applied, digest, real, update_between
+from obliviate.state import CHUNK, applied, captured, digest, real, update_between
 from obliviate.vault.codec import decode_update, encode_update
 from obliviate.vault.frames import Plain, framed
 
@@ -49,7 +49,10 @@ def tensor(values: np.ndarray, dtype: torch.dtype) -> torch.Tensor:
 def reached(old, new):
     """The new state as it comes back from the vault, and whether it was promised to be exact."""
     update = decode_update(Plain(b"".join(framed(encode_update(update_between(old, new))))))
-    return applied(old, update), update.is_exact
+    before, state = digest(old), applied(old, update)
+    assert digest(old) == before
+    assert digest(applied(captured(old), update, consume=True)) == digest(state)
+    return state, update.is_exact
 
 
 @pytest.mark.parametrize("dtype", FLOATS, ids=str)

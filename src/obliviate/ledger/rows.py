@@ -50,7 +50,7 @@ def row_of(entry: Entry) -> dict[str, object]:
 def live_objects(connection: Connection, run: int) -> dict[str, Stored]:
     """All live objects, by key."""
     columns = tables.objects.c
-    query = select(columns.key, columns.size_bytes, columns.sha256, columns.sealed_key).where(
+    query = select(columns.key, columns.size_bytes, columns.hash, columns.sealed_key).where(
         columns.run == run, columns.state == "live"
     )
     return {row.key: stored_of(row) for row in connection.execute(query)}
@@ -58,9 +58,7 @@ def live_objects(connection: Connection, run: int) -> dict[str, Stored]:
 
 def stored_of(row: Any) -> Stored:
     """The object of a row."""
-    return Stored(
-        key=row.key, size_bytes=row.size_bytes, sha256=row.sha256, sealed_key=row.sealed_key
-    )
+    return Stored(key=row.key, size_bytes=row.size_bytes, hash=row.hash, sealed_key=row.sealed_key)
 
 
 def entry_of(row: Row[Any], objects: Mapping[str, Stored]) -> Entry:

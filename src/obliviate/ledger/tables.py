@@ -148,7 +148,7 @@ objects = Table(
     _run(),
     Column("key", String, primary_key=True),
     Column("size_bytes", BigInteger, nullable=False),
-    Column("sha256", String, nullable=False),
+    Column("hash", String, nullable=False),
     Column("sealed_key", LargeBinary),
     Column("state", String, nullable=False),  # live | condemned | destroyed
     Column("made", String, nullable=False),

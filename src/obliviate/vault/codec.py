@@ -2,8 +2,8 @@
 
 Writing and reading go tensor by tensor, without a second copy of the state. The layout: the length
 of a JSON header (8 bytes, little-endian), the header (dtype, shape and place of each tensor), the
-tensors, widest numbers first. Positions of corrections are kept as their gaps, in as few bytes as
-hold them.
+tensors, widest numbers first. The corrections of an update follow each other in one tensor, their
+positions as gaps in another, in as few bytes as hold them.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from obliviate.errors import RunDamaged
 from obliviate.state import Update, raw_bytes, real
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Iterator, Mapping
+    from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 
     from torch import Tensor
 
@@ -42,7 +42,7 @@ DTYPES = {
 """The dtypes that can be kept, and what safetensors calls them."""
 
 _BY_NAME = {name: dtype for dtype, name in DTYPES.items()}
-_TIED, _EXACT, _INITIAL = "tied", "exact", "initial"
+_TIED, _EXACT, _INITIAL, _CORRECTED = "tied", "exact", "initial", "corrected"
 _HEADER_LENGTH_BYTES, _LONGEST_HEADER_BYTES = 8, 1 << 30
 _CODES: dict[int, Literal["B", "H", "I", "Q"]] = {1: "B", 2: "H", 4: "I", 8: "Q"}
 _GAP_DTYPES: tuple[type[np.integer[Any]], ...] = (np.uint8, np.int16, np.int32)
@@ -69,18 +69,33 @@ def encode(state: State, *, initial: Collection[str] = ()) -> Iterator[bytes | m
 def encode_update(update: Update) -> Iterator[bytes | memoryview]:
     """The plain bytes of an update, piece by piece."""
     tensors = {f"step/{name}": step for name, step in update.steps.items()}
-    for name, (index, value) in update.corrections.items():
-        tensors |= {f"gap/{name}": _gaps(index), f"value/{name}": value}
     tensors |= {f"taken/{name}": value for name, value in update.taken.items()}
-    return _pieces(tensors, {_EXACT: json.dumps(update.is_exact)})
+    corrected: dict[str, dict[str, int]] = {}
+    for name, (_, value) in update.corrections.items():
+        corrected.setdefault(DTYPES[value.dtype], {})[name] = len(value)
+    for dtype, counts in corrected.items():
+        places, values = zip(*(update.corrections[name] for name in counts), strict=True)
+        tensors |= {f"gap/{dtype}": _gaps(places), f"value/{dtype}": torch.cat(values)}
+    metadata = {_EXACT: json.dumps(update.is_exact), _CORRECTED: json.dumps(corrected)}
+    return _pieces(tensors, metadata)
 
 
-def _gaps(index: Tensor) -> Tensor:
-    """The distances between ascending positions, the first from 0."""
-    gaps = np.diff(index.numpy(), prepend=0)  # numpy starts no threads; see `state.CHUNK`
+def _gaps(places: Iterable[Tensor]) -> Tensor:
+    """The distances between ascending positions, the first of each from 0."""
+    # numpy starts no threads; see `state.CHUNK`
+    gaps = np.concatenate([np.diff(index.numpy(), prepend=0) for index in places])
     largest = int(gaps.max(initial=0))
     fitting = (dtype for dtype in _GAP_DTYPES if largest <= np.iinfo(dtype).max)
     return torch.from_numpy(gaps.astype(next(fitting, np.int64)))
+
+
+def _corrections(
+    counts: Mapping[str, int], gaps: Tensor, values: Tensor
+) -> Iterator[tuple[str, tuple[Tensor, Tensor]]]:
+    lengths = [*counts.values()]
+    parts = torch.split(gaps, lengths), torch.split(values, lengths)
+    for name, some, value in zip(counts, *parts, strict=True):
+        yield name, (some.cumsum(0, dtype=torch.int64), value)
 
 
 def _width(tensor: Tensor) -> int:
@@ -91,7 +106,7 @@ def _pieces(
     tensors: Mapping[str, Tensor], metadata: Mapping[str, str]
 ) -> Iterator[bytes | memoryview]:
     header: dict[str, object] = {"__metadata__": metadata}
-    names = sorted(tensors, key=lambda name: -_width(tensors[name]))
+    names = sorted(tensors, key=lambda name: -tensors[name].element_size())
     end = 0
     for name in names:
         tensor = tensors[name]
@@ -144,10 +159,20 @@ def decode_update(plain: Plain) -> Update:
         for name, tensor in tensors.items():
             kind, _, rest = name.partition("/")
             parts[kind][rest] = tensor
-        places = {name: gaps.cumsum(0, dtype=torch.int64) for name, gaps in parts["gap"].items()}
-        places |= parts["index"]  # the first format
-        corrections = {name: (at, parts["value"][name]) for name, at in places.items()}
+        if _CORRECTED not in metadata:
+            return _first_format(parts, is_exact)
+        corrections: dict[str, tuple[Tensor, Tensor]] = {}
+        for dtype, counts in json.loads(metadata[_CORRECTED]).items():
+            corrections |= _corrections(counts, parts["gap"][dtype], parts["value"][dtype])
         return Update(parts["step"], corrections, parts["taken"], is_exact)
+
+
+def _first_format(parts: Mapping[str, dict[str, Tensor]], is_exact: bool) -> Update:
+    """An update as it was first kept: a zero step left the bits alone, whatever its sign."""
+    for step in map(real, parts["step"].values()):
+        step[step == 0] = -0.0
+    corrections = {name: (at, parts["value"][name]) for name, at in parts["index"].items()}
+    return Update(parts["step"], corrections, parts["taken"], is_exact)
 
 
 def steps_of(plain: Plain) -> Iterator[tuple[str, Tensor]]:
@@ -171,7 +196,8 @@ def each_tensor(plain: Plain) -> Iterator[tuple[str, Tensor]]:
     with _expected():
         _, entries = _header(plain)
         for name, entry in entries:
-            yield name, _tensor(plain, entry)
+            start, end = entry["data_offsets"]
+            yield name, _shaped(_filled(plain, end - start), entry)
 
 
 @contextlib.contextmanager
@@ -186,15 +212,28 @@ def _expected() -> Iterator[None]:
 
 
 def _tensors(plain: Plain) -> tuple[dict[str, str], dict[str, Tensor]]:
-    """The metadata, and every tensor in memory of its own."""
+    """The metadata, and the tensors, all in one piece of memory."""
     metadata, entries = _header(plain)
-    return metadata, {name: _tensor(plain, entry) for name, entry in entries}
+    size = max((entry["data_offsets"][1] for _, entry in entries), default=0)
+    memory = _filled(plain, size)
+    return metadata, {
+        name: _shaped(memory[slice(*entry["data_offsets"])], entry) for name, entry in entries
+    }
 
 
-def _tensor(plain: Plain, entry: Mapping[str, Any]) -> Tensor:
-    tensor = torch.empty(entry["shape"], dtype=_BY_NAME[entry["dtype"]])
-    plain.fill(raw_bytes(tensor))
-    return tensor
+def _filled(plain: Plain, count: int) -> Tensor:
+    if not count:
+        return torch.empty(0, dtype=torch.uint8)
+    memory = np.empty(count, np.uint8)  # in huge pages, which torch does not ask for
+    plain.fill(memory.data)
+    return torch.from_numpy(memory)
+
+
+def _shaped(part: Tensor, entry: Mapping[str, Any]) -> Tensor:
+    dtype = _BY_NAME[entry["dtype"]]
+    if part.storage_offset() % dtype.itemsize:  # as other writers of the layout may place it
+        part = part.clone()
+    return part.view(dtype).reshape(entry["shape"])
 
 
 def _header(plain: Plain) -> tuple[dict[str, str], list[tuple[str, Mapping[str, Any]]]]:

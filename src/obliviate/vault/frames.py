@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
 FORMAT = 2  # the first had no frames: a safetensors file as it is
-FRAME_BYTES = 4 << 20
+FRAME_BYTES, _BLOCK_BYTES = 8 << 20, 2 << 20  # a block is what one thread works on
 TAG_BYTES, NONCE_BYTES, KEY_BYTES = 16, 12, 32
 
 _MAGIC = b"OBLV"
@@ -127,6 +127,7 @@ def _compressed(frame: tuple[bytes | memoryview, int]) -> bytes:
             clevel=1,
             filters=filters,
             filters_meta=[0],
+            blocksize=min(len(data), _BLOCK_BYTES),
             nthreads=_threads(len(data)),
         )
     )
@@ -183,14 +184,12 @@ class Plain:
         blob = next(self._frames, None)
         if blob is None:
             raise _damaged("it ends too early")
-        try:
-            count = blosc2.get_cbuffer_sizes(blob)[0]
-            if count <= len(target):
-                blosc2.decompress2(blob, dst=target[:count], nthreads=_threads(count))
-                return target[count:]
-            self._rest = memoryview(blosc2.decompress2(blob, nthreads=_threads(count)))
-        except (RuntimeError, ValueError, TypeError) as error:
-            raise _damaged(f"a frame cannot be decompressed: {error}") from error
+        count = _plain_size(blob)
+        if count <= len(target):
+            _decompress(blob, target[:count])
+            return target[count:]
+        self._rest = memoryview(bytearray(count))
+        _decompress(blob, self._rest)
         return target
 
     def read(self, count: int) -> bytes:
@@ -201,9 +200,34 @@ class Plain:
 
     def __bytes__(self) -> bytes:
         """All bytes that are left."""
-        parts = [bytes(self._rest)]
-        parts += [bytes(blosc2.decompress2(blob)) for blob in self._frames]
+        parts = [bytearray(self._rest)]
+        for blob in self._frames:
+            parts.append(bytearray(_plain_size(blob)))
+            _decompress(blob, memoryview(parts[-1]))
         return b"".join(parts)
+
+
+def _plain_size(blob: bytes | memoryview) -> int:
+    """How many bytes a frame has when it is decompressed.
+
+    Raises:
+        RunDamaged: It is not a frame that was ever written.
+    """
+    try:
+        count, stored, _ = blosc2.get_cbuffer_sizes(blob)
+    except (RuntimeError, ValueError, TypeError) as error:
+        raise _damaged(f"a frame cannot be decompressed: {error}") from error
+    if stored != len(blob) or not 0 < count <= FRAME_BYTES:
+        raise _damaged(f"a frame of {len(blob)} bytes says that it has {stored} for {count}")
+    return int(count)
+
+
+def _decompress(blob: bytes | memoryview, target: memoryview) -> None:
+    """Decompress a frame into memory of its plain size; blosc2 itself does not look at that."""
+    try:
+        blosc2.decompress2(blob, dst=target, nthreads=_threads(len(target)))
+    except (RuntimeError, ValueError, TypeError) as error:
+        raise _damaged(f"a frame cannot be decompressed: {error}") from error
 
 
 def _blobs(data: memoryview, sealed: Sealed | None) -> Iterator[bytes | memoryview]:
@@ -213,7 +237,7 @@ def _blobs(data: memoryview, sealed: Sealed | None) -> Iterator[bytes | memoryvi
         at += _LENGTH_BYTES
         blob, at = data[at : at + length], at + length
         if sealed is None:
-            yield bytes(blob)
+            yield blob
         else:
             yield sealed.open(blob, number, is_last=at >= len(data))
         number += 1
