@@ -100,7 +100,7 @@ def settled(ledger):
     for each in replaced:
         ledger.stage(each)
     ledger.commit(number, replaced=replaced, stitched=[], outcome={"guarantee": "exact"})
-    ledger.mark_destroyed(ledger.keys("condemned"))
+    ledger.objects.mark_destroyed(ledger.objects.keys("condemned"))
 
 
 def lived(folder, url=None) -> Ledger:
@@ -110,7 +110,7 @@ def lived(folder, url=None) -> Ledger:
     refused = ledger.request(METHOD, ids(6), due=DUE)
     ledger.requests.refuse(refused.id, "not a person")
     carried_out(ledger)
-    ledger.mark_destroyed(ledger.keys("condemned"))
+    ledger.objects.mark_destroyed(ledger.objects.keys("condemned"))
     settled(ledger)
     failed = ledger.begin("forget", METHOD, ids(5), due=DUE)
     ledger.stage(entry(1, "x", origin="replayed", erasure=failed.id))

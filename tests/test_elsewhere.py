@@ -36,7 +36,7 @@ def test_a_run_lives_there_as_anywhere(tmp_path, url):
     assert run.digest == alone.digest
     assert run.verify().passed
     assert run.stock(check=True).lost == ()
-    assert set(run.vault) == run.ledger.keys("live") == set(place_of(url)) - {MARKER_NAME}
+    assert set(run.vault) == run.ledger.objects.keys("live") == set(place_of(url)) - {MARKER_NAME}
 
 
 def test_calling_fit_again_finds_it(tmp_path, url):
@@ -120,7 +120,7 @@ def test_a_connection_that_is_lost_in_the_middle_is_made_up_for(tmp_path, s3, ob
         run = ob.load(tmp_path / "run", recipe(), images())
         run.forget(records=records, method="exact")
         assert run.digest == alone.digest
-        assert set(run.vault) == run.ledger.keys("live")
+        assert set(run.vault) == run.ledger.objects.keys("live")
 
 
 def impatient():

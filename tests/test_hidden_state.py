@@ -247,10 +247,10 @@ def test_what_a_killed_process_left_to_destroy_is_destroyed_on_opening(tmp_path,
     monkeypatch.setattr(type(run.vault), "destroy", dying)
     with pytest.raises(KeyboardInterrupt):
         run.forget(records=records_in(run, 2), method="exact")
-    assert run.ledger.keys("condemned")
+    assert run.ledger.objects.keys("condemned")
     opened = ob.load(tmp_path, recipe(), images())
-    assert not opened.ledger.keys("condemned")
-    assert set(opened.vault) == opened.ledger.keys("live")
+    assert not opened.ledger.objects.keys("condemned")
+    assert set(opened.vault) == opened.ledger.objects.keys("live")
 
 
 def test_hashes_of_erased_records_are_gone_from_the_file_at_once(tmp_path):

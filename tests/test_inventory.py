@@ -90,7 +90,7 @@ def test_a_keyframe_that_decodes_to_another_state_is_found(run):
     forged = dict(chain.state(BLOCKS))
     forged["1.weight"] = forged["1.weight"] + 1
     entry = chain.entries[BLOCKS]
-    run.ledger.replace_objects(BLOCKS, replace(entry, keyframe=chain.keep(forged)))
+    run.ledger.objects.replace(BLOCKS, replace(entry, keyframe=chain.keep(forged)))
     (lost,) = run.stock(check=True).lost
     assert (lost.block, lost.role) == (BLOCKS, "keyframe")
     assert "another state" in lost.reason

@@ -42,8 +42,8 @@ def evidence(run):
         for facts in run.ledger.erasures()
     ]
     entries = [(entry.block, entry.guarantee, entry.digest) for entry in run.chain().entries]
-    assert set(run.vault) == run.ledger.keys("live")
-    assert not run.ledger.keys("condemned")
+    assert set(run.vault) == run.ledger.objects.keys("live")
+    assert not run.ledger.objects.keys("condemned")
     return run.digest, erasures, entries
 
 

@@ -59,7 +59,7 @@ def facts_of(ledger):
         ledger.erasures(),
         ledger.erased().tolist(),
         ledger.excluded().tolist(),
-        [ledger.keys(state) for state in ("live", "condemned", "destroyed")],
+        [ledger.objects.keys(state) for state in ("live", "condemned", "destroyed")],
         ledger.run(),
     )
 
@@ -123,7 +123,7 @@ def test_fitting_goes_on_over_what_a_killed_making_left(tmp_path, recipe_of, dat
     run = ob.fit(recipe_of(), data, folder, blocks=4)
     assert run.digest == other.digest
     assert not list(folder.rglob("*.part"))
-    assert {path.name for path in (folder / "vault").iterdir()} == run.ledger.keys("live")
+    assert {path.name for path in (folder / "vault").iterdir()} == run.ledger.objects.keys("live")
 
 
 def test_a_run_without_subjects_has_none(tmp_path, ledger, ledger_url):
@@ -294,17 +294,17 @@ def test_a_stitched_chain_keeps_updates_and_loses_states(ledger):
 
 def test_what_held_the_trace_is_condemned_and_what_is_still_held_is_not(ledger):
     carried_out(ledger)
-    assert ledger.keys("condemned") == {"u1", "o1", "f2", "o2", "o3", "f4", "o4"}
-    assert ledger.keys("live") == {"f0", "u1n", "o1n", "u2", "u3", "u4", "f4n"}
+    assert ledger.objects.keys("condemned") == {"u1", "o1", "f2", "o2", "o3", "f4", "o4"}
+    assert ledger.objects.keys("live") == {"f0", "u1n", "o1n", "u2", "u3", "u4", "f4n"}
     held = {each.key for entry in ledger.entries() for each in entry.objects}
-    assert held == ledger.keys("live")
+    assert held == ledger.objects.keys("live")
 
 
 def test_destroyed_objects_are_written_down(ledger):
     carried_out(ledger)
-    ledger.mark_destroyed(["u1", "o1"])
-    assert ledger.keys("destroyed") == {"u1", "o1"}
-    assert ledger.keys("condemned", "destroyed") >= {"u1", "f2"}
+    ledger.objects.mark_destroyed(["u1", "o1"])
+    assert ledger.objects.keys("destroyed") == {"u1", "o1"}
+    assert ledger.objects.keys("condemned", "destroyed") >= {"u1", "f2"}
     assert ledger.staged(1) == {}
 
 
@@ -324,7 +324,7 @@ def test_giving_up_condemns_what_was_staged_and_nothing_of_the_chain(ledger):
     ledger.stage(entry(1, "n", keyframe=True, erasure=1))
     ledger.stage(entry(2, "n", erasure=1))
     ledger.give_up(1, "no room")
-    assert ledger.keys("condemned") == {"u1n", "f1n", "o1n", "u2n", "o2n"}
+    assert ledger.objects.keys("condemned") == {"u1n", "f1n", "o1n", "u2n", "o2n"}
     assert ledger.staged(1) == {}
     assert ledger.entries() == CHAIN
 
@@ -333,7 +333,7 @@ def test_giving_up_spares_an_object_that_the_chain_holds_too(ledger):
     ledger.begin("forget", {"name": "exact"}, ids(3))
     ledger.stage(replace(CHAIN[3], optimizer=stored("o3n"), erasure=1))
     ledger.give_up(1, "no room")
-    assert ledger.keys("condemned") == {"o3n"}
+    assert ledger.objects.keys("condemned") == {"o3n"}
     assert ledger.entries() == CHAIN
 
 

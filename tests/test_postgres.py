@@ -41,11 +41,16 @@ def test_many_runs_share_a_database_and_know_nothing_of_each_other(tmp_path, dat
         (tmp_path / name).mkdir()
         ledgers.append((lived if name == "two" else trained)(tmp_path / name, database))
     one, two, three = ledgers
-    before = (two.entries(), two.journal(), two.requests.all(), two.keys("live", "condemned"))
+    before = (
+        two.entries(),
+        two.journal(),
+        two.requests.all(),
+        two.objects.keys("live", "condemned"),
+    )
     carried_out(one, record=4)
-    one.mark_destroyed(one.keys("condemned"))
+    one.objects.mark_destroyed(one.objects.keys("condemned"))
     assert (two.entries(), two.journal(), two.requests.all()) == before[:3]
-    assert two.keys("live", "condemned") == before[3]
+    assert two.objects.keys("live", "condemned") == before[3]
     assert three.erased().tolist() == [8, 9]
     assert three.requests.all() == []
     for ledger in ledgers:

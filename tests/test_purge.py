@@ -81,9 +81,9 @@ def test_no_old_state_can_be_put_together_again(tmp_path, method, optimizer):
         assert (closest < 1e-4) == (block < 4), f"block {block}: {closest}"
 
     kept = {path.name for path in (tmp_path / "vault").iterdir()}
-    assert kept == run.ledger.keys("live")
+    assert kept == run.ledger.objects.keys("live")
     assert erasure.blocks_replayed <= len(old_files - kept)
-    assert run.ledger.keys("destroyed") >= old_files - kept
+    assert run.ledger.objects.keys("destroyed") >= old_files - kept
 
 
 def test_nothing_of_an_erasure_that_was_taken_back_is_left(tmp_path):

@@ -57,7 +57,7 @@ def test_every_single_object_is_found_named_and_rebuilt(tmp_path, how):
         assert run.stock(check=True).lost == ()
     assert evidence(run) == before
     assert run.verify().passed
-    assert set(run.vault) == run.ledger.keys("live")
+    assert set(run.vault) == run.ledger.objects.keys("live")
 
 
 def test_everything_at_once_is_rebuilt_from_the_recipe_and_the_data(tmp_path):

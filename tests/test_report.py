@@ -59,7 +59,7 @@ def test_the_story_of_a_run(run):
     assert one.curve.residual_memory == first.residual_memory
     assert one.curve.affected == (2,)
     assert (two.kind, two.digest_before, two.digest) == ("settle", first.digest, settled.digest)
-    assert evidence.objects_destroyed == len(run.ledger.keys("destroyed")) > 0
+    assert evidence.objects_destroyed == len(run.ledger.objects.keys("destroyed")) > 0
     assert evidence.first_approximate is None
     shown = page(evidence)
     for told in (first.digest, settled.digest, first.stop_reason, "deepobliviate", "epsilon = 9"):

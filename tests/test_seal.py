@@ -177,17 +177,19 @@ def test_a_backup_of_the_vault_is_worthless_for_what_was_destroyed(tmp_path, key
     run = sealed_run(tmp_path / "run", key)
     backup = tmp_path / "backup"
     shutil.copytree(tmp_path / "run" / "vault", backup)
-    before = {each.stored.key: each.stored for each in run.ledger.objects()}
+    before = {each.stored.key: each.stored for each in run.ledger.objects.all()}
     vault = Vault(Folder(backup), key, run.facts.vault["identity"])
     for stored in before.values():  # the attack works: with the old keys all of it is read
         assert bytes(vault.read(stored))
 
     run.forget(records=records_in(run, 2), method=method)
-    gone = {each.stored.key for each in run.ledger.objects() if each.state == "destroyed"}
+    gone = {each.stored.key for each in run.ledger.objects.all() if each.state == "destroyed"}
     assert len(gone) >= 2
     run.ledger.close()
     disk = b"".join(path.read_bytes() for path in (tmp_path / "run").rglob("*") if path.is_file())
-    keys_left = [each.stored.sealed_key for each in run.ledger.objects() if each.state == "live"]
+    keys_left = [
+        each.stored.sealed_key for each in run.ledger.objects.all() if each.state == "live"
+    ]
     for name in gone:
         assert (backup / name).exists()
         old = before[name].sealed_key
@@ -200,7 +202,7 @@ def test_a_backup_of_the_vault_is_worthless_for_what_was_destroyed(tmp_path, key
 def test_keys_are_destroyed_before_objects(tmp_path, key, monkeypatch):
     """Killed between the two, what is left of an object cannot be read any more."""
     run = sealed_run(tmp_path / "run", key)
-    before = {each.stored.key: each.stored.sealed_key for each in run.ledger.objects()}
+    before = {each.stored.key: each.stored.sealed_key for each in run.ledger.objects.all()}
 
     def dying(self, name):
         raise KeyboardInterrupt
@@ -209,14 +211,14 @@ def test_keys_are_destroyed_before_objects(tmp_path, key, monkeypatch):
         patch.setattr(Folder, "destroy", dying)
         with pytest.raises(KeyboardInterrupt):
             run.forget(records=records_in(run, 2), method="exact")
-    condemned = [each for each in run.ledger.objects() if each.state == "condemned"]
+    condemned = [each for each in run.ledger.objects.all() if each.state == "condemned"]
     assert condemned
     for each in condemned:
         assert before[each.stored.key] is not None
         assert each.stored.sealed_key is None
         assert (tmp_path / "run" / "vault" / each.stored.key).exists()
     again = ob.load(tmp_path / "run", recipe(), images())
-    assert set(again.vault) == again.ledger.keys("live")
+    assert set(again.vault) == again.ledger.objects.keys("live")
     assert again.verify().passed
     assert [entry.event for entry in again.ledger.journal()][-2:] == [
         "data keys destroyed",

@@ -25,8 +25,8 @@ def check(run, folder, requests):
     records = [int(record) for some in erased for record in some]
     assert len(records) == len(set(records)) == sum(facts.records for facts in found)
     assert run.ledger.faults() == []
-    assert set(run.vault) == run.ledger.keys("live")
-    assert not run.ledger.keys("condemned")
+    assert set(run.vault) == run.ledger.objects.keys("live")
+    assert not run.ledger.objects.keys("condemned")
 
 
 def test_a_stream_of_requests(tmp_path):

@@ -195,7 +195,7 @@ def test_the_chain_is_the_old_one_less_a_share_of_the_difference(opened):
         elif block > last:
             expected = old[block] - stitch.rho * difference
             assert torch.allclose(new[block], expected, atol=1e-5), block
-    assert set(run.vault) == run.ledger.keys("live")
+    assert set(run.vault) == run.ledger.objects.keys("live")
 
 
 def test_settling_afterwards_is_exact(opened, tmp_path):

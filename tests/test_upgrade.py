@@ -58,7 +58,7 @@ def facts_of(ledger):
         "excluded": ledger.excluded().tolist(),
         "records": ledger.records_of_erasure(2).tolist(),
         "staged": ledger.staged(2),
-        "objects": [ledger.keys(state) for state in ("live", "condemned", "destroyed")],
+        "objects": [ledger.objects.keys(state) for state in ("live", "condemned", "destroyed")],
         "blocks": ledger.people.blocks_of(everyone).tolist(),
         "people": [ledger.people.records_of(subject_hash(who, KEY)) for who in set(SUBJECTS)],
         "same": ledger.people.has_same_subjects(0, SUBJECTS, KEY),

@@ -339,7 +339,7 @@ class Chain:
 
     def restore(self, entry: Entry) -> None:
         """Put an entry with rebuilt objects in the place of the one with lost ones."""
-        self._ledger.replace_objects(entry.block, entry)
+        self._ledger.objects.replace(entry.block, entry)
         self.entries[entry.block] = entry
 
     def rewrite(
@@ -363,13 +363,13 @@ class Chain:
         there = set(self._vault)
         # from before a moment at which nobody else could write: none of it is another's new object
         self._ledger.lease.check()
-        condemned = self._ledger.keys("condemned")
-        doomed = condemned | (there - self._ledger.keys("live"))
-        self._ledger.destroy_keys(condemned)
+        condemned = self._ledger.objects.keys("condemned")
+        doomed = condemned | (there - self._ledger.objects.keys("live"))
+        self._ledger.objects.destroy_keys(condemned)
         for key in doomed:
             self._vault.destroy(key)
-        self._ledger.mark_destroyed(condemned)
-        self._ledger.close_requests()
+        self._ledger.objects.mark_destroyed(condemned)
+        self._ledger.objects.close_requests()
         return len(doomed)
 
 

@@ -112,12 +112,12 @@ def taking_stock(
         KeyMissing, WrongKey: Objects are sealed, and the master key is not the run's.
     """
     there = set(vault)
-    known = ledger.keys("live", "condemned")
+    known = ledger.objects.keys("live", "condemned")
     lost = (yield from losses(chain)) if check else ()
     return Inventory(
         place=vault.place.name,
         is_sealed=vault.is_sealed,
-        objects=tuple(ledger.objects()),
+        objects=tuple(ledger.objects.all()),
         uses={key: (entry.block, role) for entry in chain.entries for role, key in held_by(entry)},
         orphans=tuple(sorted(there - known)),
         lost=lost,

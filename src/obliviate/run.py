@@ -145,7 +145,7 @@ class Run:
 
     def _sweep_if_free(self) -> None:
         """Destroy what a process that was killed after its commit had still to destroy."""
-        if not self.ledger.keys("condemned"):
+        if not self.ledger.objects.keys("condemned"):
             return
         with contextlib.suppress(RunLocked, StorageFull):
             finish(self.writer.sweeping(patience_seconds=0))

@@ -76,7 +76,7 @@ def remove_orphans(ledger: Ledger, vault: Vault) -> list[str]:
     for _ in ledger.lease.held(patience_seconds=0):
         pass  # it is taken at once or not at all
     try:
-        doomed = sorted(set(vault) - ledger.keys("live", "condemned"))
+        doomed = sorted(set(vault) - ledger.objects.keys("live", "condemned"))
         for key in doomed:
             vault.destroy(key)
     finally:

@@ -17,17 +17,16 @@ from obliviate.ledger.facts import (
     STITCHED,
     Entry,
     ErasureFacts,
-    ObjectFacts,
     Part,
     RequestFacts,
     RunFacts,
 )
 from obliviate.ledger.lease import Lease
+from obliviate.ledger.objects import Objects, close_finished
 from obliviate.ledger.people import Newcomers, People
 from obliviate.ledger.place import copies, created, insert_part, opened
 from obliviate.ledger.requests import (
     Requests,
-    close_carried_out,
     commit_overtaken,
     insert_request,
     move,
@@ -41,11 +40,10 @@ from obliviate.ledger.rows import (
     insert_entries,
     live_objects,
     set_state,
-    stored_of,
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable, Mapping, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
     from contextlib import AbstractContextManager
     from pathlib import Path
 
@@ -61,6 +59,7 @@ class Ledger:
     Attributes:
         people: Its records and whom they belong to.
         requests: What was asked for.
+        objects: What its vault holds.
         lease: The right to write; whoever rewrites the chain holds it.
     """
 
@@ -77,6 +76,7 @@ class Ledger:
         self._database, self._run = opened(folder)
         self.people = People(self._database, self._run)
         self.requests = Requests(self._database, self._run, self._changing)
+        self.objects = Objects(self._database, self._run, self._changing)
         self.lease = Lease(self._database, self._run)
         # whoever forgets to close it leaves no connection open
         weakref.finalize(self, self._database.drop)
@@ -278,7 +278,7 @@ class Ledger:
         with changing(self._database, self._run, "request received", None) as change:
             number = insert_request(change, method, records, due=due)
             commit_overtaken(change, None)
-            self._close_requests(change)
+            close_finished(change)
         return self.requests.request(number)
 
     def begin(
@@ -426,79 +426,6 @@ class Ledger:
     def _finish(change: Change, number: int, *, state: str, outcome: Mapping[str, object]) -> None:
         values = {"state": state, "outcome": dict(outcome), "finished": stamp()}
         change.update(tables.erasures, tables.erasures.c.id == number, values)
-
-    # Objects
-
-    def keys(self, *states: str) -> set[str]:
-        """The keys of the vault's objects that are in one of the states."""
-        columns = tables.objects.c
-        query = select(columns.key).where(columns.run == self._run, columns.state.in_(states))
-        with self._reading() as connection:
-            return set(connection.execute(query).scalars())
-
-    def destroy_keys(self, keys: Collection[str]) -> None:
-        """Destroy the data keys of objects: no copy of these can be read from now on."""
-        if not keys:
-            return
-        objects = tables.objects
-        sealed = self._mine(objects, objects.c.sealed_key.is_not(None))
-        with self._reading() as connection:
-            found = set(connection.execute(sealed.with_only_columns(objects.c.key)).scalars())
-        doomed = found & set(keys)
-        if not doomed:
-            return
-        with self._changing("data keys destroyed") as change:
-            for some in batched(sorted(doomed)):
-                change.update(objects, objects.c.key.in_(some), {"sealed_key": None})
-        self._database.flush()
-
-    def objects(self) -> list[ObjectFacts]:
-        """All objects that there are or were, in the order of their making."""
-        columns = tables.objects.c
-        query = self._mine(tables.objects).order_by(columns.made, columns.key)
-        with self._reading() as connection:
-            return [
-                ObjectFacts(
-                    stored=stored_of(row), state=row.state, made=row.made, destroyed=row.destroyed
-                )
-                for row in connection.execute(query)
-            ]
-
-    def replace_objects(self, block: int, entry: Entry) -> None:
-        """Put rebuilt objects in the place of lost ones; the entry says the same as before."""
-        chain = tables.chain
-        with self._changing(f"block {block} rebuilt") as change:
-            is_block = chain.c.block == block
-            old = held(change, is_block, OBJECT_COLUMNS)
-            change.delete(chain, is_block)
-            insert_entries(change, chain, [entry])
-            kept = {stored.key for stored in entry.objects}
-            set_state(change, old - kept, "condemned")
-
-    def mark_destroyed(self, keys: Collection[str]) -> None:
-        """Write down that objects are gone; with the last one, requests move on."""
-        if not keys:
-            return
-        with self._changing("objects destroyed") as change:
-            set_state(change, set(keys), "destroyed", destroyed=stamp())
-            self._close_requests(change)
-        self._database.flush()
-
-    def close_requests(self) -> None:
-        """Move requests on whose objects are all destroyed; for when there were none."""
-        with self._reading() as connection:
-            waiting = self._mine(tables.requests, tables.requests.c.state == "committed")
-            is_waiting = connection.execute(waiting).first() is not None
-        if is_waiting:
-            with self._changing("requests closed") as change:
-                self._close_requests(change)
-
-    def _close_requests(self, change: Change) -> None:
-        condemned = self._mine(tables.objects, tables.objects.c.state == "condemned")
-        if change.connection.execute(condemned.limit(1)).first() is None:
-            inexact = self._mine(tables.chain, tables.chain.c.guarantee != "exact")
-            is_exact = change.connection.execute(inexact.limit(1)).first() is None
-            close_carried_out(change, is_exact=is_exact)
 
     def flush(self) -> None:
         """See `Database.flush`."""

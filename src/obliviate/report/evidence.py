@@ -186,7 +186,7 @@ def _evidence(ledger: Ledger, name: str) -> Evidence:
         digest=entries[-1].digest if is_finished else None,
         first_approximate=inexact[0] if inexact else None,
         approximate_blocks=len(inexact),
-        objects_destroyed=len(ledger.keys("destroyed")),
+        objects_destroyed=len(ledger.objects.keys("destroyed")),
         recipe=dict(facts.fingerprint),
         environment=dict(facts.environment),
         erasures=_erasures(ledger, facts),
