@@ -93,10 +93,12 @@ def _longer() -> list[Experiment]:
     hundred = {"records": "20000", "blocks": "100"}
     many = {"records": "0", "blocks": "500", "recipe": "momentum"}
     wrong = {"kind": "mislabelled"}
+    backdoor = {"kind": "backdoor", "place": "late"}
     return [
         Experiment("Fashion 100", "images", FASHION, {**wrong, "place": "early", **hundred}, 6),
         Experiment("MNIST 100", "images", MNIST, {**wrong, "place": "middle", **hundred}, 6),
         Experiment("Purchases 100", "purchases", "", {**wrong, "place": "early", **hundred}, 6),
+        Experiment("Fashion 100", "images", FASHION, {**backdoor, **hundred}, 6),
         Experiment("MNIST 500", "images", MNIST, {**wrong, "place": "early", **many}, 4),
         Experiment("MNIST 500", "images", MNIST, {**wrong, "place": "middle", **many}, 4),
         Experiment("MNIST 500", "images", MNIST, {**wrong, "place": "late", **many}, 4),
@@ -108,6 +110,6 @@ def grid() -> list[Experiment]:
     wrong, others, longer = _mislabelled(), _others(), _longer()
     early, middle, late = wrong[:6], wrong[6:12], wrong[12:]
     subjects, backdoors = others[:6], others[6:]
-    fashion, mnist, purchases, early500, *later500 = longer
+    fashion, mnist, purchases, hidden, early500, *later500 = longer
     telling = [*early, *middle, fashion, purchases, early500, *subjects]
-    return [*telling, *late, mnist, *backdoors, *later500]
+    return [*telling, *late, mnist, *backdoors, hidden, *later500]

@@ -46,6 +46,11 @@ class Measured:
         return self.of(OURS)["shift"] / self.of("exact")["shift"]
 
     @property
+    def is_stitched(self) -> bool:
+        """Whether ours stopped before the end, so that there is more to ask than of a retrain."""
+        return self.of(OURS)["blocks_replayed"] < self.of("exact")["blocks_replayed"]
+
+    @property
     def has_trace(self) -> bool:
         """Whether the originals can be told from retrains at all: twice the floor."""
         return self.of("nothing")["shift"] > 2 * self.of("exact")["shift"]
@@ -172,9 +177,18 @@ def _goals(found: list[Measured]) -> list[str]:
     good = [name for name, ratio in means.items() if ratio <= 1.15]
     above = [each for each in found if each.of(OURS)["shift"] > each.of("nothing")["shift"]]
     told = ", ".join(f"{name} {ratio:.2f}" for name, ratio in means.items())
+    stitched = {
+        name: statistics.mean(
+            each.ratio for each in short if each.experiment.family == name and each.is_stitched
+        )
+        for name in families
+    }
+    alone = ", ".join(f"{name} {ratio:.2f}" for name, ratio in stitched.items())
     return [
         f"Shift of calibrated at most 1.15 times the exact replay's [in 5 of 6 families]: in "
-        f"**{len(good)} of {len(families)}** (mean over the places below: {told}).",
+        f"**{len(good)} of {len(families)}** (mean over the places below: {told}). Without the "
+        f"late places, which the method replays to the end: in "
+        f"{sum(ratio <= 1.15 for ratio in stitched.values())} of {len(families)} ({alone}).",
         f"Never above the original's [0]: above in **{len(above)} of {len(found)}** experiments"
         + (f" ({', '.join(map(_place, above))})." if above else "."),
         *_cost(found),
@@ -225,15 +239,17 @@ def _test(each: Measured, method: str) -> Any:
 
 
 def _against_the_paper(found: list[Measured]) -> list[str]:
-    some = [each for each in found if each.has_trace]
+    some = [each for each in found if each.has_trace and each.is_stitched]
     half = [each for each in some if each.of(OURS)["shift"] <= each.paper["shift"] / 2]
     return [
-        f"At most half the shift of the paper's stitch after as many blocks, wherever the original "
-        f"is above twice the floor: in **{len(half)} of {len(some)}**."
+        f"At most half the shift of the paper's stitch after as many blocks, wherever something "
+        f"was stitched and the original is above twice the floor: in **{len(half)} of "
+        f"{len(some)}**."
     ]
 
 
 def _honesty(found: list[Measured]) -> list[str]:
+    found = [each for each in found if each.is_stitched]
     fine, agreed = _fine_and_agreed(found)
     return [
         "Where the check says fine the laboratory agrees [90 %]: in "
@@ -246,8 +262,9 @@ def _honesty(found: list[Measured]) -> list[str]:
 def honest(found: list[Measured]) -> str:
     """For each family, how often the check says fine, and how often the laboratory agrees."""
     rows = []
-    for name in sorted({each.experiment.family.split()[0] for each in found}):
-        some = [each for each in found if each.experiment.family.split()[0] == name]
+    stitched = [each for each in found if each.is_stitched]
+    for name in sorted({each.experiment.family.split()[0] for each in stitched}):
+        some = [each for each in stitched if each.experiment.family.split()[0] == name]
         fine, agreed = _fine_and_agreed(some)
         seeds = sum(each.found["seeds"] for each in some)
         rows.append(

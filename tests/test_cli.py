@@ -235,9 +235,9 @@ def test_plan_needs_neither_a_run_nor_a_project():
     assert answer["requests"] == pytest.approx(1200, abs=6 * 1200**0.5)
     assert answer["recommended"] in answer["forecasts"]
     first = answer["forecasts"][0]
-    # updates of 0.7 states, keyframes of 0.9 at 0, 20, 40, ... 100
+    # updates of 0.7 states, keyframes of 0.9 at 0, 17, 34, ... 85, 100
     assert first["disk_bytes"] == pytest.approx(4e8 * (0.7 * 100 + 0.9 * 7))
-    assert [trade["spacing"] for trade in answer["trades"][:3]] == [10, 20, 100]
+    assert [trade["spacing"] for trade in answer["trades"][:3]] == [8, 17, 100]
     assert answer["trades"][1]["disk_bytes"] == pytest.approx(first["disk_bytes"])
     slow = [trade["restore_seconds"] for trade in answer["trades"][:3]]
     assert slow == sorted(slow)

@@ -1,7 +1,7 @@
 """The `obliviate` command."""
 
-from obliviate.cli import storage as _storage  # noqa: F401 - its commands join the others
-from obliviate.cli.commands import app
+from obliviate.cli import commands, requests, storage, workbench
+from obliviate.cli.options import app
 
 
 def main() -> None:
@@ -9,4 +9,4 @@ def main() -> None:
     app()
 
 
-__all__ = ["app", "main"]
+__all__ = ["app", "commands", "main", "requests", "storage", "workbench"]

@@ -10,7 +10,7 @@ import typer
 from rich.table import Table
 
 from obliviate.cli.answer import DONE, FAILED, Answer
-from obliviate.cli.commands import Json, Moved, RunFolder, app
+from obliviate.cli.options import Json, Moved, RunFolder, app
 from obliviate.cli.project import open_chain
 from obliviate.cli.shown import facts_table, listed
 from obliviate.inventory import REMEDIES, ROLES, taking_stock

@@ -1,0 +1,116 @@
+"""The command line itself, and what several commands can be given."""
+
+from __future__ import annotations
+
+from dataclasses import fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from obliviate.cli.answer import Commands
+from obliviate.errors import InvalidOption
+from obliviate.residual import METHODS, method_of
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from obliviate.residual import Method
+
+
+app = typer.Typer(
+    name="obliviate",
+    cls=Commands,
+    help="Make trained PyTorch models forget people.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+ProjectPath = Annotated[
+    Path, typer.Argument(metavar="PROJECT", help="A Python file that defines `project`.")
+]
+RunFolder = Annotated[str, typer.Argument(metavar="RUN", help="The run's folder.")]
+Options = Annotated[
+    list[str] | None,
+    typer.Option("--option", "-o", metavar="NAME=VALUE", help="For the project's function."),
+]
+Moved = Annotated[
+    Path | None,
+    typer.Option("--project", metavar="FILE", help="The project file, if it has moved."),
+]
+Subjects = Annotated[
+    list[str] | None,
+    typer.Option("--subject", "-s", metavar="NAME", help="A person; can be given several times."),
+]
+Records = Annotated[
+    list[int] | None,
+    typer.Option("--record", "-r", metavar="ID", help="A record; can be given several times."),
+]
+MethodName = Annotated[
+    str, typer.Option("--method", "-m", help=f"One of {', '.join(sorted(METHODS))}.")
+]
+Epsilon = Annotated[
+    float | None,
+    typer.Option(help="For deepobliviate: the slope to stop at; smaller replays more."),
+]
+Tolerance = Annotated[
+    float | None,
+    typer.Option(
+        help="For calibrated: how uncertain the predicted residue may be, in units of the control "
+        "noise; smaller replays more."
+    ),
+]
+Functional = Annotated[
+    bool | None,
+    typer.Option(
+        "--functional",
+        help="For deepobliviate and exact: measure how the trace fades as a function, too.",
+    ),
+]
+Blocks = Annotated[
+    list[int] | None,
+    typer.Option("--block", "-b", metavar="N", help="A block; can be given several times."),
+]
+Wait = Annotated[
+    float | None,
+    typer.Option(
+        metavar="SECONDS",
+        help="How long to wait for another process that writes to the run; until it is done, if "
+        "not given.",
+    ),
+]
+Policed = Annotated[
+    float,
+    typer.Option(
+        "--margin",
+        metavar="DAYS",
+        help="How long before the earliest deadline the exact replay is made.",
+    ),
+]
+Json = Annotated[bool, typer.Option("--json", help="Answer with one JSON object.")]
+
+
+def chosen_method(name: str, **options: object) -> Method:
+    """The method of a name, with the options that were given.
+
+    Raises:
+        InvalidOption: It has no such option.
+    """
+    given = {option: value for option, value in options.items() if value is not None}
+    allowed = {each.name for each in fields(method_of(name))}
+    for option in given:
+        if option not in allowed:
+            raise InvalidOption(
+                f"the method {name} takes no {option}",
+                hint=f"leave --{option} out, or choose another",
+            )
+    return method_of(name, **given)
+
+
+def check_named(subjects: Sequence[str] | None, records: Sequence[int] | None) -> None:
+    """Refuse a request that names nobody."""
+    if not (subjects or records):
+        raise InvalidOption(
+            "the request names nobody", hint="give --subject NAME or --record ID, or several"
+        )
