@@ -167,9 +167,7 @@ class Chain:
 
     def checkpoint(self, block: int) -> Checkpoint:
         """P_k with its optimizer state, where that was kept."""
-        stored = self.entries[block].optimizer
-        optimizer = decode(self._vault.read(stored)) if stored else None
-        return Checkpoint(model=self.state(block), optimizer=optimizer)
+        return Checkpoint(model=self.state(block), optimizer=self._optimizer(self.entries[block]))
 
     def update(self, block: int) -> Update:
         """V_k: what the block did."""
@@ -183,14 +181,16 @@ class Chain:
         """The checkpoint of an entry, given the state before it; for entries outside the chain."""
         update = self._update(entry)
         state = self._keyframe(entry) if entry.keyframe else applied(previous, update)
-        optimizer = decode(self._vault.read(entry.optimizer)) if entry.optimizer else None
-        return Checkpoint(model=state, optimizer=optimizer), update
+        return Checkpoint(model=state, optimizer=self._optimizer(entry)), update
 
     def _keyframe(self, entry: Entry) -> dict[str, Tensor]:
         return decode(self._vault.read(_present(entry.keyframe, entry.block)), self._initial)
 
     def _initial(self) -> dict[str, Tensor]:
         return decode(self._vault.read(_present(self.entries[0].keyframe, 0)))
+
+    def _optimizer(self, entry: Entry) -> dict[str, Tensor] | None:
+        return decode(self._vault.read(entry.optimizer)) if entry.optimizer else None
 
     def _update(self, entry: Entry) -> Update:
         return decode_update(self._vault.read(_present(entry.update, entry.block)))
@@ -205,7 +205,7 @@ class Chain:
         if role == "update":
             self._update(entry)
         elif role == "optimizer":
-            decode(self._vault.read(_present(entry.optimizer, entry.block)))
+            self._optimizer(entry)
         elif digest(self._keyframe(entry)) != entry.digest:
             raise Mismatch(f"the keyframe of block {entry.block} is another state")
 

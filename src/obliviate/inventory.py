@@ -102,6 +102,12 @@ def held_by(entry: Entry) -> Iterator[tuple[Role, str]]:
             yield role, stored.key
 
 
+def orphans_of(ledger: Ledger, vault: Vault) -> tuple[str, ...]:
+    """The names of what is there and no row names as live or condemned."""
+    there = set(vault)  # listed first: what is written meanwhile is nobody's orphan
+    return tuple(sorted(there - ledger.objects.keys("live", "condemned")))
+
+
 def taking_stock(
     ledger: Ledger, vault: Vault, chain: Chain, *, check: bool = False
 ) -> Generator[Event, None, Inventory]:
@@ -111,15 +117,14 @@ def taking_stock(
         ConnectionLost: The place cannot be reached.
         KeyMissing, WrongKey: Objects are sealed, and the master key is not the run's.
     """
-    there = set(vault)
-    known = ledger.objects.keys("live", "condemned")
+    orphans = orphans_of(ledger, vault)
     lost = (yield from losses(chain)) if check else ()
     return Inventory(
         place=vault.place.name,
         is_sealed=vault.is_sealed,
         objects=tuple(ledger.objects.all()),
         uses={key: (entry.block, role) for entry in chain.entries for role, key in held_by(entry)},
-        orphans=tuple(sorted(there - known)),
+        orphans=orphans,
         lost=lost,
         is_checked=check,
     )

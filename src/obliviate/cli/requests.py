@@ -24,9 +24,7 @@ from obliviate.cli.options import (
     check_named,
     chosen_method,
 )
-from obliviate.cli.project import (
-    open_run,
-)
+from obliviate.cli.project import open_run
 from obliviate.policy import Policy
 from obliviate.run import DEFAULT_METHOD
 from obliviate.terminal import watch_replay

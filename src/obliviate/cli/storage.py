@@ -13,7 +13,7 @@ from obliviate.cli.answer import DONE, FAILED, Answer
 from obliviate.cli.options import Json, Moved, RunFolder, app
 from obliviate.cli.project import open_chain
 from obliviate.cli.shown import facts_table, listed
-from obliviate.inventory import REMEDIES, ROLES, taking_stock
+from obliviate.inventory import REMEDIES, ROLES, orphans_of, taking_stock
 from obliviate.progress import watch
 from obliviate.vault import KeyFile
 from obliviate.wording import counted, size
@@ -47,7 +47,7 @@ def vault(
 ) -> Answer:
     """Say what lies in a run's vault, and whether all of it is what was written."""
     ledger, kept, chain = open_chain(run, project)
-    removed = remove_orphans(ledger, kept) if orphans else []
+    removed = remove_orphans(ledger, kept) if orphans else ()
     found = watch(taking_stock(ledger, kept, chain, check=check))
     return of_inventory(found, removed, is_listed=objects)
 
@@ -67,7 +67,7 @@ def make_key(
     return Answer(facts={"file": file}, shown=lines)
 
 
-def remove_orphans(ledger: Ledger, vault: Vault) -> list[str]:
+def remove_orphans(ledger: Ledger, vault: Vault) -> tuple[str, ...]:
     """Remove what no row names, while nobody else writes: it could be theirs.
 
     Raises:
@@ -76,7 +76,7 @@ def remove_orphans(ledger: Ledger, vault: Vault) -> list[str]:
     for _ in ledger.lease.held(patience_seconds=0):
         pass  # it is taken at once or not at all
     try:
-        doomed = sorted(set(vault) - ledger.objects.keys("live", "condemned"))
+        doomed = orphans_of(ledger, vault)
         for key in doomed:
             vault.destroy(key)
     finally:
