@@ -363,12 +363,12 @@ def test_a_run_that_a_live_process_writes_to(run):
         other.join()
 
 
-def test_a_run_of_a_newer_version(run):
+def test_a_run_of_another_version(run):
     connection = sqlite3.connect(run.folder / "ledger.sqlite")
     connection.execute("UPDATE alembic_version SET version_num = '9999'")
     connection.commit()
     connection.close()
-    with pytest.raises(errors.NewerFormat, match="format 9999"):
+    with pytest.raises(errors.OtherFormat, match="format 9999"):
         ob.load(run.folder, recipe(), images())
 
 

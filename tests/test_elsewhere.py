@@ -5,7 +5,7 @@ import json
 import pytest
 
 import obliviate as ob
-from obliviate.errors import ConnectionLost, ForeignVault, InvalidOption, NewerFormat, RunDamaged
+from obliviate.errors import ConnectionLost, ForeignVault, InvalidOption, OtherFormat, RunDamaged
 from obliviate.vault.place import place_of
 from obliviate.vault.store import MARKER_NAME
 from tests.models import BLOCKS, images, recipe, records_in
@@ -77,10 +77,10 @@ def test_a_bucket_that_was_exchanged_is_told_from_the_runs_own(tmp_path, url):
         ob.load(tmp_path / "run", recipe(), images())
 
 
-def test_a_newer_format_is_refused(tmp_path, url):
+def test_another_format_is_refused(tmp_path, url):
     made(tmp_path / "run", url)
     rewritten(url, format=99)
-    with pytest.raises(NewerFormat, match="format 99"):
+    with pytest.raises(OtherFormat, match="format 99"):
         ob.load(tmp_path / "run", recipe(), images())
 
 

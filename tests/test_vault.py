@@ -8,7 +8,6 @@ import os
 import pickle  # noqa: TID251 - to see that it is refused
 import random
 from dataclasses import replace
-from hashlib import sha256
 from pathlib import Path
 
 import pytest
@@ -18,7 +17,7 @@ from torch import nn
 
 import obliviate as ob
 from obliviate.errors import ObliviateError, RunDamaged, StorageFull
-from obliviate.state import ADDITIVE, Update, applied, captured, digest, update_between
+from obliviate.state import ADDITIVE, Update, captured, digest, update_between
 from obliviate.vault import KeyFile, Vault, codec
 from obliviate.vault.codec import DTYPES
 from obliviate.vault.folder import Folder
@@ -233,36 +232,16 @@ def test_what_can_be_subtracted_can_be_kept():
     assert set(DTYPES) >= ADDITIVE
 
 
-def test_a_state_in_the_first_format_is_still_read():
-    state = {"a": torch.randn(5, 3), "b": torch.tensor(True)}
-    written = save(state, metadata={"tied": '{"c": "a"}'})
-    assert digest(decode(written)) == digest(state | {"c": state["a"]})
-
-
-def test_an_update_in_the_first_format_is_still_read():
-    parts = {"step/a": torch.randn(9), "index/a": torch.tensor([2, 7]), "value/a": torch.ones(2)}
-    back = decode_update(save(parts, metadata={"exact": "true"}))
-    assert back.corrections["a"][0].tolist() == [2, 7]
-    assert torch.equal(back.steps["a"], parts["step/a"])
-
-
-def test_a_zero_step_of_the_first_format_leaves_the_bits_alone():
-    parts = {"step/a": torch.tensor([0.0, 1.0]), "step/c": torch.tensor([0.0 + 1.0j])}
-    back = decode_update(save(parts, metadata={"exact": "true"}))
-    old = {"a": torch.tensor([-0.0, 1.0]), "c": torch.tensor([complex(-0.0, 1.0)])}
-    assert digest(applied(old, back)) == digest(
-        {"a": torch.tensor([-0.0, 2.0]), "c": torch.tensor([complex(-0.0, 2.0)])}
-    )
-
-
-def test_an_object_that_was_hashed_as_at_first_is_still_checked(vault):
+def test_an_object_is_checked_against_its_hash(vault):
     stored = vault.write([b"some bytes"])
-    data = vault.checked(stored)
-    first = replace(stored, hash=f"sha256:{sha256(data).hexdigest()}")
-    assert bytes(vault.read(first)) == b"some bytes"
-    for said in (f"sha256:{'0' * 64}", f"md5:{'0' * 32}", data.hex()):
+    for said in ("0" * 64, f"blake3:{stored.hash}", ""):
         with pytest.raises(RunDamaged, match="its hash differs"):
             vault.checked(replace(stored, hash=said))
+
+
+def test_plain_bytes_are_no_object():
+    with pytest.raises(RunDamaged, match="does not begin as an object does"):
+        Plain(save({"a": torch.ones(3)}))
 
 
 @pytest.mark.parametrize("seed", range(200))

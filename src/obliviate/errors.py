@@ -64,12 +64,8 @@ class RunUnfinished(RequestError):
     """The run has not been trained to its end yet."""
 
 
-class NewerFormat(RequestError):
-    """The run was written by a newer version of Obliviate."""
-
-
-class OlderFormat(RequestError):
-    """The run was written by an older version of Obliviate, and has to be brought up to date."""
+class OtherFormat(RequestError):
+    """The run was written by another version of Obliviate, in a format that this one lacks."""
 
 
 class UnknownRequest(RequestError):

@@ -494,7 +494,7 @@ def load(
         WrongKey, KeyMissing: The vault was sealed with another key, or there is none.
         ForeignVault: The vault's place holds something else.
         ForeignRecipe, ForeignData: It was made with something else.
-        RunDamaged, NewerFormat: It cannot be read.
+        RunDamaged, OtherFormat: It cannot be read.
     """
     return Run(local_folder(path), recipe, data, patience_seconds=patience_seconds, seal=seal)
 

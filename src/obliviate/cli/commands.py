@@ -38,7 +38,6 @@ from obliviate.cli.project import (
 )
 from obliviate.errors import InvalidOption
 from obliviate.fitting import fitting
-from obliviate.making import local_folder
 from obliviate.progress import watch
 from obliviate.run import DEFAULT_METHOD
 from obliviate.terminal import watch_replay
@@ -167,14 +166,6 @@ def extend(
     made, opened = open_run(run, project, wait)
     watch(opened.extending(**addition_of(made, opened), blocks=blocks))
     return shown.of_status(opened.status())
-
-
-@app.command()
-def upgrade(run: RunFolder, *, _json: Json = False) -> Answer:
-    """Bring the ledger of a run to the format of this version; a copy of the old one is kept."""
-    from obliviate.ledger.upgrade import upgraded  # noqa: PLC0415 - Alembic is not needed else
-
-    return shown.of_upgrade(upgraded(local_folder(run)))
 
 
 @app.command(name="destroy-key")

@@ -18,7 +18,6 @@ if TYPE_CHECKING:
     from obliviate.bench import Bench
     from obliviate.cli.planning import Year
     from obliviate.ledger import RequestFacts
-    from obliviate.ledger.upgrade import Upgrade
     from obliviate.plan import Plan
     from obliviate.queue import Queue
     from obliviate.report import Evidence
@@ -278,15 +277,6 @@ def of_work(done: Sequence[Erasure], requests: Sequence[RequestFacts]) -> Answer
         cells = (one.number, one.method, one.records, _replayed(one), one.guarantee, listed(its))
         table.add_row(*map(str, cells))
     return Answer(facts=facts, shown=[table])
-
-
-def of_upgrade(found: Upgrade) -> Answer:
-    """The answer to `upgrade`."""
-    facts = {each.name: getattr(found, each.name) for each in fields(found)}
-    if found.before == found.after:
-        return Answer(facts=facts, shown=[f"the ledger has format {found.after} already"])
-    line = f"the ledger has format {found.after} now; the one before is kept in {found.copy}"
-    return Answer(facts=facts, shown=[line])
 
 
 def of_status(status: Status) -> Answer:

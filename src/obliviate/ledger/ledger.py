@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import secrets
 import weakref
 from typing import TYPE_CHECKING, Any
 
@@ -24,7 +23,7 @@ from obliviate.ledger.facts import (
 from obliviate.ledger.lease import Lease
 from obliviate.ledger.objects import Objects, close_finished
 from obliviate.ledger.people import Newcomers, People
-from obliviate.ledger.place import copies, created, insert_part, opened
+from obliviate.ledger.place import created, insert_part, opened
 from obliviate.ledger.requests import (
     Requests,
     commit_overtaken,
@@ -69,10 +68,9 @@ class Ledger:
         Raises:
             RunMissing: There is none.
             RunDamaged: It is no ledger.
-            OlderFormat, NewerFormat: Another version of Obliviate wrote it.
+            OtherFormat: Another version of Obliviate wrote it.
             ConnectionLost: Its server cannot be reached.
         """
-        self._folder = folder
         self._database, self._run = opened(folder)
         self.people = People(self._database, self._run)
         self.requests = Requests(self._database, self._run, self._changing)
@@ -167,21 +165,9 @@ class Ledger:
 
     def destroy_subject_key(self) -> None:
         """Forget how subjects are hashed: nobody can be found by name any more."""
-        runs = tables.runs
-        has_one_key = (runs.c.id == self._run) & (runs.c.subject_key == runs.c.content_key)
         with self._changing("subject key destroyed") as change:
-            if change.connection.execute(select(runs.c.id).where(has_one_key)).first():
-                # an upgraded run: the samples hang on the same key, and are taken anew in time
-                change.update(runs, true(), {"content_key": secrets.token_bytes(32)})
-                change.delete(tables.samples, true())
-            change.update(runs, true(), {"subject_key": None})
+            change.update(tables.runs, true(), {"subject_key": None})
         self._database.flush()
-        self._remove_copies()
-
-    def _remove_copies(self) -> None:
-        """Of the ledger in older formats: they still hold what was to be gone."""
-        for path in copies(self._folder):
-            path.unlink(missing_ok=True)
 
     def erased(self, running: int | None = None) -> NDArray[np.int64]:
         """The ids of all erased records, sorted; those of one running erasure too, if named."""
@@ -399,7 +385,6 @@ class Ledger:
             self._finish(change, erasure, state="committed", outcome=outcome)
             move(change, erasure, "committed")
             commit_overtaken(change, erasure)
-        self._remove_copies()
 
     def give_up(self, erasure: int, reason: str, *, is_refused: bool = True) -> None:
         """Take a running erasure back: what it staged is condemned, its records are not erased.

@@ -16,9 +16,8 @@ from obliviate.clock import stamp
 from obliviate.errors import (
     ConnectionLost,
     InvalidOption,
-    NewerFormat,
     ObliviateError,
-    OlderFormat,
+    OtherFormat,
     RunMissing,
 )
 from obliviate.ledger import tables
@@ -127,12 +126,6 @@ def found(folder: Path) -> tuple[Database, str | None]:
     return Database(url), name
 
 
-def copies(folder: Path) -> list[Path]:
-    """What `upgrade` keeps of ledgers in older formats."""
-    path = folder / LEDGER_NAME
-    return sorted(folder.glob(f"{path.stem}-[0-9][0-9][0-9][0-9]{path.suffix}"))
-
-
 def _missing(folder: Path) -> RunMissing:
     return RunMissing(
         f"there is no run in {folder}",
@@ -144,33 +137,25 @@ def check_revision(connection: Connection, folder: Path | str) -> None:
     """See that a database has the schema of this version.
 
     Raises:
-        OlderFormat, NewerFormat: It has another one.
+        OtherFormat: It has another one.
     """
     revision = revision_of(connection)
     if revision == tables.HEAD:
         return
     if revision is None:
         raise damaged(folder, "it has no tables of a ledger")
-    if revision < tables.HEAD:
-        raise OlderFormat(
-            f"the ledger of {folder} has format {revision}; this version reads {tables.HEAD}",
-            hint=f"bring it up to date with `obliviate upgrade {folder}`; nothing was changed",
-        )
-    raise NewerFormat(
+    raise OtherFormat(
         f"the ledger of {folder} has format {revision}; this version reads {tables.HEAD}",
-        hint="upgrade obliviate; nothing was changed",
+        hint="use the version of obliviate that wrote it; nothing was changed",
     )
 
 
 def revision_of(connection: Connection) -> str | None:
     """The revision of the schema; None where there are no tables of ours."""
     names = set(inspect(connection).get_table_names())
-    if not {"runs", "chain"} <= names:
+    if not {"runs", "chain", tables.alembic_version.name} <= names:
         return None
-    if tables.alembic_version.name in names:
-        return connection.execute(select(tables.alembic_version.c.version_num)).scalar()
-    # before there were revisions, there were files alone
-    return "0001" if connection.dialect.name == "sqlite" else None
+    return connection.execute(select(tables.alembic_version.c.version_num)).scalar()
 
 
 def prepare(url: str) -> None:
@@ -178,7 +163,7 @@ def prepare(url: str) -> None:
 
     Raises:
         InvalidOption: It is in use for something else.
-        OlderFormat, NewerFormat: Another version of Obliviate made its tables.
+        OtherFormat: Another version of Obliviate made its tables.
         ConnectionLost, StorageFull: It cannot be reached, or not be written to.
     """
     database = Database(checked_url(url))

@@ -26,7 +26,7 @@ from obliviate.errors import RunDamaged
 if TYPE_CHECKING:
     from sqlalchemy import Dialect
 
-HEAD = "0003"
+HEAD = "0001"
 """The revision of the schema that this version reads and writes; see `ledger/migrations`."""
 
 

@@ -156,7 +156,7 @@ def gathered(folder: str | Path) -> Evidence:
     """What the ledger of a run says.
 
     Raises:
-        RunMissing, RunDamaged, NewerFormat: It cannot be read.
+        RunMissing, RunDamaged, OtherFormat: It cannot be read.
     """
     place = local_folder(folder)
     ledger = Ledger(place)

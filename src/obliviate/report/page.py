@@ -48,7 +48,7 @@ def saved_page(folder: str | Path, evidence: Evidence | None = None) -> Path:
     """Write a run's report into its folder and return the path.
 
     Raises:
-        RunMissing, RunDamaged, NewerFormat: The run cannot be read.
+        RunMissing, RunDamaged, OtherFormat: The run cannot be read.
         StorageFull: The file cannot be written.
     """
     return _saved(folder, PAGE_NAME, page(evidence or gathered(folder)).encode())
@@ -58,7 +58,7 @@ def saved_picture(folder: str | Path, number: int) -> Path | None:
     """Write the curve of an erasure into the run's folder; None where it has none.
 
     Raises:
-        RunMissing, RunDamaged, NewerFormat: The run cannot be read.
+        RunMissing, RunDamaged, OtherFormat: The run cannot be read.
         StorageFull: The file cannot be written.
     """
     curve = next(each.curve for each in gathered(folder).erasures if each.number == number)

@@ -150,29 +150,17 @@ def decode_update(plain: Plain) -> Update:
     Raises:
         RunDamaged: They are something else.
     """
-    parts: dict[str, dict[str, Tensor]] = {
-        kind: {} for kind in ("step", "gap", "index", "value", "taken")
-    }
+    parts: dict[str, dict[str, Tensor]] = {kind: {} for kind in ("step", "gap", "value", "taken")}
     with _expected():
         metadata, tensors = _tensors(plain)
         is_exact = bool(json.loads(metadata[_EXACT]))
         for name, tensor in tensors.items():
             kind, _, rest = name.partition("/")
             parts[kind][rest] = tensor
-        if _CORRECTED not in metadata:
-            return _first_format(parts, is_exact)
         corrections: dict[str, tuple[Tensor, Tensor]] = {}
         for dtype, counts in json.loads(metadata[_CORRECTED]).items():
             corrections |= _corrections(counts, parts["gap"][dtype], parts["value"][dtype])
         return Update(parts["step"], corrections, parts["taken"], is_exact)
-
-
-def _first_format(parts: Mapping[str, dict[str, Tensor]], is_exact: bool) -> Update:
-    """An update as it was first kept: a zero step left the bits alone, whatever its sign."""
-    for step in map(real, parts["step"].values()):
-        step[step == 0] = -0.0
-    corrections = {name: (at, parts["value"][name]) for name, at in parts["index"].items()}
-    return Update(parts["step"], corrections, parts["taken"], is_exact)
 
 
 def steps_of(plain: Plain) -> Iterator[tuple[str, Tensor]]:

@@ -18,7 +18,7 @@ import blosc2
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
-from obliviate.errors import NewerFormat, RunDamaged
+from obliviate.errors import OtherFormat, RunDamaged
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -148,18 +148,17 @@ class Plain:
 
         Raises:
             RunDamaged: It is in no form that was ever written, or it is sealed and there is no key.
-            NewerFormat: A newer version of Obliviate wrote it.
+            OtherFormat: Another version of Obliviate wrote it.
         """
         self._rest = memoryview(b"")
         self._frames: Iterator[bytes | memoryview] = iter(())
         if data[: len(_MAGIC)] != _MAGIC:
-            self._rest = memoryview(data)  # the first format
-            return
-        if data[len(_MAGIC)] > FORMAT:
-            raise NewerFormat(
+            raise _damaged("it does not begin as an object does")
+        if data[len(_MAGIC)] != FORMAT:
+            raise OtherFormat(
                 f"an object of the vault has format {data[len(_MAGIC)]}; this version reads "
                 f"{FORMAT}",
-                hint="upgrade obliviate; nothing was changed",
+                hint="use the version of obliviate that wrote it; nothing was changed",
             )
         if bool(data[len(_MAGIC) + 1] & _SEALED) != (sealed is not None):
             raise _damaged("it is sealed where the ledger knows no key, or the other way round")

@@ -5,8 +5,7 @@ from __future__ import annotations
 import secrets
 import uuid
 from dataclasses import dataclass
-from hashlib import sha256
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from blake3 import blake3
 
@@ -14,14 +13,11 @@ from obliviate.errors import KeyMissing, RunDamaged
 from obliviate.vault.frames import KEY_BYTES, Plain, Sealed, framed
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Iterable, Iterator
 
     from obliviate.vault.place import Place
     from obliviate.vault.seal import Seal
 
-
-HASHES: dict[str, Callable[[bytes], Any]] = {"blake3": blake3, "sha256": sha256}
-"""What objects are hashed with: the first of them now; the second was, and is slower to read."""
 
 MARKER_NAME = "obliviate.json"
 """Says whose vault it is, where that is not plain from the folder."""
@@ -34,7 +30,7 @@ class Stored:
     Attributes:
         key: Its name in the vault; random, never used twice.
         size_bytes: Its length on disk.
-        hash: Of its bytes on disk, in hex, after the name of the function: `blake3:...`.
+        hash: BLAKE3 of its bytes on disk, in hex.
         sealed_key: The key it is encrypted with, wrapped by the master key; None where it is not.
     """
 
@@ -97,7 +93,7 @@ class Vault:
         return Stored(
             key=key,
             size_bytes=size_bytes,
-            hash=f"blake3:{said.hexdigest()}",
+            hash=said.hexdigest(),
             sealed_key=sealed_key,
         )
 
@@ -106,7 +102,7 @@ class Vault:
 
         Raises:
             RunDamaged: It is missing, or not what was written.
-            NewerFormat: A newer version of Obliviate wrote it.
+            OtherFormat: Another version of Obliviate wrote it.
             KeyMissing, WrongKey: It is sealed, and the master key cannot be had or is another.
             ConnectionLost: The place cannot be reached.
         """
@@ -129,8 +125,7 @@ class Vault:
             ConnectionLost: The place cannot be reached.
         """
         data = self.place.read(stored.key)
-        function, _, said = stored.hash.partition(":")
-        if function not in HASHES or HASHES[function](data).hexdigest() != said:
+        if blake3(data).hexdigest() != stored.hash:
             raise RunDamaged(
                 f"object {stored.key} in {self.place.name} is not what was written: its hash "
                 "differs",

@@ -7,7 +7,7 @@ import uuid
 from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
-from obliviate.errors import ForeignVault, NewerFormat, ObliviateError
+from obliviate.errors import ForeignVault, ObliviateError, OtherFormat
 from obliviate.vault.folder import Folder
 from obliviate.vault.frames import FORMAT
 from obliviate.vault.place import place_of
@@ -80,7 +80,7 @@ class Terms:
         Raises:
             WrongKey, KeyMissing: The master key is another, or cannot be had.
             ForeignVault: The place is not the run's.
-            NewerFormat: A newer version of Obliviate wrote there.
+            OtherFormat: Another version of Obliviate wrote there.
             ConnectionLost: The place cannot be reached.
         """
         place = self._place(folder)
@@ -131,10 +131,10 @@ class Terms:
         except ObliviateError as error:
             error.message += "; it is not the vault of this run, or it was emptied"
             raise
-        if form > FORMAT:
-            raise NewerFormat(
+        if form != FORMAT:
+            raise OtherFormat(
                 f"the vault in {place.name} has format {form}; this version reads {FORMAT}",
-                hint="upgrade obliviate; nothing was changed",
+                hint="use the version of obliviate that wrote it; nothing was changed",
             )
         if identity != self.identity:
             raise ForeignVault(f"{place.name} holds the vault of another run", hint=_ELSEWHERE)

@@ -1,4 +1,4 @@
-"""What Alembic runs: the revisions, on the connection that `ledger.upgrade` opened."""
+"""What Alembic runs: the revisions, on the connection that it is given."""
 
 from alembic import context
 

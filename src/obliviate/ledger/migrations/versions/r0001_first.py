@@ -1,6 +1,10 @@
-"""The first schema: one run in one file, without revisions. Nothing is done to get there."""
+"""The first schema: the tables as `ledger.tables` declares them."""
 
 from __future__ import annotations
+
+from alembic import op
+
+from obliviate.ledger import tables
 
 revision = "0001"
 down_revision = None
@@ -9,8 +13,11 @@ depends_on = None
 
 
 def upgrade() -> None:
-    """Its tables are there already."""
+    """Make all tables."""
+    tables.metadata.create_all(op.get_bind())
 
 
 def downgrade() -> None:
-    """There is nothing before it."""
+    """Remove all tables."""
+    ours = [table for table in tables.metadata.sorted_tables if table is not tables.alembic_version]
+    tables.metadata.drop_all(op.get_bind(), tables=ours)
