@@ -202,10 +202,13 @@ def test_a_folder_that_may_not_be_written_to_is_named(guarded_folder):
 
 
 def test_subjects_are_found_by_their_keyed_hash(ledger):
-    assert ledger.people.records_of(subject_hash("ann@example.org", KEY)) == [0, 2]
-    assert ledger.people.records_of(subject_hash("bob@example.org", KEY)) == [1]
-    assert ledger.people.records_of(subject_hash("Bob@example.org", KEY)) == []
-    assert ledger.people.records_of(subject_hash("bob@example.org", bytes(32))) == []
+    ann, bob, cased = (subject_hash(f"{name}@example.org", KEY) for name in ("ann", "bob", "Bob"))
+    found, missing = ledger.people.records_of([ann])
+    assert (found.tolist(), missing) == ([0, 2], set())
+    found, missing = ledger.people.records_of([bob, cased, ann, bob])
+    assert (found.tolist(), missing) == ([0, 1, 2], {cased})
+    other = subject_hash("bob@example.org", bytes(32))
+    assert ledger.people.records_of([other])[1] == {other}
 
 
 def test_no_file_names_a_person(tmp_path, file_ledger):
@@ -366,7 +369,12 @@ def test_thousands_of_records_and_blocks_fit(tmp_path, ledger_url):
     ledger.commit(1, replaced=replaced, stitched=[], outcome={})
     assert ledger.entries()[1:] == replaced
     assert ledger.erased().tolist() == list(range(24_000))
-    assert ledger.people.records_of(subject_hash("s7", KEY)) == [7, 12_007, 24_007]
+    assert ledger.people.records_of([subject_hash("s7", KEY)])[0].tolist() == [7, 12_007, 24_007]
+    for chosen in (np.arange(24_999, -1, -1), ids(3, 24_999, 3), np.arange(5, 25_000, 1000)):
+        assert np.array_equal(ledger.people.blocks_of(chosen), new.blocks[chosen])
+    assert ledger.people.blocks_of(ids()).tolist() == []
+    with pytest.raises(RunDamaged, match="lacks records"):
+        ledger.people.blocks_of(ids(3, 25_000))
     ledger.close()
 
 

@@ -9,6 +9,7 @@ import torch
 from obliviate.errors import InvalidOption, UnknownRecord, UnknownSubject
 from obliviate.ledger import Entry, Ledger, Newcomers, Part, RunFacts
 from obliviate.naming import record_ids, records_of_subjects
+from tests.counting import asked
 
 RUN = RunFacts(
     parts=(Part(records=4, blocks=2),),
@@ -126,6 +127,19 @@ def test_people_have_all_their_records(ledger_of):
     found = records_of_subjects(["ann", "cid", "ann"], ledger, RUN, "runs/x")
     assert found.tolist() == [0, 2, 3]
     assert found.dtype == np.int64
+
+
+def test_many_people_cost_as_many_queries_as_one(ledger_of):
+    ledger = ledger_of(["ann", "bob", "ann", "cid"])
+    with asked(ledger) as of_one:
+        records_of_subjects(["ann"], ledger, RUN, "runs/x")
+    with asked(ledger) as of_many:
+        found = records_of_subjects(["ann", "bob", "cid"] * 1000, ledger, RUN, "runs/x")
+        names = ["ann", *(f"nobody {number}" for number in range(5000))]
+        with pytest.raises(UnknownSubject, match="'nobody 0'"):
+            records_of_subjects(names, ledger, RUN, "runs/x")
+    assert found.tolist() == [0, 1, 2, 3]
+    assert of_many.statements == 2 * of_one.statements
 
 
 def test_no_people_have_no_records(ledger_of):

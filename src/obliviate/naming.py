@@ -27,15 +27,23 @@ def record_ids(records: Iterable[int], total: int, what: str = "records") -> NDA
         UnknownRecord: An id is not in the dataset.
     """
     hint = "give a list of record ids, such as [17, 4711]"
-    ids = [_id(record, what) for record in _listed(records, what, hint)]
-    unknown = sorted({each for each in ids if not 0 <= each < total})
-    if unknown:
+    listed = _array(records)
+    if listed is None:
+        listed = _ids(_listed(records, what, hint), what)
+    unknown = np.unique(listed[(listed < 0) | (listed >= total)])
+    if len(unknown):
         shown = ", ".join(map(str, unknown[:5])) + (", ..." if len(unknown) > 5 else "")  # noqa: PLR2004
         raise UnknownRecord(
             f"{what} that are not in the dataset: {shown}",
             hint=f"ids run from 0 to {total - 1}: the index of the record in the dataset",
         )
-    return np.unique(np.array(ids, dtype=np.int64))
+    return np.unique(listed.astype(np.int64))
+
+
+def _array(records: Any) -> NDArray[Any] | None:
+    """The ids as they were given, where that is an array of integers; it may be a long one."""
+    is_plain = isinstance(records, np.ndarray) and records.ndim == 1 and records.dtype.kind in "iu"
+    return records if is_plain else None
 
 
 def _listed(values: Iterable[Any], what: str, hint: str) -> list[Any]:
@@ -43,6 +51,14 @@ def _listed(values: Iterable[Any], what: str, hint: str) -> list[Any]:
         with contextlib.suppress(TypeError):  # a number, or an array of no dimension
             return list(values)
     raise InvalidOption(f"{what} is {values!r}", hint=hint)
+
+
+def _ids(records: list[Any], what: str) -> NDArray[Any]:
+    is_plain = set(map(type, records)) <= {int}
+    ids = records if is_plain else [_id(record, what) for record in records]
+    limits = np.iinfo(np.int64)
+    has_large = bool(ids) and not limits.min <= min(ids) <= max(ids) <= limits.max
+    return np.array(ids, dtype=object if has_large else np.int64)
 
 
 def _id(record: Any, what: str) -> int:
@@ -65,25 +81,33 @@ def records_of_subjects(
         InvalidOption: A subject is no string.
         UnknownSubject: A subject has no records, or the run knows of no subjects.
     """
-    found: set[int] = set()
-    for subject in _listed(subjects, "subjects", hint=f"give a list, such as [{subjects!r}]"):
-        if not isinstance(subject, str):
-            raise InvalidOption(f"subjects holds {subject!r}", hint="a subject is a string")
-        if not ledger.people.has_subjects():
-            raise UnknownSubject(
-                f"{place} was made without subjects",
-                hint="name record ids, or make the run with subjects=[...], one for each record",
-            )
-        if facts.subject_key is None:
-            raise UnknownSubject(
-                f"the subject key of {place} was destroyed: nobody can be found by name any more",
-                hint="name record ids",
-            )
-        records = ledger.people.records_of(subject_hash(subject, facts.subject_key))
-        if not records:
-            raise UnknownSubject(
-                f"subject {subject!r} has no records in {place}",
-                hint="check the spelling: subjects are kept as keyed hashes and cannot be listed",
-            )
-        found.update(records)
-    return np.array(sorted(found), dtype=np.int64)
+    named = _listed(subjects, "subjects", hint=f"give a list, such as [{subjects!r}]")
+    odd = [each for each in named if not isinstance(each, str)]
+    if odd:
+        raise InvalidOption(f"subjects holds {odd[0]!r}", hint="a subject is a string")
+    if named:
+        _check_named(ledger, facts, place)
+    key = facts.subject_key or b""
+    hashes = {subject_hash(subject, key): subject for subject in named}
+    records, missing = ledger.people.records_of(hashes)
+    if missing:
+        unknown = next(subject for said, subject in hashes.items() if said in missing)
+        raise UnknownSubject(
+            f"subject {unknown!r} has no records in {place}",
+            hint="check the spelling: subjects are kept as keyed hashes and cannot be listed",
+        )
+    return records
+
+
+def _check_named(ledger: Ledger, facts: RunFacts, place: str) -> None:
+    """See that people can be found by name at all."""
+    if not ledger.people.has_subjects():
+        raise UnknownSubject(
+            f"{place} was made without subjects",
+            hint="name record ids, or make the run with subjects=[...], one for each record",
+        )
+    if facts.subject_key is None:
+        raise UnknownSubject(
+            f"the subject key of {place} was destroyed: nobody can be found by name any more",
+            hint="name record ids",
+        )

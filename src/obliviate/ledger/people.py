@@ -16,6 +16,7 @@ import numpy as np
 from sqlalchemy import select
 
 from obliviate.ledger import journal, tables
+from obliviate.ledger.change import batched
 from obliviate.ledger.database import damaged
 
 if TYPE_CHECKING:
@@ -28,6 +29,8 @@ if TYPE_CHECKING:
     from obliviate.ledger.database import Database
 
 _IDS_AT_ONCE = 10_000
+_DENSE = 4  # of so many neighbours one has to be asked for, then they are read in one stretch
+_NOBODY = np.array([], dtype=np.int64)
 
 
 def subject_hash(subject: str, key: bytes) -> bytes:
@@ -64,28 +67,46 @@ class People:
             known = connection.execute(query).scalar_one()
         return known is not None and hmac.compare_digest(known, subjects_hash(subjects, key))
 
-    def records_of(self, subject: bytes) -> list[int]:
-        """The records of a subject, by its keyed hash; erased ones too."""
+    def records_of(self, subjects: Iterable[bytes]) -> tuple[NDArray[np.int64], set[bytes]]:
+        """The records of some subjects, erased ones too; and the subjects that have none.
+
+        Args:
+            subjects: Their keyed hashes; asked for some thousand at a time.
+
+        Returns:
+            Record ids, sorted, each once; and the hashes of those who have no records.
+        """
         people, records = tables.subjects.c, tables.records.c
-        number = select(people.id).where(people.run == self._run, people.hash == subject)
-        query = select(records.record).where(
-            records.run == self._run, records.subject == number.scalar_subquery()
-        )
+        is_theirs = (records.run == people.run) & (records.subject == people.id)
+        query = select(people.hash, records.record).where(people.run == self._run, is_theirs)
+        asked, found = list(dict.fromkeys(subjects)), [_NOBODY]
+        missing = set(asked)
         with self._database.reading() as connection:
-            return sorted(connection.execute(query).scalars())
+            for some in batched(asked):
+                rows = connection.execute(query.where(people.hash.in_(some))).all()
+                missing.difference_update(row[0] for row in rows)
+                found.append(np.fromiter((row[1] for row in rows), dtype=np.int64))
+        return np.unique(np.concatenate(found)), missing
 
     def blocks_of(self, ids: NDArray[np.int64]) -> NDArray[np.int32]:
         """The block of each record. Shape (n,) -> (n,); without laying out the whole dataset."""
-        records, blocks = tables.records.c, {}
+        records, asked = tables.records.c, np.unique(ids)
+        query = select(records.record, records.block).where(records.run == self._run)
+        query = query.order_by(records.record)
+        found = [np.empty((0, 2), dtype=np.int64)]
         with self._database.reading() as connection:
-            for start in range(0, len(ids), _IDS_AT_ONCE):
-                some = ids[start : start + _IDS_AT_ONCE].tolist()
-                query = select(records.record, records.block)
-                query = query.where(records.run == self._run, records.record.in_(some))
-                blocks.update(dict(map(tuple, connection.execute(query))))
-        if len(blocks) < len(np.unique(ids)):
+            for some in batched(asked.tolist()):
+                first, last = some[0], some[-1]
+                is_dense = last - first < _DENSE * len(some)
+                near = records.record.between(first, last)
+                condition = near if is_dense else records.record.in_(some)
+                rows = connection.execute(query.where(condition)).all()
+                found.append(np.array(rows, dtype=np.int64).reshape(-1, 2))
+        known, blocks = np.concatenate(found).T
+        if not np.isin(asked, known).all():
             raise damaged(self._database.where, "it lacks records that belong there")
-        return np.array([blocks[record] for record in ids.tolist()], dtype=np.int32)
+        places: NDArray[np.int32] = blocks[np.searchsorted(known, ids)].astype(np.int32)
+        return places
 
     def contents_of(self, ids: NDArray[np.int64]) -> list[bytes]:
         """The tombstones of some records, where they are kept."""

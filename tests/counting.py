@@ -1,0 +1,59 @@
+"""What a ledger is asked: statements, and the steps of SQLite's machine. Clocks would lie."""
+
+from __future__ import annotations
+
+import contextlib
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from sqlalchemy import event
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from obliviate.ledger import Ledger
+
+_STEPS_AT_ONCE = 100
+
+
+@dataclass
+class Asked:
+    """What was asked.
+
+    Attributes:
+        statements: How many.
+        steps: How many instructions a file's database carried out for them, in hundreds: about
+            how many rows and entries of indexes it looked at.
+    """
+
+    statements: int = 0
+    steps: int = 0
+
+
+@contextlib.contextmanager
+def asked(ledger: Ledger) -> Iterator[Asked]:
+    """Count what a ledger is asked inside."""
+    found, engine = Asked(), ledger._database.engine
+
+    def executed(*_given):
+        found.statements += 1
+
+    def stepped():
+        found.steps += 1
+
+    def taken(connection, *_given):
+        if hasattr(connection, "set_progress_handler"):
+            connection.set_progress_handler(stepped, _STEPS_AT_ONCE)
+
+    def returned(connection, *_given):
+        if hasattr(connection, "set_progress_handler"):
+            connection.set_progress_handler(None, 0)
+
+    listeners = {"before_cursor_execute": executed, "checkout": taken, "checkin": returned}
+    for name, listener in listeners.items():
+        event.listen(engine, name, listener)
+    try:
+        yield found
+    finally:
+        for name, listener in listeners.items():
+            event.remove(engine, name, listener)
