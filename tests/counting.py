@@ -6,7 +6,7 @@ import contextlib
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from sqlalchemy import event
+from sqlalchemy import Engine, Pool, event
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -31,9 +31,11 @@ class Asked:
 
 
 @contextlib.contextmanager
-def asked(ledger: Ledger) -> Iterator[Asked]:
-    """Count what a ledger is asked inside."""
-    found, engine = Asked(), ledger._database.engine
+def asked(ledger: Ledger | None = None) -> Iterator[Asked]:
+    """Count what a ledger is asked inside, or all of them are."""
+    found = Asked()
+    engine = Engine if ledger is None else ledger._database.engine
+    pool = Pool if ledger is None else ledger._database.engine.pool
 
     def executed(*_given):
         found.statements += 1
@@ -49,11 +51,15 @@ def asked(ledger: Ledger) -> Iterator[Asked]:
         if hasattr(connection, "set_progress_handler"):
             connection.set_progress_handler(None, 0)
 
-    listeners = {"before_cursor_execute": executed, "checkout": taken, "checkin": returned}
-    for name, listener in listeners.items():
-        event.listen(engine, name, listener)
+    listeners = [
+        (engine, "before_cursor_execute", executed),
+        (pool, "checkout", taken),
+        (pool, "checkin", returned),
+    ]
+    for each in listeners:
+        event.listen(*each)
     try:
         yield found
     finally:
-        for name, listener in listeners.items():
-            event.remove(engine, name, listener)
+        for each in listeners:
+            event.remove(*each)

@@ -106,6 +106,7 @@ class Chain:
         self._ledger, self._vault = ledger, vault
         self._variances = variances
         self._initial_hashes: dict[str, bytes] | None = None
+        self._seen_head = ""
         self.blocks = blocks
         self.spacing = spacing or keyframe_spacing(blocks)
         self.entries = ledger.entries()
@@ -122,8 +123,15 @@ class Chain:
         return next(inexact, None)
 
     def is_current(self) -> bool:
-        """Whether no other process has rewritten the chain since it was read."""
-        return self._ledger.entries() == self.entries
+        """Whether no other process has rewritten the chain since it was read.
+
+        Nothing changes without an entry of the journal: while its last one is that of the last
+        look, the chain is not read again.
+        """
+        head = self._ledger.journal_head()
+        if head != self._seen_head and self._ledger.entries() == self.entries:
+            self._seen_head = head
+        return head == self._seen_head
 
     def has_keyframe(self, block: int) -> bool:
         """Whether the plan of the chain sets a keyframe at this block."""
@@ -141,19 +149,41 @@ class Chain:
         at = block
         while self.entries[at].keyframe is None:
             at -= 1
-        state = self._keyframe(self.entries[at])
+        state = self.onward(self.keyframe(at), at, block, consume=True)
+        if at != block:
+            self.check_state(block, state)
+        return state
+
+    def onward(
+        self, state: dict[str, Tensor], at: int, block: int, *, consume: bool = False
+    ) -> dict[str, Tensor]:
+        """P_k from an earlier state, by the updates since; not checked.
+
+        Args:
+            state: P of `at`.
+            at: Its block; there are no keyframes between.
+            block: k.
+            consume: Write into the earlier state's own tensors, which are lost; saves a state.
+        """
         later = range(at + 1, block + 1)
         is_large = size_bytes(state) > _LARGE_BYTES
-        depth = 0 if is_large or self.is_quick(state) else _AHEAD
+        depth = 0 if len(later) < _AHEAD or is_large or self.is_quick(state) else _AHEAD
         for number, update in zip(later, ahead(self.update, later, depth), strict=True):
-            state = self.state_after(state, number, update, consume=True)
-        entry = self.entries[block]
-        if at != block and entry.digest is not None and digest(state) != entry.digest:
+            state = self.state_after(state, number, update, consume=consume)
+        return state
+
+    def check_state(self, block: int, state: State) -> None:
+        """See that a state that was read is the one of a block.
+
+        Raises:
+            Mismatch: It is another.
+        """
+        said = self.entries[block].digest
+        if said is not None and digest(state) != said:
             raise Mismatch(
                 f"the state of block {block} is not the one that the ledger names",
                 hint="the run folder was changed from outside; restore it from a copy",
             )
-        return state
 
     def state_after(
         self, previous: State, block: int, update: Update, *, consume: bool = False
@@ -167,7 +197,15 @@ class Chain:
 
     def checkpoint(self, block: int) -> Checkpoint:
         """P_k with its optimizer state, where that was kept."""
-        return Checkpoint(model=self.state(block), optimizer=self._optimizer(self.entries[block]))
+        return Checkpoint(model=self.state(block), optimizer=self.optimizer(block))
+
+    def keyframe(self, block: int) -> dict[str, Tensor]:
+        """P_k as it is stored in full."""
+        return self._keyframe(self.entries[block])
+
+    def optimizer(self, block: int) -> dict[str, Tensor] | None:
+        """The optimizer's state after a block, where it was kept."""
+        return self._optimizer(self.entries[block])
 
     def update(self, block: int) -> Update:
         """V_k: what the block did."""

@@ -10,6 +10,7 @@ from obliviate.inventory import losses
 from obliviate.progress import Event
 from obliviate.state import digest, update_between
 from obliviate.training import Checkpoint
+from obliviate.walk import Walk
 
 if TYPE_CHECKING:
     from collections.abc import Generator
@@ -49,7 +50,7 @@ def repairing(
         erased: Sorted ids of erased records.
         waiting: Blocks that hold records of an erasure that has not been carried out yet.
     """
-    rebuilding = _Rebuilding(chain, trainer, erased)
+    rebuilding = _Rebuilding(chain, Walk(chain), trainer, erased)
     lost: dict[int, list[Lost]] = {}
     for each in (yield from losses(chain)):
         lost.setdefault(each.block, []).append(each)
@@ -74,13 +75,14 @@ def repairing(
 @dataclass(frozen=True)
 class _Rebuilding:
     chain: Chain
+    walk: Walk
     trainer: Trainer
     erased: NDArray[np.int64]
 
     def entry(self, block: int, gone: set[Role], remedy: Remedy) -> Entry:
         """The entry of a block, its lost objects stored anew."""
         chain, entry = self.chain, self.chain.entries[block]
-        before = chain.checkpoint(block - 1) if block else None
+        before = self.walk.checkpoint(block - 1) if block else None
         made = self.checkpoint(before, block, remedy)
         found = digest(made.model)
         if found != entry.digest:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from obliviate.errors import InvalidOption, Mismatch, RunDamaged
 from obliviate.progress import Event
 from obliviate.state import digest
+from obliviate.walk import Walk
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterable
@@ -100,12 +101,14 @@ def verifying(
     reproduced: list[int] = []
     failed: dict[int, str] = {}
     skipped: dict[int, str] = {}
+    walk, is_current = Walk(chain), True
     for done, number in enumerate(numbers):
         yield Event(task="verify", done=done, total=len(numbers), block=number)
-        reason = _reason_to_skip(chain, number, waiting)
-        fault = None if reason else _fault(chain, trainer, number, erased)
+        is_current = is_current and chain.is_current()
+        reason = _reason_to_skip(chain, number, waiting) if is_current else CHANGED
+        fault = None if reason else _fault(chain, walk, trainer, number, erased)
         if fault and not chain.is_current():
-            reason = CHANGED
+            reason, is_current = CHANGED, False
         if reason:
             skipped[number] = reason
         elif fault:
@@ -128,8 +131,6 @@ def _numbers(blocks: Iterable[int], last: int) -> list[int]:
 
 
 def _reason_to_skip(chain: Chain, number: int, waiting: frozenset[int]) -> str | None:
-    if not chain.is_current():
-        return CHANGED
     if number in waiting:
         return "holds records of an erasure that is not finished"
     entry, before = chain.entries[number], chain.entries[max(number - 1, 0)]
@@ -138,16 +139,19 @@ def _reason_to_skip(chain: Chain, number: int, waiting: frozenset[int]) -> str |
     return None
 
 
-def _fault(chain: Chain, trainer: Trainer, number: int, erased: NDArray[np.int64]) -> str | None:
+def _fault(
+    chain: Chain, walk: Walk, trainer: Trainer, number: int, erased: NDArray[np.int64]
+) -> str | None:
     try:
-        start = chain.checkpoint(max(number - 1, 0))
-        chain.state(number)
+        start = [walk.checkpoint(max(number - 1, 0))]
+        walk.state(number)
     except (RunDamaged, Mismatch) as error:
         return error.message
     if number == 0:
         state = trainer.initial().model
     else:
-        *_, trained = trainer.train(start, [number], erased)
+        # states are large: the one before the block is the trainer's to let go
+        *_, trained = trainer.train(start.pop(), [number], erased)
         assert not isinstance(trained, Event)  # noqa: S101 - the last item is the block
         state = trained.checkpoint.model
     found, stored = digest(state), chain.entries[number].digest
