@@ -7,6 +7,7 @@ from dataclasses import replace
 import numpy as np
 
 from obliviate.ledger import Entry, Ledger, Newcomers, Part, RunFacts
+from obliviate.subjects import Subjects
 from obliviate.vault import Stored
 
 KEY = bytes(range(32))
@@ -59,7 +60,8 @@ def ids(*records: int) -> np.ndarray:
 
 def newcomers(*, records=10, blocks=4, subjects=None, excluded=()) -> Newcomers:
     block_of = np.arange(records, dtype=np.int32) * blocks // records + 1
-    return Newcomers(blocks=block_of, subjects=subjects, excluded=ids(*excluded))
+    people = None if subjects is None else Subjects.of(subjects, records)
+    return Newcomers(blocks=block_of, subjects=people, excluded=ids(*excluded))
 
 
 def make(folder, *, subjects=SUBJECTS, excluded=(8, 9), url=None) -> Ledger:
@@ -118,7 +120,7 @@ def lived(folder, url=None) -> Ledger:
     ledger.add_samples({7: "the-hash-of-record-7"})
     new = Newcomers(
         blocks=np.array([5, 5, 6], dtype=np.int32),
-        subjects=["ann@example.org", "dora@example.org", "dora@example.org"],
+        subjects=Subjects.of([("ann@example.org", "eve@example.org"), "dora@example.org", None], 3),
         excluded=ids(12),
     )
     ledger.extend(Part(records=3, blocks=2), new, {10: "the-hash-of-record-10"})

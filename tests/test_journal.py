@@ -176,10 +176,11 @@ def test_no_row_can_be_added(tampered, table, whose):
 
 
 @pytest.mark.parametrize(
-    "table", [name for name in TABLES if name not in ("runs", "erased", "requested", "staged")]
+    "table",
+    [name for name in TABLES if name not in ("runs", "erased", "requested", "staged", "further")],
 )
 def test_no_rows_can_change_places(tampered, table):
-    """Of the other tables, one has a single row, and rows that are all key cannot be told apart."""
+    """Of the other tables, some have a single row."""
 
     def change(raw):
         one, *_, other = rows_of(raw, table)

@@ -61,7 +61,7 @@ def test_an_erasure_of_a_run_that_was_made_meanwhile_is_not_undone(tmp_path, rec
 @pytest.mark.parametrize(
     ("blocks", "fault"),
     [
-        (0, "between 1 and the number of records, 40"),
+        (0, "between 1 and 40"),
         (41, "between 1"),
         (-1, "between 1"),
         (2.0, "must be an int"),
@@ -79,10 +79,10 @@ def test_an_impossible_number_of_blocks_is_refused(tmp_path, recipe_of, data, bl
 @pytest.mark.parametrize(
     ("subjects", "fault"),
     [
-        ("ann", "one string for each record"),
+        ("ann", "one entry for each record"),
         (["ann"] * 39, "39 subjects for 40 records"),
-        (["ann"] * 39 + [7], "holds 7"),
-        (["ann"] * 39 + [None], "holds None"),
+        (["ann"] * 39 + [7.5], "holds 7.5 for record 39"),
+        (["ann"] * 39 + [{"ann": 1}], "holds {'ann': 1}"),
     ],
 )
 def test_impossible_subjects_are_refused(tmp_path, recipe_of, data, subjects, fault):

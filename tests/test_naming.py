@@ -9,6 +9,7 @@ import torch
 from obliviate.errors import InvalidOption, UnknownRecord, UnknownSubject
 from obliviate.ledger import Entry, Ledger, Newcomers, Part, RunFacts
 from obliviate.naming import record_ids, records_of_subjects
+from obliviate.subjects import Subjects
 from tests.counting import asked
 
 RUN = RunFacts(
@@ -30,7 +31,8 @@ def ledger_of(tmp_path):
     def make(subjects):
         nobody = np.array([], dtype=np.int64)
         blocks = np.ones(4, dtype=np.int32)
-        new = Newcomers(blocks=blocks, subjects=subjects, excluded=nobody)
+        people = None if subjects is None else Subjects.of(subjects, 4)
+        new = Newcomers(blocks=blocks, subjects=people, excluded=nobody)
         made.append(Ledger.create(tmp_path, RUN, FIRST, new))
         return made[-1]
 
@@ -148,7 +150,7 @@ def test_no_people_have_no_records(ledger_of):
 
 def test_an_unknown_person_is_named_with_the_place(ledger_of):
     ledger = ledger_of(["ann", "bob", "ann", "cid"])
-    for subject in ("Ann", "ann ", "", "nobody"):
+    for subject in ("Anna", "an n", "nobody"):
         with pytest.raises(UnknownSubject, match=r"no records in runs/x") as refusal:
             records_of_subjects(["ann", subject], ledger, RUN, "runs/x")
         assert repr(subject) in refusal.value.message
@@ -161,7 +163,7 @@ def test_a_run_without_subjects_says_so(ledger_of):
     assert "subjects=[...]" in refusal.value.hint
 
 
-@pytest.mark.parametrize("subjects", ["ann", b"ann", 17, [17], [None], [b"ann"]], ids=repr)
+@pytest.mark.parametrize("subjects", ["ann", b"ann", 17, [17.5], [" "], [None], [b"ann"]], ids=repr)
 def test_what_is_no_list_of_people_is_refused(ledger_of, subjects):
     with pytest.raises(InvalidOption, match="subjects"):
         records_of_subjects(subjects, ledger_of(["ann", "bob", "ann", "cid"]), RUN, "runs/x")

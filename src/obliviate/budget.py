@@ -11,6 +11,8 @@ import re
 from dataclasses import dataclass
 
 from obliviate.errors import InvalidOption
+from obliviate.options import real
+from obliviate.wording import shown
 
 UPDATE_RATIO, KEYFRAME_RATIO, OPTIMIZER_RATIO = 0.7, 0.9, 0.95
 """Sizes on disk beside sizes in memory, with some room; see docs/benchmarks.md for measured ones.
@@ -70,10 +72,13 @@ def bytes_of(size: str | float) -> float:
     Raises:
         InvalidOption: It has another form, or is not positive.
     """
-    found = _SIZE.fullmatch(str(size))
+    hint = 'give it as in "2GB" or "500MB", or as a number of bytes'
+    if not isinstance(size, str):
+        return real(size, "the disk budget", above=0, hint=hint)
+    found = _SIZE.fullmatch(size)
     value = float(found[1]) * _UNITS[found[2].lower()] if found else 0.0
-    if not value:
-        raise InvalidOption(f"the disk budget is {size!r}", hint='give it as in "2GB" or "500MB"')
+    if not 0 < value < math.inf:
+        raise InvalidOption(f"the disk budget is {shown(size)}", hint=hint)
     return value
 
 

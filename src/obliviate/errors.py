@@ -2,16 +2,31 @@
 
 from __future__ import annotations
 
+import re
+
+from obliviate.wording import printable, shortened
+
+_LONGEST_MESSAGE = 4000
+
 
 class ObliviateError(Exception):
     """Something was asked for that cannot be done; nothing was changed.
 
     Attributes:
-        message: What happened, with the value that caused it.
+        message: What happened, with the value that caused it; short, and without anything that a
+            terminal would obey, whatever the value.
         hint: What is allowed, and how to mend it.
+        code: The kind of error, in a word that does not change: "unknown_subject".
     """
 
+    code = "error"
+
+    def __init_subclass__(cls) -> None:
+        super().__init_subclass__()
+        cls.code = re.sub(r"(?<!^)(?=[A-Z])", "_", cls.__name__).lower()
+
     def __init__(self, message: str, hint: str = "") -> None:
+        message, hint = (printable(shortened(each, _LONGEST_MESSAGE)) for each in (message, hint))
         super().__init__(message, hint)
         self.message = message
         self.hint = hint

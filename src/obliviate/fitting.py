@@ -10,24 +10,24 @@ from obliviate.budget import bytes_of, chain_within
 from obliviate.errors import InvalidOption
 from obliviate.making import (
     MAKING_NAME,
-    block_faults,
     check_place,
+    checked_recipe,
+    cut,
     data_length,
     is_made,
     local_folder,
     make,
     sizes_of,
-    subject_faults,
 )
 from obliviate.naming import record_ids
 from obliviate.progress import Event, watch
-from obliviate.recipe import invalid
 from obliviate.reingested import tombstone_options
 from obliviate.run import Run
-from obliviate.vault import Terms
+from obliviate.subjects import Subjects
+from obliviate.vault import Terms, check_seal
 
 if TYPE_CHECKING:
-    from collections.abc import Generator, Iterable, Mapping, Sequence
+    from collections.abc import Generator, Iterable, Mapping
     from pathlib import Path
 
     from numpy.typing import NDArray
@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 
     from obliviate.recipe import Recipe
     from obliviate.reingested import Choice
+    from obliviate.subjects import Given, Subjects
     from obliviate.vault import Seal
 
 
@@ -44,7 +45,7 @@ def fit(
     path: str | Path,
     *,
     blocks: int = 100,
-    subjects: Sequence[str] | None = None,
+    subjects: Given | None = None,
     exclude: Iterable[int] = (),
     ledger: str | None = None,
     tombstones: str | Path | None = None,
@@ -60,7 +61,9 @@ def fit(
         data: A map-style dataset of (input, target); a record's id is its index, for ever.
         path: The folder of the run; made if it is not there.
         blocks: How many blocks the data is cut into.
-        subjects: The person that each record belongs to. Kept as keyed hashes.
+        subjects: Whose each record is: a string, an int or a UUID; several of them in a tuple, a
+            list or a set; None where it is nobody's. Kept as keyed hashes of one spelling: case,
+            Unicode form and surrounding blanks make no difference.
         exclude: Records to leave out, as if they had been erased before training.
         ledger: The database that the ledger is kept in, such as
             "postgresql+psycopg://user@host/database"; many runs may share it. An SQLite file in
@@ -115,7 +118,7 @@ def fitting(  # noqa: D417
     path: str | Path,
     *,
     blocks: int = 100,
-    subjects: Sequence[str] | None = None,
+    subjects: Given | None = None,
     exclude: Iterable[int] = (),
     ledger: str | None = None,
     tombstones: str | Path | None = None,
@@ -131,13 +134,12 @@ def fitting(  # noqa: D417
         project: Where the command line finds the project again; kept with the run. The others: see
             `fit`.
     """
-    folder = local_folder(path)
+    folder, recipe = local_folder(path), checked_recipe(recipe)
     records = data_length(data)
-    faults = [*block_faults(blocks, records), *subject_faults(subjects, records)]
-    if faults:
-        raise invalid(faults)
+    blocks, people = cut(blocks, subjects, records)
     left_out = record_ids(exclude, records, what="exclude")
     check_place(folder)
+    check_seal(seal)
     kept = tombstone_options(tombstones, reingested)
     budget_bytes = None if disk_budget is None else bytes_of(disk_budget)
     if not is_made(folder):
@@ -149,7 +151,7 @@ def fitting(  # noqa: D417
             recipe,
             data,
             blocks=blocks,
-            subjects=subjects,
+            subjects=people,
             left_out=left_out,
             project=project,
             tombstones=kept,
@@ -161,7 +163,7 @@ def fitting(  # noqa: D417
     run = Run(folder, recipe, data, seal=seal)
     if disk_budget is None:
         _check_blocks(run, blocks)
-    _check_same(run, subjects, left_out)
+    _check_same(run, people, left_out)
     _check_vault(run, vault, seal)
     if records == run.facts.records:  # else an extension was interrupted, and goes on with `extend`
         yield from run.writer.finishing()
@@ -177,7 +179,7 @@ def _check_blocks(run: Run, blocks: int) -> None:
         )
 
 
-def _check_same(run: Run, subjects: Sequence[str] | None, left_out: NDArray[np.int64]) -> None:
+def _check_same(run: Run, subjects: Subjects | None, left_out: NDArray[np.int64]) -> None:
     if subjects is not None and not _has_same_subjects(run, subjects):
         raise InvalidOption(
             f"{run.folder} was made with other subjects",
@@ -207,10 +209,10 @@ def _check_vault(run: Run, url: str | None, seal: Seal | None) -> None:
         )
 
 
-def _has_same_subjects(run: Run, subjects: Sequence[str]) -> bool:
+def _has_same_subjects(run: Run, subjects: Subjects) -> bool:
     key, first = run.facts.subject_key, 0
     for number, part in enumerate(run.facts.parts):
-        some = subjects[first : first + part.records]
+        some = subjects.part(first, part.records)
         if len(some) and (
             key is None or not run.ledger.people.has_same_subjects(number, some, key)
         ):

@@ -12,9 +12,8 @@ from torch.utils.data import ConcatDataset, Dataset, Subset, TensorDataset
 from obliviate.errors import ForeignData, InvalidOption, RunUnfinished
 from obliviate.identity import SAMPLED_RECORDS, content_hashes
 from obliviate.ledger import Newcomers, Part
-from obliviate.making import block_faults, data_length, layout_of, subject_faults
+from obliviate.making import cut, data_length, layout_of
 from obliviate.naming import record_ids
-from obliviate.recipe import invalid
 from obliviate.reingested import Reingested
 from obliviate.training import Trainer
 
@@ -25,6 +24,7 @@ if TYPE_CHECKING:
 
     from obliviate.ledger import RunFacts
     from obliviate.progress import Event
+    from obliviate.subjects import Given, Subjects
     from obliviate.writer import Writer
 
 
@@ -52,13 +52,13 @@ class Addition:
     Attributes:
         data: The records.
         blocks: How many blocks they are cut into; of about the size of the first ones if None.
-        subjects: The person that each belongs to.
+        subjects: Whose each is; see `fit`.
         exclude: Those to leave out, by their ids in the run.
     """
 
     data: Dataset[Any]
     blocks: int | None = None
-    subjects: Sequence[str] | None = None
+    subjects: Given | None = None
     exclude: Iterable[int] = ()
 
 
@@ -85,7 +85,7 @@ def _begin(
     writer: Writer, old: Dataset[Any], addition: Addition
 ) -> Generator[Event, None, Dataset[Any]]:
     facts = writer.facts
-    part, left_out = _checked(facts, addition)
+    part, people, left_out = _checked(facts, addition)
     whole, before = joined(old, addition.data), facts.records
     trainer = _trainer(writer, whole, (*facts.parts, part))
     ids = np.arange(before, before + part.records, dtype=np.int64)
@@ -98,7 +98,7 @@ def _begin(
         yield from writer.continuing()
         new = Newcomers(
             blocks=trainer.layout.all_blocks()[before:],
-            subjects=addition.subjects,
+            subjects=people,
             contents=found.contents,
             excluded=left_out,
         )
@@ -108,21 +108,20 @@ def _begin(
     return whole
 
 
-def _checked(facts: RunFacts, addition: Addition) -> tuple[Part, NDArray[np.int64]]:
+def _checked(
+    facts: RunFacts, addition: Addition
+) -> tuple[Part, Subjects | None, NDArray[np.int64]]:
     count, first = data_length(addition.data), facts.parts[0]
-    blocks = addition.blocks
-    if blocks is None:
-        blocks = max(1, round(count * first.blocks / first.records))
-    faults = [*block_faults(blocks, count), *subject_faults(addition.subjects, count)]
-    if faults:
-        raise invalid(faults)
+    usual = max(1, round(count * first.blocks / first.records))
+    blocks = usual if addition.blocks is None else addition.blocks
+    blocks, people = cut(blocks, addition.subjects, count)
     left_out = record_ids(addition.exclude, facts.records + count, what="exclude")
     if len(left_out) and left_out[0] < facts.records:
         raise InvalidOption(
             f"exclude holds record {left_out[0]}, which the run knows already",
             hint="to erase it, call forget",
         )
-    return Part(records=count, blocks=blocks), left_out
+    return Part(records=count, blocks=blocks), people, left_out
 
 
 def _resumed(writer: Writer, old: Dataset[Any], new: Dataset[Any]) -> Dataset[Any]:

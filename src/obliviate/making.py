@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import os
 import secrets
+from collections.abc import Mapping, Set
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, IterableDataset
 
 from obliviate.blocks import Layout, parts_of
 from obliviate.budget import Sizes
@@ -20,22 +23,24 @@ from obliviate.identity import content_hashes, sampled
 from obliviate.ledger import Entry, Ledger, Newcomers, Part, RunFacts
 from obliviate.ledger.place import PART_NAME, checked_url, has_ledger, prepare
 from obliviate.lock import LOCK_NAME, alone
+from obliviate.options import MOST_WHOLE, noted, path_text, whole
 from obliviate.probe import probe
-from obliviate.recipe import invalid
+from obliviate.recipe import Recipe, invalid
 from obliviate.reingested import Reingested
 from obliviate.state import captured, digest, size_bytes
+from obliviate.subjects import Subjects
 from obliviate.training import Trainer, has_batch_norm, made_model, named
 from obliviate.vault.codec import encode
 from obliviate.vault.folder import Folder
 from obliviate.vault.terms import VAULT_NAME
+from obliviate.wording import shown
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Sequence
 
     from numpy.typing import NDArray
     from torch.utils.data import Dataset
 
-    from obliviate.recipe import Recipe
     from obliviate.vault import Seal, Terms
 
 MAKING_NAME = ".making"
@@ -46,13 +51,15 @@ def local_folder(path: str | Path) -> Path:
     """The folder of a run.
 
     Raises:
-        InvalidOption: It is a URL.
+        InvalidOption: It is a URL, or no path.
     """
-    if "://" in str(path):
+    text = path_text(path, "the run's folder")
+    if "://" in text:
         raise InvalidOption(
-            f"the run {path} is a URL", hint="this version keeps runs in local folders; give a path"
+            f"the run {shown(text)} is a URL",
+            hint="this version keeps runs in local folders; give a path",
         )
-    return Path(path)
+    return Path(text).expanduser()
 
 
 def layout_of(recipe: Recipe, parts: Sequence[Part], smallest_batch: int) -> Layout:
@@ -82,7 +89,7 @@ def make(
     data: Dataset[Any],
     *,
     blocks: int,
-    subjects: Sequence[str] | None,
+    subjects: Subjects | None,
     left_out: NDArray[np.int64],
     project: Mapping[str, str] | None,
     tombstones: Mapping[str, str],
@@ -192,38 +199,65 @@ def data_length(data: Dataset[Any]) -> int:
     """The number of records.
 
     Raises:
-        InvalidRecipe: The dataset is not map-style.
+        InvalidRecipe: The dataset is not map-style, or holds nothing.
+        TrainingFailed: It raised when it was asked.
     """
-    if not (hasattr(data, "__len__") and hasattr(data, "__getitem__")):
-        raise invalid(
-            [f"data is {type(data).__name__}, without length or index; give a map-style Dataset"]
-        )
+    fault = _data_fault(data)
+    if fault:
+        raise invalid([f"data is {fault}; give a map-style Dataset"])
     with named("the dataset's length"):
-        return len(data)
+        records = len(data)  # type: ignore[arg-type]
+    if not 1 <= records <= MOST_WHOLE:
+        raise invalid([f"data holds {records:,} records; it must hold 1 to {MOST_WHOLE:,}"])
+    return records
 
 
-def block_faults(blocks: int, records: int) -> Iterator[str]:
-    """What is wrong with a number of blocks."""
-    if isinstance(blocks, bool) or not hasattr(blocks, "__index__"):
-        yield f"blocks is {blocks!r}; it must be an int"
-    elif not 1 <= blocks <= records:
-        yield f"blocks is {blocks}; it must be between 1 and the number of records, {records}"
+def _data_fault(data: Any) -> str:
+    """What data is, where it cannot be asked for the record of an index."""
+    kind = type(data).__name__
+    if isinstance(data, DataLoader):
+        return f"a {kind}; its batches are of its own making: give its dataset"
+    if isinstance(data, IterableDataset):
+        return f"the IterableDataset {kind}, whose records have no index"
+    if isinstance(data, Mapping | Set | str | bytes):
+        return f"a {kind}, whose records have no index from 0"
+    if isinstance(data, tuple) and data and all(isinstance(each, Tensor) for each in data):
+        return "a tuple of tensors; TensorDataset(*data) makes a dataset of them"
+    if not (hasattr(data, "__len__") and hasattr(data, "__getitem__")):
+        return f"{shown(data)}, a {kind} without length or index"
+    return ""
 
 
-def subject_faults(subjects: Sequence[str] | None, records: int) -> Iterator[str]:
-    """What is wrong with the subjects."""
-    if subjects is None:
-        return
-    if isinstance(subjects, str):
-        yield f"subjects is {subjects!r}; give one string for each record"
-    elif not hasattr(subjects, "__len__"):
-        yield f"subjects is {type(subjects).__name__}; give a list, one string for each record"
-    elif len(subjects) != records:
-        yield f"there are {len(subjects)} subjects for {records} records; give one for each record"
-    else:
-        odd = [each for each in subjects if not isinstance(each, str)]
-        if odd:
-            yield f"subjects holds {odd[0]!r}; a subject is a string"
+def cut(blocks: Any, subjects: Any, records: int) -> tuple[int, Subjects | None]:
+    """The number of blocks that records are cut into, and whose each record is.
+
+    Raises:
+        InvalidRecipe: They are none; every fault in one message.
+    """
+    faults: list[str] = []
+    count, people = 1, None
+    with noted(faults):
+        hint = "every block needs a record"
+        count = whole(blocks, "blocks", least=1, most=records, hint=hint)
+    with noted(faults):
+        people = None if subjects is None else Subjects.of(subjects, records)
+    if faults:
+        raise invalid(faults)
+    return count, people
+
+
+def checked_recipe(recipe: Any) -> Recipe:
+    """A recipe, and nothing else.
+
+    Raises:
+        InvalidOption: It is none.
+    """
+    if isinstance(recipe, Recipe):
+        return recipe
+    raise InvalidOption(
+        f"recipe is {shown(recipe)}, no Recipe",
+        hint="give ob.Recipe(model=..., optimizer=...)",
+    )
 
 
 def check_place(folder: Path) -> None:

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import contextlib
-import operator
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from obliviate.errors import InvalidOption, UnknownRecord, UnknownSubject
 from obliviate.ledger.people import subject_hash
+from obliviate.options import index_of, listed
+from obliviate.subjects import named_once
+from obliviate.wording import shown
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from obliviate.ledger import Ledger, RunFacts
+    from obliviate.subjects import Subject
 
 
 def record_ids(records: Iterable[int], total: int, what: str = "records") -> NDArray[np.int64]:
@@ -27,30 +29,24 @@ def record_ids(records: Iterable[int], total: int, what: str = "records") -> NDA
         UnknownRecord: An id is not in the dataset.
     """
     hint = "give a list of record ids, such as [17, 4711]"
-    listed = _array(records)
-    if listed is None:
-        listed = _ids(_listed(records, what, hint), what)
-    unknown = np.unique(listed[(listed < 0) | (listed >= total)])
+    given = _array(records)
+    if given is None:
+        given = _ids(listed(records, what, hint), what)
+    unknown = np.unique(given[(given < 0) | (given >= total)])
     if len(unknown):
-        shown = ", ".join(map(str, unknown[:5])) + (", ..." if len(unknown) > 5 else "")  # noqa: PLR2004
+        some = ", ".join(map(shown, unknown[:5].tolist()))
+        some += ", ..." if len(unknown) > 5 else ""  # noqa: PLR2004
         raise UnknownRecord(
-            f"{what} that are not in the dataset: {shown}",
+            f"{what} that are not in the dataset: {some}",
             hint=f"ids run from 0 to {total - 1}: the index of the record in the dataset",
         )
-    return np.unique(listed.astype(np.int64))
+    return np.unique(given.astype(np.int64))
 
 
 def _array(records: Any) -> NDArray[Any] | None:
     """The ids as they were given, where that is an array of integers; it may be a long one."""
     is_plain = isinstance(records, np.ndarray) and records.ndim == 1 and records.dtype.kind in "iu"
     return records if is_plain else None
-
-
-def _listed(values: Iterable[Any], what: str, hint: str) -> list[Any]:
-    if not isinstance(values, str | bytes):
-        with contextlib.suppress(TypeError):  # a number, or an array of no dimension
-            return list(values)
-    raise InvalidOption(f"{what} is {values!r}", hint=hint)
 
 
 def _ids(records: list[Any], what: str) -> NDArray[Any]:
@@ -63,37 +59,33 @@ def _ids(records: list[Any], what: str) -> NDArray[Any]:
 
 def _id(record: Any, what: str) -> int:
     # a mask is no list of ids, though its flags would pass for 0 and 1
-    is_flag = isinstance(record, bool) or "bool" in str(getattr(record, "dtype", ""))
-    if not is_flag:
-        with contextlib.suppress(TypeError):
-            return operator.index(record)
-    raise InvalidOption(
-        f"{what} holds {record!r}", hint="a record id is an int: its index in the dataset"
-    )
+    number = index_of(record)
+    if number is None:
+        raise InvalidOption(
+            f"{what} holds {shown(record)}", hint="a record id is an int: its index in the dataset"
+        )
+    return number
 
 
 def records_of_subjects(
-    subjects: Iterable[str], ledger: Ledger, facts: RunFacts, place: str
+    subjects: Iterable[Subject], ledger: Ledger, facts: RunFacts, place: str
 ) -> NDArray[np.int64]:
     """The records of some subjects, sorted.
 
     Raises:
-        InvalidOption: A subject is no string.
+        InvalidOption: A subject is no string, int or UUID, or blank.
         UnknownSubject: A subject has no records, or the run knows of no subjects.
     """
-    named = _listed(subjects, "subjects", hint=f"give a list, such as [{subjects!r}]")
-    odd = [each for each in named if not isinstance(each, str)]
-    if odd:
-        raise InvalidOption(f"subjects holds {odd[0]!r}", hint="a subject is a string")
+    named = named_once(subjects)
     if named:
         _check_named(ledger, facts, place)
     key = facts.subject_key or b""
-    hashes = {subject_hash(subject, key): subject for subject in named}
+    hashes = {subject_hash(name, key): given for name, given in named.items()}
     records, missing = ledger.people.records_of(hashes)
     if missing:
-        unknown = next(subject for said, subject in hashes.items() if said in missing)
+        unknown = next(given for said, given in hashes.items() if said in missing)
         raise UnknownSubject(
-            f"subject {unknown!r} has no records in {place}",
+            f"subject {shown(unknown)} has no records in {place}",
             hint="check the spelling: subjects are kept as keyed hashes and cannot be listed",
         )
     return records

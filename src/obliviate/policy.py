@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 from typing import TYPE_CHECKING, Literal
 
 from obliviate.errors import InvalidOption
+from obliviate.options import flag, real
+from obliviate.wording import shown
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -15,6 +17,9 @@ if TYPE_CHECKING:
 
 DUE_DAYS = 30
 """The deadline of a request that names none: a month (GDPR, Art. 12(3))."""
+
+MOST_DAYS = 36_500
+"""A margin, or a deadline, of a century is a slip of the hand, and no calendar has to know it."""
 
 _EXACT: Mapping[str, object] = {"name": "exact"}
 
@@ -34,10 +39,23 @@ class Policy:
     fast_first: bool = True
 
     def __post_init__(self) -> None:
-        if not 0 <= self.margin_days < float("inf"):
-            raise InvalidOption(
-                f"margin_days is {self.margin_days}", hint="give a number of days, 0 or more"
-            )
+        hint = "give a number of days, 0 or more"
+        margin = real(self.margin_days, "margin_days", least=0, most=MOST_DAYS, hint=hint)
+        object.__setattr__(self, "margin_days", margin)
+        object.__setattr__(self, "fast_first", flag(self.fast_first, "fast_first"))
+
+
+def policy_of(policy: Policy | None) -> Policy:
+    """A policy; the default one if None.
+
+    Raises:
+        InvalidOption: It is something else.
+    """
+    if policy is None or isinstance(policy, Policy):
+        return policy or Policy()
+    raise InvalidOption(
+        f"policy is {shown(policy)}, no Policy", hint="give ob.Policy(margin_days=3), or None"
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -131,7 +149,7 @@ def _fast(method: Mapping[str, object], numbers: tuple[int, ...], plan: Plan) ->
     return Step(kind="forget", method=method, requests=numbers, reason="the fast path, at once")
 
 
-def due_date(text: str | datetime | None, now: datetime) -> datetime:
+def due_date(text: str | datetime | date | None, now: datetime) -> datetime:
     """A deadline: a time, the end of a day, or a month from now.
 
     Raises:
@@ -141,12 +159,23 @@ def due_date(text: str | datetime | None, now: datetime) -> datetime:
         return now + timedelta(days=DUE_DAYS)
     hint = "give a day or a time to come, in ISO 8601, such as 2030-12-20 (its end, in UTC)"
     try:
-        due = text if isinstance(text, datetime) else datetime.fromisoformat(text)
-    except (ValueError, TypeError):
-        raise InvalidOption(f"the due date {text!r} is no date", hint=hint) from None
-    if isinstance(text, str) and len(text.strip()) <= len("2030-12-20"):
-        due += timedelta(days=1, seconds=-1)
-    due = due if due.tzinfo else due.replace(tzinfo=UTC)
+        due = _moment(text)
+    except (ValueError, TypeError, OverflowError):  # the last: beyond what a calendar knows
+        raise InvalidOption(f"the due date {shown(text)} is no date", hint=hint) from None
     if due <= now:
-        raise InvalidOption(f"the due date {text!s} has passed", hint=hint)
-    return due.astimezone(UTC)
+        raise InvalidOption(f"the due date {shown(text)} has passed", hint=hint)
+    if due > now + timedelta(days=MOST_DAYS):
+        raise InvalidOption(f"the due date {shown(text)} is more than a century away", hint=hint)
+    return due
+
+
+def _moment(text: str | datetime | date) -> datetime:
+    """A time in UTC; of a day, its end."""
+    if isinstance(text, datetime):
+        due = text
+    else:
+        said = text.isoformat() if isinstance(text, date) else text
+        due = datetime.fromisoformat(said)
+        if len(said.strip()) <= len("2030-12-20"):
+            due += timedelta(days=1, seconds=-1)
+    return (due if due.tzinfo else due.replace(tzinfo=UTC)).astimezone(UTC)

@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Literal, get_args
 
 import numpy as np
 
-from obliviate.errors import InvalidOption, Tombstoned
+from obliviate.errors import Tombstoned
 from obliviate.feed import content_of
 from obliviate.ledger.tombstones import Tombstones
+from obliviate.options import choice, path_text
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -29,12 +30,11 @@ def tombstone_options(file: str | Path | None, reingested: str) -> dict[str, str
     Raises:
         InvalidOption: There is no such choice.
     """
-    if reingested not in get_args(Choice):
-        raise InvalidOption(
-            f"reingested is {reingested!r}",
-            hint='give "exclude" to leave out what was erased before, "refuse" to be told of it',
-        )
-    return {} if file is None else {"file": str(Path(file).resolve()), "reingested": reingested}
+    hint = 'give "exclude" to leave out what was erased before, "refuse" to be told of it'
+    chosen = choice(reingested, "reingested", get_args(Choice), hint)
+    if file is None:
+        return {}
+    return {"file": str(Path(path_text(file, "tombstones")).resolve()), "reingested": chosen}
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -16,13 +16,15 @@ flattened: |Δ'(x)| = a·h·x^(-h-1) <= ε.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 from MFDFA import MFDFA
 
-from obliviate.errors import InvalidOption, UnknownMethod
+from obliviate.errors import UnknownMethod
 from obliviate.fading import is_growing
+from obliviate.options import flag, real, whole
+from obliviate.wording import shown
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -123,18 +125,14 @@ class Decision:
     law: PowerLaw | None = None
 
 
-def check_fixed_stop(blocks: int | None) -> None:
-    """See that a fixed stop is a number of blocks.
+def fixed_stop_of(blocks: Any) -> int | None:
+    """The number of blocks of a fixed stop.
 
     Raises:
-        InvalidOption: It is not.
+        InvalidOption: It is none.
     """
-    if blocks is not None and (isinstance(blocks, bool) or not isinstance(blocks, int)):
-        raise InvalidOption(f"blocks is {blocks!r}", hint="give a number of blocks, or None")
-    if blocks is not None and blocks < 1:
-        raise InvalidOption(
-            f"blocks is {blocks}", hint="the affected block itself is one: give 1 or more"
-        )
+    hint = "give a number of blocks, or None; the affected block itself is one"
+    return None if blocks is None else whole(blocks, "blocks", least=1, hint=hint)
 
 
 def fixed_stop(series: Sequence[float], blocks: int) -> Decision:
@@ -156,6 +154,9 @@ class Exact:
 
     functional: bool = False
     name = "exact"
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "functional", flag(self.functional, "functional"))
 
     def decide(self, series: Sequence[float]) -> Decision:  # noqa: ARG002
         """Never stop before the end."""
@@ -186,13 +187,12 @@ class DeepObliviate:
     name = "deepobliviate"
 
     def __post_init__(self) -> None:
-        is_number = isinstance(self.epsilon, int | float) and not isinstance(self.epsilon, bool)
-        if not (is_number and 0 < self.epsilon < float("inf")):
-            raise InvalidOption(
-                f"epsilon is {self.epsilon!r}",
-                hint="it is a slope: a finite number above 0, such as 0.02; smaller replays more",
-            )
-        check_fixed_stop(self.blocks)
+        hint = "it is a slope: a finite number above 0, such as 0.02; smaller replays more"
+        epsilon = real(self.epsilon, "epsilon", above=0, hint=hint)
+        # plain numbers, whatever was given: they are kept in the ledger, and compared
+        object.__setattr__(self, "epsilon", epsilon)
+        object.__setattr__(self, "functional", flag(self.functional, "functional"))
+        object.__setattr__(self, "blocks", fixed_stop_of(self.blocks))
 
     def decide(self, series: Sequence[float]) -> Decision:
         """Stop when the slope of the fitted power law at the last lag is at most epsilon.
@@ -243,14 +243,13 @@ class Calibrated:
     name = "calibrated"
 
     def __post_init__(self) -> None:
-        is_number = isinstance(self.tolerance, int | float) and not isinstance(self.tolerance, bool)
-        if not (is_number and 0 < self.tolerance < float("inf")):
-            raise InvalidOption(
-                f"tolerance is {self.tolerance!r}",
-                hint="it is in units of the control noise: a finite number above 0, such as 2.5; "
-                "smaller replays more",
-            )
-        check_fixed_stop(self.blocks)
+        hint = (
+            "it is in units of the control noise: a finite number above 0, such as 2.5; "
+            "smaller replays more"
+        )
+        tolerance = real(self.tolerance, "tolerance", above=0, hint=hint)
+        object.__setattr__(self, "tolerance", tolerance)
+        object.__setattr__(self, "blocks", fixed_stop_of(self.blocks))
 
     def decide(self, gaps: Sequence[Gap], fading: Fading, *, until: int, unit: float) -> Decision:
         """Stop when the predicted gap is certain enough.
@@ -296,7 +295,7 @@ def method_of(method: str | Method, **options: object) -> Method:
     if isinstance(method, str) and method in METHODS:
         return METHODS[method](**options)  # type: ignore[arg-type]
     raise UnknownMethod(
-        f"there is no method {method!r}",
+        f"there is no method {shown(method)}",
         hint=f"choose one of {', '.join(map(repr, METHODS))}, or an object such as "
         "ob.Exact(), ob.DeepObliviate(epsilon=0.02) or ob.Calibrated(tolerance=2.5)",
     )

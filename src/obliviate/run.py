@@ -22,21 +22,28 @@ from obliviate.growth import Addition, extending, lacking
 from obliviate.identity import check_data, check_recipe
 from obliviate.inventory import taking_stock
 from obliviate.ledger import Ledger
-from obliviate.making import data_length, layout_of, local_folder
+from obliviate.making import checked_recipe, data_length, layout_of, local_folder
 from obliviate.naming import record_ids, records_of_subjects
-from obliviate.policy import Policy, due_date
+from obliviate.options import flag, real, text, whole
+from obliviate.policy import Policy, due_date, policy_of
 from obliviate.progress import Event, finish, watch
 from obliviate.queue import Queue, working
 from obliviate.residual import DeepObliviate, Exact, Method, method_of
 from obliviate.results import Erasure, Status
 from obliviate.trace import Stitch
 from obliviate.training import Trainer, load_state, made_model
-from obliviate.vault import Terms
-from obliviate.verification import Verification, journal_faults, verifying
+from obliviate.vault import Terms, check_seal
+from obliviate.verification import (
+    Verification,
+    block_numbers,
+    check_head,
+    journal_faults,
+    verifying,
+)
 from obliviate.writer import Writer, options_of
 
 if TYPE_CHECKING:
-    from collections.abc import Generator, Iterable, Mapping, Sequence
+    from collections.abc import Generator, Iterable, Mapping
     from datetime import datetime
     from pathlib import Path
 
@@ -50,6 +57,7 @@ if TYPE_CHECKING:
     from obliviate.ledger.facts import Guarantee
     from obliviate.plan import Plan
     from obliviate.recipe import Recipe
+    from obliviate.subjects import Given, Subject
     from obliviate.vault import Seal
     from obliviate.writer import Carried
 
@@ -167,7 +175,7 @@ class Run:
     def preview(
         self,
         records: Iterable[int] | None = None,
-        subjects: Iterable[str] | None = None,
+        subjects: Iterable[Subject] | None = None,
         method: str | Method = DEFAULT_METHOD,
     ) -> Plan:
         """What a request would touch and cost; nothing changes. See `forget` for the errors."""
@@ -178,7 +186,7 @@ class Run:
     def forget(
         self,
         records: Iterable[int] | None = None,
-        subjects: Iterable[str] | None = None,
+        subjects: Iterable[Subject] | None = None,
         method: str | Method = DEFAULT_METHOD,
     ) -> Erasure:
         """Erase records, for good.
@@ -204,7 +212,7 @@ class Run:
     def forgetting(
         self,
         records: Iterable[int] | None = None,
-        subjects: Iterable[str] | None = None,
+        subjects: Iterable[Subject] | None = None,
         method: str | Method = DEFAULT_METHOD,
     ) -> Generator[Event, None, Erasure]:
         """`forget`, yielding its progress."""
@@ -233,7 +241,7 @@ class Run:
     def request(
         self,
         records: Iterable[int] | None = None,
-        subjects: Iterable[str] | None = None,
+        subjects: Iterable[Subject] | None = None,
         *,
         due: str | datetime | None = None,
         method: str | Method = DEFAULT_METHOD,
@@ -265,6 +273,8 @@ class Run:
         Raises:
             UnknownRequest: There is none of that number, or it does not wait.
         """
+        request = whole(request, "request", least=1)
+        reason = text(reason, "reason", hint="say in words why it is refused; it is kept")
         known = {facts.id: facts for facts in self.ledger.requests.all()}
         if request not in known:
             raise UnknownRequest(
@@ -280,7 +290,7 @@ class Run:
     def queue(self, policy: Policy | None = None) -> Queue:
         """The requests that are not closed, what they will cost, and what `work` would do now."""
         self._check_finished(self.ledger.length())
-        return Queue.of(self.writer, policy or Policy())
+        return Queue.of(self.writer, policy_of(policy))
 
     def work(self, policy: Policy | None = None, *, everything: bool = False) -> list[Erasure]:
         """Carry out what a policy says is to be done now.
@@ -302,7 +312,9 @@ class Run:
     ) -> Generator[Event, None, list[Erasure]]:
         """`work`, yielding its progress."""
         self._check_finished(self.ledger.length())
-        carried = yield from working(self.writer, policy or Policy(), everything=everything)
+        carried = yield from working(
+            self.writer, policy_of(policy), everything=flag(everything, "everything")
+        )
         return [self._erasure(each) for each in carried]
 
     # Growing
@@ -312,7 +324,7 @@ class Run:
         data: Dataset[Any],
         *,
         blocks: int | None = None,
-        subjects: Sequence[str] | None = None,
+        subjects: Given | None = None,
         exclude: Iterable[int] = (),
     ) -> None:
         """Train on new records, in blocks behind those there are.
@@ -324,7 +336,7 @@ class Run:
         Args:
             data: The new records.
             blocks: How many blocks they are cut into; of about the size of the first ones if None.
-            subjects: The person that each belongs to.
+            subjects: Whose each is; see `fit`.
             exclude: New records to leave out, by their ids in the run.
 
         Raises:
@@ -339,7 +351,7 @@ class Run:
         data: Dataset[Any],
         *,
         blocks: int | None = None,
-        subjects: Sequence[str] | None = None,
+        subjects: Given | None = None,
         exclude: Iterable[int] = (),
     ) -> Generator[Event, None, None]:
         """`extend`, yielding its progress."""
@@ -378,7 +390,10 @@ class Run:
         repair: bool = False,
     ) -> Generator[Event, None, Verification]:
         """`verify`, yielding its progress."""
-        repaired = (yield from self.writer.repairing()) if repair else None
+        is_repairing = flag(repair, "repair")
+        blocks = None if blocks is None else block_numbers(blocks, self.ledger.length())
+        check_head(journal_head)
+        repaired = (yield from self.writer.repairing()) if is_repairing else None
         is_journal_due = blocks is None or journal_head is not None
         faults = journal_faults(self.ledger, journal_head) if is_journal_due else ()
         found = yield from verifying(
@@ -403,12 +418,13 @@ class Run:
         Raises:
             ConnectionLost: The vault's storage cannot be reached.
         """
-        return watch(taking_stock(self.ledger, self.vault, self.chain(), check=check))
+        is_checking = flag(check, "check")
+        return watch(taking_stock(self.ledger, self.vault, self.chain(), check=is_checking))
 
     # Inside
 
     def _named(
-        self, records: Iterable[int] | None, subjects: Iterable[str] | None
+        self, records: Iterable[int] | None, subjects: Iterable[Subject] | None
     ) -> NDArray[np.int64]:
         ids = record_ids(() if records is None else records, self.facts.records)
         people = () if subjects is None else subjects
@@ -496,7 +512,13 @@ def load(
         ForeignRecipe, ForeignData: It was made with something else.
         RunDamaged, OtherFormat: It cannot be read.
     """
-    return Run(local_folder(path), recipe, data, patience_seconds=patience_seconds, seal=seal)
+    folder, recipe = local_folder(path), checked_recipe(recipe)
+    if patience_seconds is not None:
+        hint = "give seconds, or None to wait until the other process is done"
+        patience_seconds = real(patience_seconds, "patience_seconds", least=0, hint=hint)
+    check_seal(seal)
+    data_length(data)
+    return Run(folder, recipe, data, patience_seconds=patience_seconds, seal=seal)
 
 
 def _text(digest: str | None) -> str:

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import operator
 import re
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from obliviate.errors import InvalidOption, Mismatch, RunDamaged
+from obliviate.options import index_of, listed
 from obliviate.progress import Event
 from obliviate.state import digest
 from obliviate.walk import Walk
+from obliviate.wording import shown
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterable
@@ -61,11 +62,7 @@ def journal_faults(ledger: Ledger, head: str | None) -> tuple[str, ...]:
     Raises:
         InvalidOption: It is no such hash.
     """
-    if head is not None and not (isinstance(head, str) and re.fullmatch("[0-9a-f]{64}", head)):
-        raise InvalidOption(
-            f"the journal head is {head!r}",
-            hint="give the 64 hexadecimal digits that `obliviate status` showed",
-        )
+    check_head(head)
     faults = ledger.faults()
     if head is not None and head not in {entry.hash for entry in ledger.journal()}:
         faults.append(
@@ -73,6 +70,19 @@ def journal_faults(ledger: Ledger, head: str | None) -> tuple[str, ...]:
             "removed or forged"
         )
     return tuple(faults)
+
+
+def check_head(head: str | None) -> None:
+    """See that something can be the hash of an entry of a journal.
+
+    Raises:
+        InvalidOption: It cannot.
+    """
+    if head is not None and not (isinstance(head, str) and re.fullmatch("[0-9a-f]{64}", head)):
+        raise InvalidOption(
+            f"the journal head is {shown(head)}",
+            hint="give the 64 hexadecimal digits that `obliviate status` showed",
+        )
 
 
 def verifying(
@@ -97,7 +107,8 @@ def verifying(
     Raises:
         InvalidOption: There is no such block.
     """
-    numbers = list(range(chain.length + 1)) if blocks is None else _numbers(blocks, chain.length)
+    last = chain.length
+    numbers = list(range(last + 1)) if blocks is None else block_numbers(blocks, last)
     reproduced: list[int] = []
     failed: dict[int, str] = {}
     skipped: dict[int, str] = {}
@@ -118,16 +129,20 @@ def verifying(
     return Verification(reproduced=tuple(reproduced), failed=failed, skipped=skipped)
 
 
-def _numbers(blocks: Iterable[int], last: int) -> list[int]:
+def block_numbers(blocks: Iterable[int], last: int) -> list[int]:
+    """The numbers of blocks, sorted, each once.
+
+    Raises:
+        InvalidOption: There is no such block.
+    """
     hint = f"give a list of blocks; they run from 1 to {last}"
-    try:
-        numbers = sorted({operator.index(block) for block in blocks})
-    except TypeError:
-        raise InvalidOption(f"blocks is {blocks!r}", hint=hint) from None
-    unknown = [number for number in numbers if not 1 <= number <= last]
-    if unknown:
-        raise InvalidOption(f"there is no block {unknown[0]}", hint=hint)
-    return numbers
+    numbers = set()
+    for block in listed(blocks, "blocks", hint):
+        number = index_of(block)
+        if number is None or not 1 <= number <= last:
+            raise InvalidOption(f"there is no block {shown(block)}", hint=hint)
+        numbers.add(number)
+    return sorted(numbers)
 
 
 def _reason_to_skip(chain: Chain, number: int, waiting: frozenset[int]) -> str | None:

@@ -1,8 +1,13 @@
-"""Wording: durations, moments and counts as tables and pages show them, values as JSON does."""
+"""Wording: durations, moments and counts as tables and pages show them, values as JSON does.
+
+Values that came from outside are worded here alone: short, and without anything that a terminal
+would obey.
+"""
 
 from __future__ import annotations
 
 import math
+import reprlib
 from collections.abc import Mapping, Sequence
 from dataclasses import fields, is_dataclass
 from pathlib import Path
@@ -10,6 +15,10 @@ from typing import Any
 
 _MINUTE, _HOUR, _DAY = 60, 3600, 86400
 _KILO = 1000
+_LONGEST_VALUE = 100
+_KEPT = "\n\t"
+_BRIEF = reprlib.Repr()
+_BRIEF.maxstring = _BRIEF.maxother = _BRIEF.maxlong = _LONGEST_VALUE
 
 
 def duration(seconds: float) -> str:
@@ -70,3 +79,32 @@ def plain(value: Any) -> Any:
     if isinstance(value, float) and not math.isfinite(value):
         return None
     return str(value) if isinstance(value, Path) else value
+
+
+def printable(text: str) -> str:
+    """A text without what a terminal obeys, or cannot write: such characters come as escapes."""
+    if text.isprintable():
+        return text
+    return "".join(
+        each
+        if each.isprintable() or each in _KEPT
+        else each.encode("unicode_escape", errors="surrogatepass").decode()
+        for each in text
+    )
+
+
+def shortened(text: str, most: int) -> str:
+    """A text, or its two ends and how long it is."""
+    if len(text) <= most:
+        return text
+    half = most // 2
+    return f"{text[:half]}... ({len(text):,} characters) ...{text[-half:]}"
+
+
+def shown(value: Any) -> str:
+    """A value in a message, as Python writes it; the ends of a long one."""
+    try:
+        said = _BRIEF.repr(value)
+    except Exception:  # an int of very many digits, or an object that cannot say what it is
+        said = f"of type {type(value).__name__}, and cannot be written down"
+    return printable(shortened(" ".join(said.split()), 2 * _LONGEST_VALUE))

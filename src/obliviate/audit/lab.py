@@ -16,8 +16,9 @@ from obliviate.audit.crew import check_source, working
 from obliviate.audit.findings import Lab, findings_of, written
 from obliviate.audit.question import question_of
 from obliviate.audit.trials import Bench, trials_of
-from obliviate.errors import InvalidOption, InvalidRecipe
+from obliviate.errors import InvalidRecipe
 from obliviate.lock import alone
+from obliviate.options import path_text, whole
 from obliviate.progress import Event, watch
 from obliviate.recipe import Project
 
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 
     from obliviate.audit.question import Question
     from obliviate.residual import Method
+    from obliviate.subjects import Subject
 
 DEFAULT_METHODS = ("deepobliviate",)
 DEFAULT_SEEDS = 10
@@ -36,7 +38,7 @@ def lab(
     folder: str | Path,
     *,
     records: Iterable[int] = (),
-    subjects: Iterable[str] = (),
+    subjects: Iterable[Subject] = (),
     methods: Sequence[str | Method] = DEFAULT_METHODS,
     seeds: int = DEFAULT_SEEDS,
     workers: int = 1,
@@ -84,19 +86,18 @@ def labbing(
     folder: str | Path,
     *,
     records: Iterable[int] = (),
-    subjects: Iterable[str] = (),
+    subjects: Iterable[Subject] = (),
     methods: Sequence[str | Method] = DEFAULT_METHODS,
     seeds: int = DEFAULT_SEEDS,
     workers: int = 1,
     keep: bool = False,
 ) -> Generator[Event, None, Lab]:
     """`lab`, yielding its progress."""
-    if isinstance(workers, bool) or not isinstance(workers, int) or workers < 1:
-        raise InvalidOption(f"workers is {workers!r}", hint="give an int of 1 or more")
+    workers = whole(workers, "workers", least=1)
     if workers > 1:
         check_source(project)
     made = project if isinstance(project, Project) else _made(project)
-    place = Path(folder)
+    place = Path(path_text(folder, "the laboratory's folder"))
     question = question_of(made, records=records, subjects=subjects, methods=methods, seeds=seeds)
     check_folder(place)
     with alone(place, is_patient=False):

@@ -14,11 +14,13 @@ from obliviate.blocks import key, keyed_hash
 from obliviate.environment import Environment, environment_facts
 from obliviate.errors import InvalidOption, NothingLeft, UnknownSubject
 from obliviate.feed import TensorFeed, content_of, feed_of
-from obliviate.making import block_faults, data_length, new_trainer, subject_faults
+from obliviate.making import cut, data_length, new_trainer
 from obliviate.naming import record_ids
+from obliviate.options import whole
 from obliviate.probe import probe
-from obliviate.recipe import Project, invalid
 from obliviate.residual import METHODS, Exact, method_of
+from obliviate.subjects import named_once
+from obliviate.wording import shown
 from obliviate.writer import options_of
 
 if TYPE_CHECKING:
@@ -27,8 +29,9 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch.utils.data import Dataset
 
-    from obliviate.recipe import Recipe
+    from obliviate.recipe import Project, Recipe
     from obliviate.residual import Method
+    from obliviate.subjects import Subject, Subjects
     from obliviate.training import Trainer
 
 RETAINED, TESTED = 200, 500  # records that scores are kept of; more would say little more
@@ -137,7 +140,7 @@ def question_of(
     project: Project,
     *,
     records: Iterable[int],
-    subjects: Iterable[str],
+    subjects: Iterable[Subject],
     methods: Sequence[str | Method],
     seeds: int,
 ) -> Question:
@@ -148,16 +151,13 @@ def question_of(
             cannot.
         NotDeterministic, TrainingFailed, NotFinite: A first step, tried twice, says so.
     """
-    if isinstance(seeds, bool) or not isinstance(seeds, int) or seeds < LEAST_SEEDS:
-        raise InvalidOption(
-            f"seeds is {seeds!r}", hint=f"give {LEAST_SEEDS} or more: each is a model to compare"
-        )
+    hint = f"give {LEAST_SEEDS} or more: each is a model to compare"
+    seeds = whole(seeds, "seeds", least=LEAST_SEEDS, hint=hint)
     chosen = _with_exact(methods)
     count = data_length(project.data)
-    faults = [*block_faults(project.blocks, count), *subject_faults(project.subjects, count)]
-    if faults:
-        raise invalid(faults)
-    erased = _erased(project, records, subjects, count)
+    blocks, people = cut(project.blocks, project.subjects, count)
+    project = replace(project, blocks=blocks)
+    erased = _erased(people, records, subjects, count)
     recipe = recipe_of(project.recipe, 0, is_original=True)
     with Environment(recipe.device, threads=1).entered():
         trainer = new_trainer(recipe, project.data, count, project.blocks)
@@ -178,15 +178,14 @@ def _with_exact(methods: Sequence[str | Method]) -> tuple[Method, ...]:
 
 
 def _erased(
-    project: Project, records: Iterable[int], subjects: Iterable[str], count: int
+    people: Subjects | None, records: Iterable[int], subjects: Iterable[Subject], count: int
 ) -> NDArray[np.int64]:
     ids = record_ids(records, count)
-    known = np.array(project.subjects if project.subjects is not None else [], dtype=object)
-    for subject in subjects:
-        own = np.flatnonzero(known == subject)
-        if not len(own):
+    for subject in named_once(subjects):
+        own = [at for at, who in enumerate(people or ()) if subject in who]
+        if not own:
             raise UnknownSubject(
-                f"subject {subject!r} has no records in the project",
+                f"subject {shown(subject)} has no records in the project",
                 hint="check the spelling, or name record ids",
             )
         ids = np.union1d(ids, own)

@@ -38,7 +38,7 @@ GROUPED: dict[str, str | None] = {
 }
 """By which column the rows of a table are hashed together; None: all rows of the run at once."""
 
-SPANNED = {"records": "record", "subjects": "id"}
+SPANNED = {"records": "record", "further": "record", "subjects": "id"}
 """Tables too long for a hash a row: what was written at once is hashed at once, by its span."""
 
 HASH_DIGITS = 32  # of the 64: rows are told apart, the chain itself is hashed in full

@@ -13,20 +13,21 @@ from itertools import islice, repeat
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
-from sqlalchemy import select
+from sqlalchemy import select, union_all
 
 from obliviate.ledger import journal, tables
 from obliviate.ledger.change import batched
 from obliviate.ledger.database import damaged
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
 
     from numpy.typing import NDArray
-    from sqlalchemy import Table
+    from sqlalchemy import Select, Table
 
     from obliviate.ledger.change import Change
     from obliviate.ledger.database import Database
+    from obliviate.subjects import Subjects
 
 _IDS_AT_ONCE = 10_000
 _DENSE = 4  # of so many neighbours one has to be asked for, then they are read in one stretch
@@ -38,13 +39,17 @@ def subject_hash(subject: str, key: bytes) -> bytes:
     return hmac.digest(key, subject.encode(errors="surrogatepass"), hashlib.sha256)[:16]
 
 
-def subjects_hash(subjects: Sequence[str], key: bytes) -> bytes:
-    """One hash over the keyed hashes of the subjects of all records, in their order."""
-    hashes = {subject: subject_hash(subject, key) for subject in set(subjects)}
-    sha = hashlib.sha256()
-    for start in range(0, len(subjects), _IDS_AT_ONCE):
-        sha.update(b"".join([hashes[each] for each in subjects[start : start + _IDS_AT_ONCE]]))
+def subjects_hash(subjects: Subjects, key: bytes) -> bytes:
+    """One hash over the keyed hashes of the people of all records, in the records' order."""
+    hashes = {name: subject_hash(name, key) for name in subjects.names()}
+    sha, people = hashlib.sha256(), iter(subjects)
+    while some := list(islice(people, _IDS_AT_ONCE)):
+        sha.update(b"".join([_people_hashes(each, hashes) for each in some]))
     return sha.digest()
+
+
+def _people_hashes(people: tuple[str, ...], hashes: Mapping[str, bytes]) -> bytes:
+    return len(people).to_bytes(4) + b"".join(sorted([hashes[each] for each in people]))
 
 
 class People:
@@ -59,7 +64,7 @@ class People:
         with self._database.reading() as connection:
             return connection.execute(query).first() is not None
 
-    def has_same_subjects(self, part: int, subjects: Sequence[str], key: bytes) -> bool:
+    def has_same_subjects(self, part: int, subjects: Subjects, key: bytes) -> bool:
         """Whether the records of a part were given these very subjects."""
         columns = tables.parts.c
         query = select(columns.subjects).where(columns.run == self._run, columns.part == part)
@@ -68,7 +73,7 @@ class People:
         return known is not None and hmac.compare_digest(known, subjects_hash(subjects, key))
 
     def records_of(self, subjects: Iterable[bytes]) -> tuple[NDArray[np.int64], set[bytes]]:
-        """The records of some subjects, erased ones too; and the subjects that have none.
+        """The records of some subjects, shared and erased ones too; and subjects that have none.
 
         Args:
             subjects: Their keyed hashes; asked for some thousand at a time.
@@ -76,17 +81,22 @@ class People:
         Returns:
             Record ids, sorted, each once; and the hashes of those who have no records.
         """
-        people, records = tables.subjects.c, tables.records.c
-        is_theirs = (records.run == people.run) & (records.subject == people.id)
-        query = select(people.hash, records.record).where(people.run == self._run, is_theirs)
+        queries = [self._of_subjects(table) for table in (tables.records, tables.further)]
         asked, found = list(dict.fromkeys(subjects)), [_NOBODY]
         missing = set(asked)
         with self._database.reading() as connection:
             for some in batched(asked):
-                rows = connection.execute(query.where(people.hash.in_(some))).all()
+                are_theirs = tables.subjects.c.hash.in_(some)
+                both = union_all(*(query.where(are_theirs) for query in queries))
+                rows = connection.execute(both).all()
                 missing.difference_update(row[0] for row in rows)
                 found.append(np.fromiter((row[1] for row in rows), dtype=np.int64))
         return np.unique(np.concatenate(found)), missing
+
+    def _of_subjects(self, table: Table) -> Select[Any]:
+        people = tables.subjects.c
+        is_theirs = (table.c.run == people.run) & (table.c.subject == people.id)
+        return select(people.hash, table.c.record).where(people.run == self._run, is_theirs)
 
     def blocks_of(self, ids: NDArray[np.int64]) -> NDArray[np.int32]:
         """The block of each record. Shape (n,) -> (n,); without laying out the whole dataset."""
@@ -129,14 +139,14 @@ class Newcomers:
 
     Attributes:
         blocks: The block of each. Shape (n,).
-        subjects: The subject of each; None where nobody is named.
+        subjects: The people of each; None where nobody is named.
         contents: The tombstone that each would have; None where none are kept.
         excluded: The ids of those that are left out. Sorted.
     """
 
     blocks: NDArray[np.int32]
     excluded: NDArray[np.int64]
-    subjects: Sequence[str] | None = None
+    subjects: Subjects | None = None
     contents: Sequence[bytes] | None = None
 
 
@@ -151,8 +161,9 @@ def insert_people(change: Change, new: Newcomers, key: bytes | None, first_recor
     """
     people: Iterable[int | None] = (None for _ in new.blocks)
     if new.subjects is not None and key is not None:
-        numbers = _numbered(change, dict.fromkeys(new.subjects), key)
-        people = (numbers[subject] for subject in new.subjects)
+        numbers = _numbered(change, new.subjects.names(), key)
+        people = (None if name is None else numbers[name] for name in new.subjects.first)
+        _insert_further(change, new.subjects, numbers, first_record)
     rows = (
         (change.run, record, block, person, content)
         for record, (block, person, content) in enumerate(
@@ -161,6 +172,19 @@ def insert_people(change: Change, new: Newcomers, key: bytes | None, first_recor
         )
     )
     _bulk_insert(change, tables.records, rows, first_record, first_record + len(new.blocks) - 1)
+
+
+def _insert_further(
+    change: Change, subjects: Subjects, numbers: Mapping[str, int], first_record: int
+) -> None:
+    """Insert the second and further people of records that belong to several."""
+    rows = sorted(
+        (change.run, first_record + at, numbers[name])
+        for at, others in subjects.further.items()
+        for name in others
+    )
+    if rows:
+        _bulk_insert(change, tables.further, iter(rows), rows[0][1], rows[-1][1])
 
 
 def _numbered(change: Change, subjects: Iterable[str], key: bytes) -> dict[str, int]:

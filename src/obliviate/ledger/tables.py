@@ -142,6 +142,17 @@ records = Table(
 )
 subject_index = Index(None, records.c.run, records.c.subject)
 
+# the second and further people of records that belong to several: most belong to one
+further = Table(
+    "further",
+    metadata,
+    Column("run", Integer, primary_key=True, autoincrement=False),
+    _number("record"),
+    _number("subject"),
+    Index(None, "run", "subject"),
+    sqlite_with_rowid=False,
+)
+
 objects = Table(
     "objects",
     metadata,

@@ -13,13 +13,15 @@ import os
 import secrets
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from obliviate.errors import InvalidOption, KeyMissing, ObliviateError, WrongKey
+from obliviate.options import path_text, text
 from obliviate.vault.frames import KEY_BYTES, NONCE_BYTES
+from obliviate.wording import shown
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -94,6 +96,9 @@ class KeyFile:
 
     path: str | Path
 
+    def __post_init__(self) -> None:
+        path_text(self.path, "the path of the master key")
+
     @classmethod
     def create(cls, path: str | Path) -> KeyFile:
         """Make a file with a new key that its owner alone can read.
@@ -101,6 +106,7 @@ class KeyFile:
         Raises:
             InvalidOption: There is such a file, or it cannot be made.
         """
+        path = path_text(path, "the path of the master key")
         try:
             descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, _PRIVATE)
         except OSError as error:
@@ -142,6 +148,13 @@ class KeyVariable:
 
     name: str = "OBLIVIATE_KEY"
 
+    def __post_init__(self) -> None:
+        name = text(self.name, "the name of the environment variable")
+        if not name or "=" in name or "\0" in name:
+            raise InvalidOption(
+                f"no environment variable can be called {shown(name)}", hint="give another name"
+            )
+
     def _key(self) -> bytes:
         text = os.environ.get(self.name)
         if text is None:
@@ -179,6 +192,15 @@ class KeyService:
     unwrapping: Callable[[bytes, bytes], bytes] = field(repr=False)
     name: str = "a service"
 
+    def __post_init__(self) -> None:
+        for which in ("wrapping", "unwrapping"):
+            if not callable(getattr(self, which)):
+                raise InvalidOption(
+                    f"{which} is {shown(getattr(self, which))}",
+                    hint="give a function: (key, context) -> key",
+                )
+        text(self.name, "the name of the key service")
+
     def wrap(self, data_key: bytes, context: bytes) -> bytes:
         """See `Seal`."""
         return self._asked(self.wrapping, data_key, context)
@@ -201,6 +223,22 @@ class KeyService:
     def reference(self) -> dict[str, str]:
         """See `Seal`."""
         return {"kind": "service", "name": self.name}
+
+
+def check_seal(seal: Any) -> None:
+    """See that something can be a master key.
+
+    Raises:
+        InvalidOption: It cannot.
+    """
+    if seal is None:
+        return
+    asked = ("wrap", "unwrap", "reference")
+    if isinstance(seal, type) or not all(callable(getattr(seal, name, None)) for name in asked):
+        raise InvalidOption(
+            f"seal is {shown(seal)}, no master key",
+            hint="give ob.KeyFile(...), ob.KeyVariable(...), ob.KeyService(...) or None",
+        )
 
 
 def probe_of(seal: Seal, context: bytes) -> str:
