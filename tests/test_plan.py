@@ -8,21 +8,20 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from obliviate.plan import expected_segments, make_plan
+from obliviate.plan import Pace, expected_segments, make_plan
 
 SECONDS = [1.0, 2.0, 4.0, 8.0, 16.0, 32.0]
 
 
-def plan(**changes):
-    request = {
-        "method": "deepobliviate",
-        "block_of": {17: 3},
-        "ignored": [],
-        "seconds": SECONDS,
-        "first_approximate": None,
-        "expected_lag": 2,
-    }
-    return make_plan(**(request | changes))
+def plan(method="deepobliviate", block_of=((17, 3),), ignored=(), **pace):
+    places = dict(block_of)
+    return make_plan(
+        method=method,
+        records=list(places),
+        blocks=list(places.values()),
+        ignored=ignored,
+        pace=Pace(**({"seconds": SECONDS, "expected_lag": 2} | pace)),
+    )
 
 
 def test_a_fast_erasure_replays_a_few_blocks_from_the_affected_one_on():
@@ -55,7 +54,7 @@ def test_a_fast_erasure_may_rest_on_an_approximate_state():
 
 
 def test_settling_replays_from_the_first_block_that_is_not_exact():
-    planned = plan(method="exact", block_of={}, first_approximate=4)
+    planned = plan(method="exact", block_of=(), first_approximate=4)
     assert planned.start == 4
     assert planned.segments == ((4, 6),)
     assert planned.records == ()
@@ -63,7 +62,7 @@ def test_settling_replays_from_the_first_block_that_is_not_exact():
 
 @pytest.mark.parametrize("method", ["exact", "deepobliviate"])
 def test_where_nothing_is_to_be_done_nothing_is_planned(method):
-    planned = plan(method=method, block_of={}, ignored=[9, 2])
+    planned = plan(method=method, block_of=(), ignored=[9, 2])
     assert planned.start is None
     assert planned.segments == ()
     assert planned.blocks_replayed == planned.seconds == planned.seconds_exact == 0
@@ -88,6 +87,11 @@ def test_a_chain_of_one_block():
     planned = plan(block_of={0: 1}, seconds=[3.0])
     assert planned.segments == ((1, 1),)
     assert planned.seconds == planned.seconds_exact == 3
+
+
+def test_a_pace_adds_up_stretches():
+    pace = Pace(seconds=SECONDS)
+    assert [pace.between(1, 6), pace.between(3, 4), pace.between(6, 6)] == [63, 12, 32]
 
 
 @given(

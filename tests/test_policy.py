@@ -5,7 +5,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from obliviate.errors import InvalidOption
-from obliviate.plan import make_plan
+from obliviate.plan import Pace, make_plan
 from obliviate.policy import DUE_DAYS, Policy, Waiting, batches, due_date, settle_by, steps
 
 NOW = datetime(2030, 5, 1, 12, tzinfo=UTC)
@@ -23,10 +23,10 @@ def waiting(number, method=FAST, days=30):
 def plan(blocks=(3,), total=20, method="deepobliviate"):
     return make_plan(
         method=method,
-        block_of=dict(enumerate(blocks)),
+        records=range(len(blocks)),
+        blocks=blocks,
         ignored=[],
-        seconds=[1.0] * total,
-        first_approximate=None,
+        pace=Pace(seconds=[1.0] * total),
     )
 
 

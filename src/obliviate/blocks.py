@@ -48,6 +48,15 @@ def keyed_hash(ids: NDArray[np.int64], key: int) -> NDArray[np.uint64]:
     return value
 
 
+def is_among(ids: NDArray[np.int64], chosen: NDArray[np.int64]) -> NDArray[np.bool_]:
+    """Which ids are among sorted ones, however many these are. Shapes (n,), (m,) -> (n,)."""
+    if not len(chosen):
+        return np.zeros(len(ids), dtype=np.bool_)
+    at = np.searchsorted(chosen, ids)
+    found: NDArray[np.bool_] = chosen[np.minimum(at, len(chosen) - 1)] == ids
+    return found
+
+
 def _shuffled(ids: NDArray[np.int64], key: int) -> NDArray[np.int64]:
     return ids[np.lexsort((ids, keyed_hash(ids, key)))]
 
@@ -195,7 +204,7 @@ class Layout:
             batch's record ids.
         """
         members = self.members(block)
-        is_retained = ~np.isin(members, erased)
+        is_retained = ~is_among(members, erased)
         step = 0
         per_epoch = self.steps(block) // self.epochs
         for epoch in range(self.epochs):

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from itertools import pairwise
+from functools import cached_property
+from itertools import accumulate, pairwise
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Sequence
 
 EXPECTED_LAG = (
     5  # blocks a fast erasure replays for each affected block, until this run has shown better
@@ -46,47 +47,67 @@ class Plan:
         return sum(last - first + 1 for first, last in self.segments)
 
 
+@dataclass(frozen=True, kw_only=True)
+class Pace:
+    """What the cost of any erasure from a chain depends on.
+
+    Attributes:
+        seconds: The measured time of each block 1..B.
+        first_approximate: The first block whose stored state is not exact.
+        expected_lag: How many blocks a fast erasure replays from an affected block on.
+    """
+
+    seconds: Sequence[float]
+    first_approximate: int | None = None
+    expected_lag: float = EXPECTED_LAG
+
+    @cached_property
+    def _until(self) -> list[float]:
+        return [0.0, *accumulate(self.seconds)]
+
+    def between(self, first: int, last: int) -> float:
+        """The seconds that some blocks take, the first and the last included."""
+        return self._until[last] - self._until[first - 1]
+
+
 def make_plan(
     *,
     method: str,
-    block_of: Mapping[int, int],
+    records: Sequence[int],
+    blocks: Sequence[int],
     ignored: Sequence[int],
-    seconds: Sequence[float],
-    first_approximate: int | None,
-    expected_lag: float = EXPECTED_LAG,
+    pace: Pace,
 ) -> Plan:
     """Plan an erasure.
 
     Args:
         method: Its name; "exact" replays to the end, and from the last exact checkpoint if the
             request lies behind it.
-        block_of: The block of each record to erase.
+        records: What to erase.
+        blocks: The block of each of them.
         ignored: Named records that are erased already.
-        seconds: The measured time of each block 1..B.
-        first_approximate: The first block whose stored state is not exact.
-        expected_lag: How many blocks a fast erasure replays from an affected block on.
+        pace: Of the chain.
     """
-    blocks = len(seconds)
-    affected = tuple(sorted(set(block_of.values())))
-    inexact = [first_approximate] if first_approximate is not None else []
+    last_block, affected = len(pace.seconds), tuple(sorted(set(blocks)))
+    inexact = [pace.first_approximate] if pace.first_approximate is not None else []
     exact_start = min([*affected, *inexact], default=None)
     start = exact_start if method == "exact" else min(affected, default=None)
     if start is None:
         segments: tuple[tuple[int, int], ...] = ()
     elif method == "exact":
-        segments = ((start, blocks),)
+        segments = ((start, last_block),)
     else:
-        segments = expected_segments(affected, blocks, expected_lag)
+        segments = expected_segments(affected, last_block, pace.expected_lag)
     return Plan(
         method=method,
-        records=tuple(sorted(block_of)),
+        records=tuple(sorted(records)),
         ignored=tuple(sorted(ignored)),
         affected=affected,
         start=start,
-        blocks=blocks,
+        blocks=last_block,
         segments=segments,
-        seconds=sum(sum(seconds[first - 1 : last]) for first, last in segments),
-        seconds_exact=sum(seconds[exact_start - 1 :]) if exact_start else 0.0,
+        seconds=sum(pace.between(first, last) for first, last in segments),
+        seconds_exact=pace.between(exact_start, last_block) if exact_start else 0.0,
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
 from typing import TYPE_CHECKING, Literal
@@ -92,14 +93,11 @@ class Step:
 
 def batches(waiting: Sequence[Waiting]) -> list[tuple[Mapping[str, object], list[int]]]:
     """Requests that can be carried out in one pass, those of one method and its options."""
-    found: list[tuple[Mapping[str, object], list[int]]] = []
+    found: dict[str, tuple[Mapping[str, object], list[int]]] = {}
     for each in waiting:
-        same = next((numbers for method, numbers in found if method == each.method), None)
-        if same is None:
-            found.append((each.method, [each.id]))
-        else:
-            same.append(each.id)
-    return found
+        same = found.setdefault(json.dumps(dict(each.method), sort_keys=True), (each.method, []))
+        same[1].append(each.id)
+    return list(found.values())
 
 
 def settle_by(policy: Policy, dues: Sequence[datetime], seconds_exact: float) -> datetime | None:

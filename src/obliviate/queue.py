@@ -6,8 +6,6 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from obliviate import clock
 from obliviate.ledger.facts import CARRIED_OUT, OPEN
 from obliviate.policy import Policy, Step, Waiting, batches, settle_by, steps
@@ -18,11 +16,11 @@ if TYPE_CHECKING:
     from collections.abc import Generator
 
     from obliviate.ledger import RequestFacts
+    from obliviate.ledger.requests import Named
     from obliviate.plan import Plan
+    from obliviate.planner import Planner
     from obliviate.progress import Event
     from obliviate.writer import Carried, Kind, Writer
-
-_NOBODY = np.array([], dtype=np.int64)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,19 +67,22 @@ class Queue:
     @classmethod
     def of(cls, writer: Writer, policy: Policy) -> Queue:
         """The queue of a run, under a policy."""
-        facts = writer.ledger.requests.all()
+        facts = writer.ledger.requests.all(*OPEN, *CARRIED_OUT)
         open_ = [each for each in facts if each.state in OPEN]
+        planner = writer.planner()
+        named = writer.ledger.requests.named(each.id for each in open_)
         unsettled = [each for each in facts if each.state in CARRIED_OUT]
         waiting = [Waiting(id=each.id, due=_time(each.due), method=each.method) for each in open_]
         plans = [
-            _plan(writer, numbers, method_from(method).name) for method, numbers in batches(waiting)
+            _plan(planner, named.of_any(numbers), method_from(method).name)
+            for method, numbers in batches(waiting)
         ]
-        exact = _plan(writer, [each.id for each in open_], Exact.name)
+        exact = _plan(planner, named.of_any(each.id for each in open_), Exact.name)
         dues = [_time(each.due) for each in unsettled]
         queued = tuple(
             Queued(
                 request=each,
-                plan=_plan(writer, [each.id], str(each.method["name"])),
+                plan=_plan(planner, named.of(each.id), str(each.method["name"])),
             )
             for each in open_
         )
@@ -128,9 +129,8 @@ def _everything(queue: Queue) -> tuple[Step, ...]:
     return (Step(kind=kind, method={"name": Exact.name}, requests=numbers, reason="all of it"),)
 
 
-def _plan(writer: Writer, requests: list[int], method: str) -> Plan:
-    named = writer.ledger.requests.records_of(requests) if requests else _NOBODY
-    return writer.plan(named, method)
+def _plan(planner: Planner, named: Named, method: str) -> Plan:
+    return planner.plan(named.records, named.blocks, method)
 
 
 def _time(text: str) -> datetime:

@@ -275,14 +275,14 @@ class Run:
         """
         request = whole(request, "request", least=1)
         reason = text(reason, "reason", hint="say in words why it is refused; it is kept")
-        known = {facts.id: facts for facts in self.ledger.requests.all()}
-        if request not in known:
+        known = self.ledger.requests.find(request)
+        if known is None:
             raise UnknownRequest(
                 f"{self.folder} has no request {request}", hint="`obliviate queue` lists them"
             )
         if not self.ledger.requests.refuse(request, reason):
             raise UnknownRequest(
-                f"request {request} is {known[request].state} and cannot be refused any more",
+                f"request {request} is {known.state} and cannot be refused any more",
                 hint="only requests that wait can",
             )
         return self.ledger.requests.request(request)

@@ -22,14 +22,13 @@ from obliviate.errors import (
     ConnectionLost,
     ForeignData,
     LeaseLost,
-    NothingLeft,
     ObliviateError,
     StorageFull,
     TrainingFailed,
 )
 from obliviate.identity import SAMPLED_RECORDS, content_hashes, sampled
 from obliviate.ledger.tombstones import Tombstones
-from obliviate.plan import EXPECTED_LAG, Plan, make_plan
+from obliviate.planner import Planner, check_left
 from obliviate.policy import due_date
 from obliviate.progress import Event
 from obliviate.repair import repairing
@@ -47,6 +46,7 @@ if TYPE_CHECKING:
 
     from obliviate.ledger import ErasureFacts, Ledger, RunFacts
     from obliviate.ledger.facts import Guarantee
+    from obliviate.plan import Plan
     from obliviate.repair import Repair
     from obliviate.residual import Method
     from obliviate.state import State
@@ -125,38 +125,19 @@ class Writer:
         Raises:
             NothingLeft: No record would be left.
         """
-        erased = self.ledger.erased()
+        erased = self.ledger.erased_among(named)
         ids = np.setdiff1d(named, erased)
-        if len(ids) and len(erased) + len(ids) == self.facts.records:
-            raise NothingLeft(
-                "the request would erase every record there is",
-                hint="a model of nobody cannot be trained; delete the run's folder instead",
-            )
-        return ids, np.intersect1d(named, erased)
+        check_left(self.facts.records, self.ledger.erased_count(), len(ids))
+        return ids, erased
 
     def plan(self, named: NDArray[np.int64], method: str) -> Plan:
         """What erasing some records would touch and cost, by a method of that name."""
-        ids, ignored = self.left_of(named)
-        blocks = self.ledger.people.blocks_of(ids)
-        seconds, first_approximate = self.ledger.pace()
-        return make_plan(
-            method=method,
-            block_of=dict(zip(ids.tolist(), blocks.tolist(), strict=True)),
-            ignored=ignored.tolist(),
-            seconds=seconds,
-            first_approximate=first_approximate,
-            expected_lag=self.expected_lag(),
-        )
+        blocks = self.ledger.people.blocks_of(named)
+        return self.planner().plan(named, blocks.astype(np.int64), method)
 
-    def expected_lag(self) -> float:
-        """How many blocks a fast erasure replays in one go: the median of this run's own."""
-        lengths = [
-            last - first + 1
-            for facts in self.ledger.erasures()
-            if facts.method.get("name") != Exact.name
-            for first, last in facts.outcome.get("segments", [])
-        ]
-        return float(np.median(lengths)) if lengths else EXPECTED_LAG
+    def planner(self) -> Planner:
+        """What plans erasures, from how the run stands now."""
+        return Planner.of(self.ledger, self.facts.records)
 
     def changed_environment(self) -> dict[str, tuple[str, str]]:
         """See `Run.changed_environment`."""

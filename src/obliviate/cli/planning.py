@@ -18,6 +18,7 @@ from obliviate.costs import (
     trades,
 )
 from obliviate.errors import InvalidOption, RunUnfinished
+from obliviate.planner import expected_lag
 from obliviate.simulation import (
     DAY,
     DAYS_A_YEAR,
@@ -165,7 +166,7 @@ def measured(run: Run) -> Basis:
         training_seconds=sum(each.seconds for each in entries),
         overhead_seconds=ratio * overhead,
         pass_seconds=ratio * PASS_SECONDS,
-        lag=run.writer.expected_lag(),
+        lag=expected_lag(run.ledger),
         update_bytes=update_bytes,
         keyframe_bytes=keyframe_bytes,
         records=status.records,

@@ -171,14 +171,32 @@ class Ledger:
 
     def erased(self, running: int | None = None) -> NDArray[np.int64]:
         """The ids of all erased records, sorted; those of one running erasure too, if named."""
+        is_erased = self._is_erased()
+        if running is not None:
+            is_erased |= tables.erased.c.erasure == running
+        return self._records(is_erased)
+
+    def _is_erased(self) -> ColumnElement[bool]:
         erased, erasures = tables.erased.c, tables.erasures.c
         committed = select(erasures.id).where(
             erasures.run == self._run, erasures.state == "committed"
         )
-        is_erased = erased.erasure.is_(None) | erased.erasure.in_(committed)
-        if running is not None:
-            is_erased |= erased.erasure == running
-        return self._records(is_erased)
+        return erased.erasure.is_(None) | erased.erasure.in_(committed)
+
+    def erased_among(self, ids: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Which of some records are erased, sorted."""
+        found = [np.array([], dtype=np.int64)]
+        for some in batched(np.unique(ids).tolist()):
+            is_asked = tables.erased.c.record.in_(some)
+            found.append(self._records(self._is_erased() & is_asked))
+        return np.concatenate(found)
+
+    def erased_count(self) -> int:
+        """How many records are erased."""
+        erased = tables.erased.c
+        query = select(func.count()).where(erased.run == self._run, self._is_erased())
+        with self._reading() as connection:
+            return int(connection.execute(query).scalar_one())
 
     def excluded(self) -> NDArray[np.int64]:
         """The records that were left out before training, sorted."""
@@ -263,8 +281,8 @@ class Ledger:
         """Register a request; any process may, also while another one writes to the run."""
         with changing(self._database, self._run, "request received", None) as change:
             number = insert_request(change, method, records, due=due)
-            commit_overtaken(change, None)
-            close_finished(change)
+            if commit_overtaken(change, None, number):
+                close_finished(change)
         return self.requests.request(number)
 
     def begin(
@@ -304,30 +322,25 @@ class Ledger:
 
     def erasure(self, number: int) -> ErasureFacts:
         """One erasure."""
-        return next(facts for facts in self.erasures() if facts.id == number)
+        return next(iter(self._erasures(tables.erasures.c.id == number)))
 
     def erasures(self) -> list[ErasureFacts]:
         """All erasures, in the order in which they were begun."""
-        erased = tables.erased.c
-        counts = (
-            select(erased.erasure, func.count().label("records"))
-            .where(erased.run == self._run, erased.erasure.is_not(None))
-            .group_by(erased.erasure)
-            .subquery()
-        )
-        columns = [column for column in tables.erasures.c if column.name != "run"]
-        query = (
-            select(*columns, func.coalesce(counts.c.records, 0).label("records"))
-            .outerjoin(counts, counts.c.erasure == tables.erasures.c.id)
-            .where(tables.erasures.c.run == self._run)
-            .order_by(tables.erasures.c.id)
-        )
+        return self._erasures(true())
+
+    def _erasures(self, condition: ColumnElement[bool]) -> list[ErasureFacts]:
+        erased, erasures = tables.erased.c, tables.erasures.c
+        is_its = (erased.run == erasures.run) & (erased.erasure == erasures.id)
+        counted = select(func.count()).where(is_its).scalar_subquery().label("records")
+        columns = [column for column in erasures if column.name != "run"]
+        query = select(*columns, counted).where(erasures.run == self._run, condition)
         with self._reading() as connection:
-            return [ErasureFacts(**row) for row in connection.execute(query).mappings()]
+            rows = connection.execute(query.order_by(erasures.id)).mappings()
+            return [ErasureFacts(**row) for row in rows]
 
     def running(self) -> ErasureFacts | None:
         """The erasure that was begun and is neither carried out nor given up."""
-        return next((facts for facts in self.erasures() if facts.state == "running"), None)
+        return next(iter(self._erasures(tables.erasures.c.state == "running")), None)
 
     def records_of_erasure(self, number: int) -> NDArray[np.int64]:
         """The records that an erasure erases, sorted."""

@@ -6,15 +6,18 @@ in the transaction that rewrites the chain, and so on. A crash leaves a request 
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from sqlalchemy import func, select
+from sqlalchemy import func, select, true
 
 from obliviate.clock import stamp
 from obliviate.errors import UnknownRequest
 from obliviate.ledger import tables
+from obliviate.ledger.change import batched
+from obliviate.ledger.database import damaged
 from obliviate.ledger.facts import CARRIED_OUT, OPEN, RequestFacts
 
 if TYPE_CHECKING:
@@ -22,13 +25,14 @@ if TYPE_CHECKING:
     from contextlib import AbstractContextManager
 
     from numpy.typing import NDArray
+    from sqlalchemy import ColumnElement
 
     from obliviate.ledger.change import Change
     from obliviate.ledger.database import Database
     from obliviate.ledger.facts import RequestState
 
+_NO_ROWS = np.empty((0, 3), dtype=np.int64)
 _NOTHING_ELSE: Mapping[str, Any] = MappingProxyType({})
-_IS_OPEN = tables.requests.c.state.in_(OPEN)
 _IS_CARRIED_OUT = tables.requests.c.state.in_(CARRIED_OUT)
 
 
@@ -55,35 +59,88 @@ class Requests:
             values = {"state": "refused", "reason": writable(reason), "closed": stamp()}
             return bool(change.update(tables.requests, is_it, values))
 
-    def all(self) -> list[RequestFacts]:
-        """All requests, in the order in which they were received."""
-        named = tables.requested.c
-        counts = (
-            select(named.request, func.count().label("records"))
-            .where(named.run == self._run)
-            .group_by(named.request)
-            .subquery()
-        )
-        columns = [column for column in tables.requests.c if column.name != "run"]
-        query = (
-            select(*columns, func.coalesce(counts.c.records, 0).label("records"))
-            .outerjoin(counts, counts.c.request == tables.requests.c.id)
-            .where(tables.requests.c.run == self._run)
-            .order_by(tables.requests.c.id)
-        )
-        with self._database.reading() as connection:
-            return [RequestFacts(**row) for row in connection.execute(query).mappings()]
+    def all(self, *states: RequestState) -> list[RequestFacts]:
+        """All requests, or those in some states, in the order in which they were received."""
+        return self._facts(tables.requests.c.state.in_(states) if states else true())
 
     def request(self, number: int) -> RequestFacts:
         """One request."""
-        return next(facts for facts in self.all() if facts.id == number)
+        found = self.find(number)
+        if found is None:
+            raise damaged(self._database.where, f"it lacks request {number}")
+        return found
+
+    def find(self, number: int) -> RequestFacts | None:
+        """One request; None where there is none of that number."""
+        return next(iter(self._facts(tables.requests.c.id == number)), None)
+
+    def _facts(self, condition: ColumnElement[bool]) -> list[RequestFacts]:
+        named, requests = tables.requested.c, tables.requests.c
+        is_its = (named.run == requests.run) & (named.request == requests.id)
+        counted = select(func.count()).where(is_its).scalar_subquery().label("records")
+        columns = [column for column in requests if column.name != "run"]
+        query = select(*columns, counted).where(requests.run == self._run, condition)
+        with self._database.reading() as connection:
+            found = [RequestFacts(**row) for row in connection.execute(query).mappings()]
+        return sorted(found, key=lambda facts: facts.id)  # the database picks by state then
 
     def records_of(self, numbers: Iterable[int]) -> NDArray[np.int64]:
         """The records that some requests name, sorted, each once."""
-        named = tables.requested.c
-        query = select(named.record).where(named.run == self._run, named.request.in_(list(numbers)))
+        named, found = tables.requested.c, list[int]()
+        query = select(named.record).where(named.run == self._run)
         with self._database.reading() as connection:
-            return np.unique(np.array(list(connection.execute(query).scalars()), dtype=np.int64))
+            for some in batched(list(numbers)):
+                found += connection.execute(query.where(named.request.in_(some))).scalars()
+        return np.unique(np.array(found, dtype=np.int64))
+
+    def named(self, numbers: Iterable[int]) -> Named:
+        """What some requests name, some thousand of them at a time."""
+        named, records, found = tables.requested.c, tables.records.c, [_NO_ROWS]
+        is_it = (records.run == named.run) & (records.record == named.record)
+        query = (
+            select(named.request, named.record, records.block)
+            .select_from(tables.requested.outerjoin(tables.records, is_it))
+            .where(named.run == self._run)
+            .order_by(named.request, named.record)
+        )
+        with self._database.reading() as connection:
+            for some in batched(sorted(numbers)):
+                rows = connection.execute(query.where(named.request.in_(some))).all()
+                if any(row.block is None for row in rows):
+                    raise damaged(self._database.where, "it lacks records that belong there")
+                found.append(np.array(rows, dtype=np.int64).reshape(-1, 3))
+        columns = np.concatenate(found).T
+        return Named(requests=columns[0], records=columns[1], blocks=columns[2])
+
+
+@dataclass(frozen=True, kw_only=True)
+class Named:
+    """What some requests name, a row for each of a request's records; all of shape (n,).
+
+    Attributes:
+        requests: The numbers of the requests, ascending.
+        records: The ids of the records; ascending within a request.
+        blocks: The blocks that hold them.
+    """
+
+    requests: NDArray[np.int64]
+    records: NDArray[np.int64]
+    blocks: NDArray[np.int64]
+
+    def of(self, number: int) -> Named:
+        """What one request names."""
+        first, last = np.searchsorted(self.requests, [number, number + 1])
+        return self._chosen(slice(first, last))
+
+    def of_any(self, numbers: Iterable[int]) -> Named:
+        """What some requests name together, each record once."""
+        chosen = self._chosen(np.isin(self.requests, list(numbers)))
+        return chosen._chosen(np.unique(chosen.records, return_index=True)[1])
+
+    def _chosen(self, rows: Any) -> Named:
+        return Named(
+            requests=self.requests[rows], records=self.records[rows], blocks=self.blocks[rows]
+        )
 
 
 def insert_request(
@@ -107,9 +164,11 @@ def insert_request(
 def move(
     change: Change, erasure: int, state: RequestState, values: Mapping[str, Any] = _NOTHING_ELSE
 ) -> None:
-    """Put the open requests that an erasure carries out into a state."""
+    """Put the open requests that an erasure carries out into a state; those elsewhere."""
+    others = [each for each in OPEN if each != state]
+    is_elsewhere = tables.requests.c.state.in_(others)
     is_its = tables.requests.c.erasure == erasure
-    change.update(tables.requests, is_its & _IS_OPEN, {"state": state, **values})
+    change.update(tables.requests, is_its & is_elsewhere, {"state": state, **values})
 
 
 def plan(change: Change, numbers: Iterable[int], erasure: int) -> None:
@@ -118,15 +177,17 @@ def plan(change: Change, numbers: Iterable[int], erasure: int) -> None:
     Raises:
         UnknownRequest: One of them was refused meanwhile: its records are not to be erased.
     """
-    numbers, rows = list(numbers), tables.requests.c
-    is_refused = (rows.run == change.run) & rows.id.in_(numbers) & (rows.state == "refused")
-    refused = change.connection.execute(select(rows.id).where(is_refused)).scalars().first()
-    if refused is not None:
-        raise UnknownRequest(
-            f"request {refused} was refused meanwhile", hint="call again, to carry out the others"
-        )
-    waits = rows.id.in_(numbers) & (rows.state == "requested")
-    change.update(tables.requests, waits, {"state": "planned", "erasure": erasure, "reason": None})
+    rows, values = tables.requests.c, {"state": "planned", "erasure": erasure, "reason": None}
+    for some in batched(list(numbers)):
+        is_refused = (rows.run == change.run) & rows.id.in_(some) & (rows.state == "refused")
+        refused = change.connection.execute(select(rows.id).where(is_refused)).scalars().first()
+        if refused is not None:
+            raise UnknownRequest(
+                f"request {refused} was refused meanwhile",
+                hint="call again, to carry out the others",
+            )
+        waits = rows.id.in_(some) & (rows.state == "requested")
+        change.update(tables.requests, waits, values)
 
 
 def close_carried_out(change: Change, *, is_exact: bool) -> None:
@@ -139,8 +200,17 @@ def close_carried_out(change: Change, *, is_exact: bool) -> None:
         change.update(tables.requests, is_committed, {"state": "destroyed"})
 
 
-def commit_overtaken(change: Change, erasure: int | None) -> None:
-    """Requests that wait, but whose records are all erased by now, are carried out too."""
+def commit_overtaken(change: Change, erasure: int | None, request: int | None = None) -> bool:
+    """Requests that wait, but whose records are all erased by now, are carried out too.
+
+    Args:
+        change: Where.
+        erasure: The erasure that did it.
+        request: The only one that it can be; all of them if None.
+
+    Returns:
+        Whether there were any.
+    """
     requests, named = tables.requests.c, tables.requested.c
     erased, erasures = tables.erased.c, tables.erasures.c
     committed = select(erasures.id).where(erasures.run == change.run, erasures.state == "committed")
@@ -159,4 +229,7 @@ def commit_overtaken(change: Change, erasure: int | None) -> None:
         .exists()
     )
     values = {"state": "committed", "erasure": erasure, "reason": "all its records were erased"}
-    change.update(tables.requests, (requests.state == "requested") & ~is_left, values)
+    waits = requests.state == "requested"
+    if request is not None:
+        waits &= requests.id == request
+    return bool(change.update(tables.requests, waits & ~is_left, values))
