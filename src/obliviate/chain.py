@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections import deque
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from hashlib import sha256
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -66,10 +66,14 @@ def subtracted(state: State, difference: State, *, consume: bool = False) -> dic
     return {name: changed[id(tensor)] for name, tensor in state.items()}
 
 
-def clamped(state: State, variances: frozenset[str]) -> dict[str, Tensor]:
-    """A state whose running variances are not negative: sums of updates know nothing of that."""
-    positive = {id(state[name]): state[name].clamp(min=0) for name in variances & state.keys()}
-    return {name: positive.get(id(tensor), tensor) for name, tensor in state.items()}
+def without(update: Update, names: frozenset[str]) -> Update:
+    """An update that leaves some entries as they are."""
+    return Update(
+        {name: step for name, step in update.steps.items() if name not in names},
+        {name: added for name, added in update.corrections.items() if name not in names},
+        {name: value for name, value in update.taken.items() if name not in names},
+        update.is_exact,
+    )
 
 
 def ahead(
@@ -89,6 +93,23 @@ def ahead(
             yield waiting.popleft().result()
 
 
+@dataclass(frozen=True, kw_only=True)
+class Offset:
+    """What sets the states of a stitched stretch apart from the old ones.
+
+    Attributes:
+        steps: What is taken off, by name: at most u = P_e - Q_e.
+        rest: u less that, by name; empty where it is nothing.
+        buffers: The values of buffers, as the replay left them.
+        is_forgetful: Whether the later updates hold old values of buffers that must not stay.
+    """
+
+    steps: State
+    rest: State
+    buffers: State
+    is_forgetful: bool = False
+
+
 class Chain:
     """The checkpoints of one run.
 
@@ -100,11 +121,11 @@ class Chain:
         ledger: Ledger,
         vault: Vault,
         blocks: int,
-        variances: frozenset[str] = frozenset(),
+        buffers: frozenset[str] = frozenset(),
         spacing: int = 0,
     ) -> None:
         self._ledger, self._vault = ledger, vault
-        self._variances = variances
+        self._buffers = buffers
         self._initial_hashes: dict[str, bytes] | None = None
         self._seen_head = ""
         self.blocks = blocks
@@ -188,12 +209,17 @@ class Chain:
     def state_after(
         self, previous: State, block: int, update: Update, *, consume: bool = False
     ) -> dict[str, Tensor]:
-        """P_k from P_{k-1} and V_k, or from its keyframe, where it has one; see `applied`."""
+        """P_k from P_{k-1} and V_k, or from its keyframe, where it has one; see `applied`.
+
+        Buffers are no sums of what blocks did: in a stitched stretch they stay as its replay left
+        them.
+        """
         entry = self.entries[block]
         if entry.keyframe is not None:
             return self._keyframe(entry)
-        state = applied(previous, update, consume=consume)
-        return clamped(state, self._variances) if entry.origin == "stitched" else state
+        if entry.origin == "stitched":
+            update = without(update, self._buffers)
+        return applied(previous, update, consume=consume)
 
     def checkpoint(self, block: int) -> Checkpoint:
         """P_k with its optimizer state, where that was kept."""
@@ -299,18 +325,16 @@ class Chain:
         self._ledger.append(entry)
         self.entries.append(entry)
 
-    def restitched(
-        self, span: range, difference: State, rest: State, state: State, erasure: int
-    ) -> list[Entry]:
-        """Store what a span of blocks that is stitched on needs anew: P_k - ρ·u instead of P_k.
+    def restitched(self, span: range, offset: Offset, state: State, erasure: int) -> list[Entry]:
+        """Store what a span of blocks that is stitched on needs anew.
 
         The updates stay as they are, but for the first of them where u is not taken off in full: it
-        leads from Q_e = P_e - u back over the rest of u.
+        leads from Q_e = P_e - u back over the rest of u. Values of buffers that were written down
+        after the erased records had been seen are left out of all.
 
         Args:
             span: The blocks.
-            difference: ρ·u, with u = P_e - Q_e at the block before the span, by name.
-            rest: (1 - ρ)·u; empty where ρ is 1.
+            offset: What sets their states apart from the old ones.
             state: The state after the last of them.
             erasure: The erasure that does it.
         """
@@ -319,27 +343,25 @@ class Chain:
         writing = 1 if size_bytes(state) > _LARGE_BYTES else _WRITERS
         with ThreadPoolExecutor(writing) as writers:
             restored = writers.map(
-                lambda at: self.restored(at, self.shifted(at, difference), erasure), held
+                lambda at: self.restored(at, self.shifted(at, offset), erasure), held
             )
             entries = {entry.block: entry for entry in restored}
         entries[span[-1]] = self.restored(span[-1], state, erasure)
-        if rest:
-            first = replace(self.entries[span[0]], **STITCHED, erasure=erasure)
-            entries[span[0]] = self.bent(entries.get(span[0], first), rest, state)
+        for at in span if offset.is_forgetful else span[: bool(offset.rest)]:
+            known = entries.get(at, replace(self.entries[at], **STITCHED, erasure=erasure))
+            update = self._update(known)
+            left = without(update, frozenset(offset.buffers))
+            if at == span[0] and offset.rest:
+                left = _bent(left, offset.rest, state)
+            elif left.taken.keys() == update.taken.keys():
+                continue
+            entries[at] = replace(known, update=self.keep_update(left))
         return [entries[at] for at in sorted(entries)]
 
-    def bent(self, entry: Entry, rest: State, like: State) -> Entry:
-        """An entry whose update is V_k + (1 - ρ)·u instead of V_k; of the dtypes of a state."""
-        update, steps = self._update(entry), {}
-        for name in update.steps | dict(rest):
-            parts = [part[name] for part in (update.steps, rest) if name in part]
-            steps[name] = sum(parts[1:], start=parts[0]).to(like[name].dtype)
-        return replace(entry, update=self.keep_update(Update(steps, taken=update.taken)))
-
-    def shifted(self, block: int, difference: State) -> dict[str, Tensor]:
-        """P_k - u: a state with the rest of training stitched onto a replay."""
-        state = subtracted(self.state(block), difference, consume=True)
-        return clamped(state, self._variances)
+    def shifted(self, block: int, offset: Offset) -> dict[str, Tensor]:
+        """P_k less an offset: a state with the rest of training stitched onto a replay."""
+        state = subtracted(self.state(block), offset.steps, consume=True)
+        return state | dict(offset.buffers)
 
     def restored(self, block: int, state: State, erasure: int) -> Entry:
         """The entry of a stitched block, which keeps its update and has this state as keyframe."""
@@ -409,6 +431,15 @@ class Chain:
         self._ledger.objects.mark_destroyed(condemned)
         self._ledger.objects.close_requests()
         return len(doomed)
+
+
+def _bent(update: Update, rest: State, like: State) -> Update:
+    """V_k + rest instead of V_k; of the dtypes of a state."""
+    steps = dict(update.steps)
+    for name, step in rest.items():
+        step = steps[name] + step if name in steps else step  # noqa: PLW2901
+        steps[name] = step.to(like[name].dtype)
+    return Update(steps, taken=update.taken)
 
 
 def _hash(tensor: Tensor) -> bytes:

@@ -14,13 +14,15 @@ from __future__ import annotations
 import time
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from typing import TYPE_CHECKING
 
+from obliviate.chain import Offset, subtracted
 from obliviate.errors import RunDamaged
 from obliviate.progress import Event
 from obliviate.residual import Calibrated, Decision, Exact, fixed_stop
+from obliviate.soundness import Finish, batch_norm_statistics, buffers_apart
 from obliviate.state import captured, update_between
-from obliviate.stitch import reestimated
 from obliviate.trace import Stitching
 from obliviate.training import Checkpoint
 from obliviate.vault.codec import decode_update, steps_of
@@ -43,7 +45,7 @@ if TYPE_CHECKING:
     from obliviate.training import Trained, Trainer
     from obliviate.vault.frames import Plain
 
-REESTIMATION_BLOCKS = 4  # BatchNorm statistics are measured on the last so many replayed blocks
+MEASURED_BLOCKS = 4  # running statistics are measured on the last so many replayed blocks
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -109,6 +111,9 @@ class Erasing:
         at: The state that the replay has come to; None where nobody needs it any more.
         trace: What follows the trace as a function, where the method asks for it.
         changed: What bits depend on and has changed since the run was made.
+        unsound: Why a stitch after some block could not be served.
+        remarks: What else there is to say.
+        least_lag: The lag before which stopping is out of the question, since a check failed.
     """
 
     chain: Chain
@@ -132,6 +137,9 @@ class Erasing:
     lengths: list[float] = field(default_factory=list)
     tails: list[float] = field(default_factory=list)
     stitches: list[Stitch] = field(default_factory=list)
+    unsound: dict[int, str] = field(default_factory=dict)
+    remarks: set[str] = field(default_factory=set)
+    least_lag: int = 0
     original: State = field(default_factory=dict)
     at: Checkpoint | None = None
 
@@ -254,12 +262,24 @@ class Erasing:
 
     def decide(self, series: list[float], last: int) -> Decision:
         """Whether the method would stop here."""
+        if self.least_lag and self.lag(last) < self.least_lag:
+            reason = f"lag {self.lag(last)}: after a stitch that failed its check, more is replayed"
+            return Decision(is_final=False, reason=reason)
         if not isinstance(self.method, Calibrated):
             return self.method.decide(series)
         if self.method.blocks is not None:
             return fixed_stop(series, self.method.blocks)
         assert self.trace is not None  # noqa: S101 - the method needs one
         return self.trace.decide(self.method, last, self.until(last))
+
+    @property
+    def is_fixed(self) -> bool:
+        """Whether the lag at which replaying stops was chosen beforehand, whatever comes of it."""
+        return not isinstance(self.method, Exact) and self.method.blocks is not None
+
+    def lag(self, last: int) -> int:
+        """Which block a block is, counted from the latest affected one on."""
+        return last - max(block for block in self.plan.affected if block <= last) + 1
 
     def until(self, last: int) -> int:
         """The last block that would be stitched on, if replaying stopped here."""
@@ -270,8 +290,8 @@ class Erasing:
         """Add up what the fitted curve predicts for the blocks that are about to be stitched."""
         if decision.law is None or until == last:
             return
-        latest = max(block for block in self.plan.affected if block <= last)
-        tail = decision.law.tail(last - latest + 1, until - latest + 1)
+        lag = self.lag(last)
+        tail = decision.law.tail(lag, lag + until - last)
         self.tails.append(tail * self.lengths[-1] / self.lengths[0])
 
     def replayed(self, blocks: range) -> Iterator[Event | Replayed]:
@@ -324,41 +344,73 @@ class Erasing:
         self.ledger.stage(entry)
         return entry
 
-    def end_of_stitch(self, last: int, until: int) -> tuple[float, dict[str, Tensor]] | None:
-        """ρ and the state after the last stitched block; None where more must be replayed."""
+    def end_of_stitch(self, last: int, until: int) -> tuple[Offset, dict[str, Tensor]] | None:
+        """What a stretch of blocks is stitched with, and the state after the last of them.
 
-        def finished(state: dict[str, Tensor]) -> dict[str, Tensor]:
-            if until < self.chain.blocks:
-                return state
-            near = range(max(self.segments[-1][0], last - REESTIMATION_BLOCKS + 1), last + 1)
-            return reestimated(self.trainer, state, near, self.erased)
-
-        if not isinstance(self.method, Calibrated):
-            self.at = None  # states are large, and the stitched one takes its place
-            self.written[-1].result()
-            return 1.0, finished(self.chain.shifted(until, self.difference.tensors))
-        assert self.trace is not None  # noqa: S101 - the method needs one
-        original = self.chain.state(until)
-        variances = self.trainer.variances
-        stitching = Stitching(
-            self.trace.scorer, original, self.difference.tensors, variances, finished
-        )
-        stitch, state = self.trace.stitch(last, until, stitching)
-        self.stitches.append(stitch)
-        if not stitch.has_passed and self.method.blocks is None:
-            self.trace.ask_for_more(last)
+        None where more must be replayed: the method's own check failed, or the state is not sound.
+        """
+        assert self.at is not None  # noqa: S101 - a block was replayed
+        self.written[-1].result()
+        finish, buffers = self.finishing(last, until)
+        rho, state, finished = self.stitching(last, until, finish)
+        has_passed = not self.stitches or self.stitches[-1].has_passed or self.is_fixed
+        if faults := finish.faults(state, finished):
+            self.unsound[last] = verdict = "; ".join(faults)
+            self.stitches[-1:] = [
+                replace(each, has_passed=False, verdict=verdict) for each in self.stitches[-1:]
+            ]
+        self.remarks.add(finish.remark)
+        if faults or not has_passed:
+            self.least_lag = 2 * self.lag(last)
             return None
-        self.original = original
-        return stitch.rho, state
+        self.at = None
+        offset = Offset(
+            rest=self.difference.split(rho),
+            steps=self.difference.tensors,
+            buffers={name: buffers[name] for name in self.trainer.buffers},
+            is_forgetful=finish.is_forgetful,
+        )
+        return offset, finished
 
-    def stitch(self, span: range, rho: float, state: dict[str, Tensor]) -> Checkpoint:
-        """Stitch a span of blocks on, less ρ·u; return the last of them, known already."""
+    def stitching(
+        self, last: int, until: int, finish: Finish
+    ) -> tuple[float, dict[str, Tensor], dict[str, Tensor]]:
+        """ρ, and the state after a stitched stretch before and after it is finished."""
+        if not isinstance(self.method, Calibrated):
+            state = subtracted(self.chain.state(until), self.difference.tensors, consume=True)
+            return 1.0, state, finish(state)
+        assert self.trace is not None  # noqa: S101 - the method needs one
+        self.original = self.chain.state(until)
+        stitching = Stitching(self.trace.scorer, self.original, self.difference.tensors, finish)
+        stitch, finished = self.trace.stitch(last, until, stitching)
+        self.stitches.append(stitch)
+        return stitch.rho, stitching.state(stitch.rho), finished
+
+    def finishing(self, last: int, until: int) -> tuple[Finish, State]:
+        """What finishes and judges the state at the end of a stitch, and Q_e."""
+        assert self.at is not None  # noqa: S101 - the caller saw to it
+        replayed, statistics = self.at.model, batch_norm_statistics(self.trainer.model)
+        apart = {name: replayed[name] for name in statistics & self.trainer.buffers}
+        if others := self.trainer.buffers - statistics:
+            original = self.chain.state(last)
+            differ = buffers_apart(others, original, replayed)
+            apart |= {name: original[name] for name in sorted(differ)}
+        finish = Finish(
+            self.trainer,
+            range(max(self.segments[-1][0], last - MEASURED_BLOCKS + 1), last + 1),
+            self.erased,
+            replayed=replayed,
+            apart=apart,
+            original=partial(self.chain.state, until),
+            is_last=until == self.chain.blocks,
+        )
+        return finish, replayed
+
+    def stitch(self, span: range, offset: Offset, state: dict[str, Tensor]) -> Checkpoint:
+        """Stitch a span of blocks on; return the last of them, known already."""
         self.is_exact = False
         self.stitched.append(span)
-        rest = self.difference.split(rho)
-        self.entries += self.chain.restitched(
-            span, self.difference.tensors, rest, state, self.number
-        )
+        self.entries += self.chain.restitched(span, offset, state, self.number)
         return Checkpoint(model=state)
 
     def outcome(self, result: Entry, decision: Decision, seconds: float) -> Outcome:
@@ -386,16 +438,19 @@ class Erasing:
 
     def stitching_in_words(self) -> Iterator[str]:
         """What there is to say of the stitches, for reports."""
+        for block, faults in self.unsound.items():
+            yield f"stitched after block {block}, {faults}: so more was replayed"
+        yield from sorted(self.remarks - {""})
         if self.trace is None:
             return
         if self.trace.scorer.missing:
             yield f"erased records that could not be read or scored: {self.trace.scorer.missing}"
         for stitch in self.stitches:
-            if stitch.has_passed:
+            if not stitch.has_passed and stitch.after not in self.unsound:
+                yield f"the check failed after block {stitch.after}, so more was replayed"
+            elif stitch.has_passed:
                 span = f"blocks {stitch.after + 1} to {stitch.until}"
                 yield f"{span} stitched with ρ {stitch.rho:.2f}"
-            else:
-                yield f"the check failed after block {stitch.after}, so more was replayed"
 
 
 def merged(segments: list[tuple[int, int]]) -> tuple[tuple[int, int], ...]:

@@ -33,17 +33,25 @@ class Difference:
     """u_k = P_k - Q_k, followed from block to block.
 
     Attributes:
-        tensors: u by name, for every entry that can be subtracted; in single precision or better.
+        tensors: u by name, for every entry that is a sum of what blocks did to it; in single
+            precision or better.
     """
 
-    def __init__(self, parameters: frozenset[str], *, is_kept: bool = True) -> None:
+    def __init__(
+        self,
+        parameters: frozenset[str],
+        buffers: frozenset[str] = frozenset(),
+        *,
+        is_kept: bool = True,
+    ) -> None:
         """Start at a block where P and Q are the same.
 
         Args:
             parameters: The names that residual memory is measured on.
+            buffers: The names of what is no such sum, and is not followed.
             is_kept: Whether u is wanted; where nothing will be stitched, its growth is enough.
         """
-        self._parameters, self._is_kept = parameters, is_kept
+        self._parameters, self._buffers, self._is_kept = parameters, buffers, is_kept
         self.tensors: dict[str, Tensor] = {}
 
     def follow(
@@ -70,7 +78,7 @@ class Difference:
 
     def _add(self, name: str, growth: Tensor) -> float:
         size = l1([growth]) if name in self._parameters else 0.0
-        if self._is_kept:
+        if self._is_kept and name not in self._buffers:
             known = self.tensors.get(name)
             self.tensors[name] = growth if known is None else known.add_(growth)
         return size
@@ -95,22 +103,31 @@ def _single(tensor: Tensor) -> Tensor:
 
 
 def reestimated(
-    trainer: Trainer, state: State, blocks: Iterable[int], erased: NDArray[np.int64]
+    trainer: Trainer,
+    state: State,
+    blocks: Iterable[int],
+    erased: NDArray[np.int64],
+    *,
+    following: frozenset[str] = frozenset(),
+    passes: int = 1,
 ) -> dict[str, Tensor]:
-    """A stitched state whose BatchNorm statistics are measured anew, on retained records.
+    """A stitched state whose running statistics are measured anew, on retained records.
 
     A sum of differences of running averages is no average of anything; the weights are what was
-    stitched.
+    stitched. BatchNorm is given a plain average over the records. Other buffers are no business of
+    ours: they follow forward passes as they follow training, from the values that they have.
 
     Args:
         trainer: Whose model and data to use.
         state: The stitched state.
-        blocks: Blocks whose records are used, once each.
+        blocks: Blocks whose records are used, once in each pass.
         erased: Sorted ids, never read.
+        following: The names of buffers that follow.
+        passes: How often the records are gone through.
 
     Returns:
-        The state with new running means and variances; as it was, where the model keeps none or no
-        record is left in the blocks.
+        The state with new statistics; as it was, where the model keeps none or no record is left
+        in the blocks.
     """
     layers = {
         name: module
@@ -122,21 +139,28 @@ def reestimated(
     layers = {
         name: layer for name, layer in layers.items() if layer.training and layer.momentum != 0
     }
-    batches = list(_first_epochs(trainer, blocks, erased)) if layers else []
+    batches = list(first_epochs(trainer, blocks, erased)) if layers or following else []
     if not batches:
         return dict(state)
     trainer.load(state)
-    with trainer.environment.entered(), _averaging(layers.values()):
+    with trainer.environment.entered():
         seed_generators(key(trainer.recipe.seed, "reestimate"), trainer.recipe.device)
-        for records in batches:
-            batch = moved(trainer.batch(records), trainer.recipe.device)
-            with named("measuring the statistics of BatchNorm"):
-                trainer.forward(batch)
+        for _ in range(passes - 1):
+            _pass_forward(trainer, batches)
+        with _averaging(layers.values()):
+            _pass_forward(trainer, batches)
     measured = captured(trainer.model.state_dict())
     kinds = ("running_mean", "running_var")
     seen = [name for name, layer in layers.items() if bool(layer.num_batches_tracked)]
-    names = {f"{name}.{kind}" if name else kind for name in seen for kind in kinds}
+    names = {f"{name}.{kind}" if name else kind for name in seen for kind in kinds} | following
     return {name: measured[name] if name in names else state[name] for name in state}
+
+
+def _pass_forward(trainer: Trainer, batches: Iterable[NDArray[np.int64]]) -> None:
+    for records in batches:
+        batch = moved(trainer.batch(records), trainer.recipe.device)
+        with named("measuring running statistics"):
+            trainer.forward(batch)
 
 
 @contextlib.contextmanager
@@ -153,9 +177,10 @@ def _averaging(layers: Iterable[_BatchNorm]) -> Iterator[None]:
             layer.momentum = momentum
 
 
-def _first_epochs(
+def first_epochs(
     trainer: Trainer, blocks: Iterable[int], erased: NDArray[np.int64]
 ) -> Iterator[NDArray[np.int64]]:
+    """The retained records of some blocks, batch by batch, each once."""
     for block in blocks:
         per_epoch = trainer.layout.steps(block) // trainer.layout.epochs
         for step, records in trainer.layout.batches(block, erased):

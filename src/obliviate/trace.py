@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from obliviate.chain import clamped, subtracted
+from obliviate.chain import subtracted
 from obliviate.fading import (
     Exponent,
     Gap,
@@ -108,7 +108,6 @@ class Trace:
     noise: float = 0.0
     common: float = 0.0
     gaps: list[Gap] = field(default_factory=list)
-    least_lag: int = LEAST_LAG
 
     def follow(self, block: int, first: int, original: State, replayed: State) -> None:
         """Measure the gap between P_k and Q_k.
@@ -160,7 +159,7 @@ class Trace:
         controls = len(self.scorer.controls.ids)
         if controls < FEWEST_CONTROLS:
             return f"only {controls} records are left to measure the drift on"
-        if lag < self.least_lag:
+        if lag < LEAST_LAG:
             return f"lag {lag}: too early to say"
         if saved < lag:
             return f"lag {lag}: a stitch would save less than was replayed already"
@@ -185,10 +184,6 @@ class Trace:
         value = sum(gap.count * gap.value for gap in latest) / count
         own = sum((gap.count * gap.noise) ** 2 for gap in latest) ** 0.5 / count
         return value, math.hypot(own, self.common)
-
-    def ask_for_more(self, last: int) -> None:
-        """Have twice as many blocks replayed before stopping is thought of again."""
-        self.least_lag = 2 * self._lag(last)
 
     def _lag(self, last: int) -> int:
         return last - int(self.blocks[self.blocks <= last].max()) + 1
@@ -294,8 +289,7 @@ class Stitching:
         scorer: Scorer,
         original: State,
         difference: State,
-        variances: frozenset[str],
-        finish: Callable[[dict[str, Tensor]], dict[str, Tensor]],
+        finish: Callable[[State], dict[str, Tensor]],
     ) -> None:
         """Score the original state.
 
@@ -303,18 +297,17 @@ class Stitching:
             scorer: What to score with.
             original: P_k.
             difference: u.
-            variances: Names of what must not become negative.
-            finish: What is done to a stitched state before it is used: BatchNorm's statistics.
+            finish: What is done to a stitched state before it is used: its buffers.
         """
         self._scorer, self._finish = scorer, finish
-        self._original, self._difference, self._variances = original, difference, variances
+        self._original, self._difference = original, difference
         self._before, self._controls_before = scorer.scores(original)
         self._results: dict[float, Result] = {}
 
     def state(self, rho: float) -> dict[str, Tensor]:
         """P_k - ρ·u."""
         share = {name: step * rho for name, step in self._difference.items()}
-        return clamped(subtracted(self._original, share), self._variances)
+        return subtracted(self._original, share)
 
     def gap(self, rho: float) -> float:
         """What taking ρ·u off does to the mean score of the erased records."""

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm, _NormBase
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from obliviate.blocks import Layout, key
 from obliviate.environment import Environment, seed_generators
@@ -85,7 +85,7 @@ class Trainer:
         model: The live module, on the recipe's device.
         environment: The process-wide settings that bits depend on.
         parameters: Names of the parameters, tied ones once: what residual memory is measured on.
-        variances: Names of running variances: what must not become negative.
+        buffers: Names of what no optimizer makes; see `buffer_names`.
     """
 
     def __init__(self, recipe: Recipe, data: Dataset[Any], layout: Layout, threads: int) -> None:
@@ -104,11 +104,7 @@ class Trainer:
         self._optimizer = self._new_optimizer()
         self._rates = [group["lr"] for group in self._optimizer.param_groups]
         self.parameters = frozenset(name for name, _ in self.model.named_parameters())
-        self.variances = frozenset(
-            f"{name}.running_var" if name else "running_var"
-            for name, module in self.model.named_modules(remove_duplicate=False)
-            if isinstance(module, _NormBase) and module.running_var is not None
-        )
+        self.buffers = buffer_names(self.model)
 
     def initial(self) -> Checkpoint:
         """The state before block 1."""
@@ -306,6 +302,20 @@ def made_model(recipe: Recipe) -> nn.Module:
 def has_batch_norm(model: nn.Module) -> bool:
     """Whether some module cannot be trained on a single record."""
     return any(isinstance(module, _BatchNorm) for module in model.modules())
+
+
+def buffer_names(model: nn.Module) -> frozenset[str]:
+    """Names of a state's entries that are no parameters, such as running variances and codebooks.
+
+    Integers without dimensions are not among them: they count steps.
+    """
+    trained = {parameter.data_ptr() for parameter in model.parameters() if parameter.numel()}
+    return frozenset(
+        name
+        for name, entry in model.state_dict(keep_vars=True).items()
+        if not (isinstance(entry, nn.Parameter) or entry.data_ptr() in trained)
+        and (entry.ndim or entry.is_floating_point() or entry.is_complex())
+    )
 
 
 def load_state(model: nn.Module, state: State) -> None:

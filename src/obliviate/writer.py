@@ -115,7 +115,7 @@ class Writer:
     def chain(self) -> Chain:
         """The chain as it is now."""
         spacing = Terms.of(self.facts.vault).spacing
-        return Chain(self.ledger, self.vault, self.facts.blocks, self.trainer.variances, spacing)
+        return Chain(self.ledger, self.vault, self.facts.blocks, self.trainer.buffers, spacing)
 
     # What a request means
 
@@ -355,7 +355,11 @@ class Writer:
             plan=plan,
             method=method,
             erased=self.ledger.erased(running=facts.id),
-            difference=Difference(self.trainer.parameters, is_kept=not isinstance(method, Exact)),
+            difference=Difference(
+                self.trainer.parameters,
+                self.trainer.buffers,
+                is_kept=not isinstance(method, Exact),
+            ),
             is_exact=chain.entries[start - 1].guarantee == "exact" and not changed,
             staged=self.ledger.staged(facts.id),
             trace=trace or self._trace(method, records, chain),
