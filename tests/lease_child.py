@@ -37,5 +37,13 @@ def dying(folder, *_):
     os._exit(1)
 
 
+def hanging(folder, *_):
+    """Be stopped in the middle of a transaction."""
+    ledger = Ledger(Path(folder))
+    with ledger._changing("never ends"):
+        print("held", flush=True)
+        sys.stdin.read()
+
+
 if __name__ == "__main__":
-    {"holding": holding, "dying": dying}[sys.argv[1]](*sys.argv[2:])
+    {"holding": holding, "dying": dying, "hanging": hanging}[sys.argv[1]](*sys.argv[2:])

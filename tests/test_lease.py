@@ -203,6 +203,48 @@ def test_a_lease_that_could_not_be_given_back_is_free_for_this_process(tmp_path,
     other.close()
 
 
+@pytest.mark.parametrize(
+    ("patience", "milliseconds"), [(None, 30_000), (2.0, 2000), (0.0, 1000), (90.0, 30_000)]
+)
+def test_transactions_are_waited_for_as_long_as_the_patience_says(tmp_path, patience, milliseconds):
+    make(tmp_path).close()
+    ledger = Ledger(tmp_path, patience)
+    for transaction in (ledger._database.reading, ledger._database.writing):
+        with transaction() as connection:
+            assert connection.exec_driver_sql("PRAGMA busy_timeout").scalar() == milliseconds
+    taken(ledger)
+    with ledger._changing("block 1 trained") as change:  # giving up would cost the block
+        assert change.connection.exec_driver_sql("PRAGMA busy_timeout").scalar() == 30_000
+    ledger.lease.release()
+    ledger.close()
+
+
+def test_a_process_that_hangs_in_a_transaction_is_waited_for_no_longer_than_asked(tmp_path):
+    make(tmp_path).close()
+    ledger = Ledger(tmp_path, 1.0)
+    waits = []
+    with holder(tmp_path, kind="hanging"):
+        for call in (
+            lambda: waits.extend(ledger.lease.held(patience_seconds=1.0)),
+            lambda: ledger.request(METHOD, ids(1), due=DUE),
+        ):
+            with pytest.raises(RunLocked, match="keeps the ledger") as locked:
+                call()
+            assert "continue it, or end it" in locked.value.hint
+        assert waits == []  # the first look took all the patience
+        assert ledger.entries() == [FIRST]  # reading goes on
+    assert taken(ledger, 0) == []
+    ledger.request(METHOD, ids(1), due=DUE)
+    ledger.lease.release()
+    ledger.close()
+
+
+def test_a_run_hands_its_patience_on(tmp_path, recipe_of, data):
+    ob.fit(recipe_of(), data, tmp_path / "run", blocks=2)
+    run = ob.load(tmp_path / "run", recipe_of(), data, patience_seconds=2)
+    assert run.ledger._database.patience_seconds == 2
+
+
 def test_who_is_dead():
     me = this_process()
     assert not is_dead(me)

@@ -14,13 +14,20 @@ from alembic.operations import Operations
 from sqlalchemy import create_engine
 
 import obliviate as ob
-from obliviate.errors import ConnectionLost, InvalidOption, RunDamaged, RunMissing, StorageFull
+from obliviate.errors import (
+    ConnectionLost,
+    InvalidOption,
+    RunDamaged,
+    RunLocked,
+    RunMissing,
+    StorageFull,
+)
 from obliviate.ledger import Ledger, tables
 from obliviate.ledger.migrations.versions import r0001_first
 from obliviate.ledger.place import checked_url
 from obliviate.progress import finish
 from tests.models import BLOCKS, images, recipe, records_in
-from tests.stories import METHOD, carried_out, ids, lived, trained
+from tests.stories import DUE, METHOD, carried_out, ids, lived, trained
 
 CONTEXT = multiprocessing.get_context("forkserver")
 CONTEXT.set_forkserver_preload(["tests.models", "obliviate"])
@@ -275,6 +282,67 @@ def test_a_pointer_that_points_nowhere_is_damage(tmp_path, pointer):
     (tmp_path / "ledger.json").write_text(pointer)
     with pytest.raises((RunDamaged, InvalidOption)):
         Ledger(tmp_path)
+
+
+def settings(connection):
+    names = ("lock_timeout", "idle_in_transaction_session_timeout")
+    return [connection.exec_driver_sql(f"SHOW {name}").scalar() for name in names]
+
+
+def test_no_transaction_waits_or_hangs_for_ever(tmp_path, database):
+    trained(tmp_path, database).close()
+    ledger = Ledger(tmp_path, 2)
+    with ledger._database.reading() as connection:
+        assert settings(connection) == ["2s", "2min"]
+    with ledger._database.writing() as connection:
+        assert settings(connection) == ["2s", "2min"]
+    list(ledger.lease.held(patience_seconds=0))
+    with ledger._changing("block 5 trained") as change:  # giving up would cost the block
+        assert settings(change.connection) == ["30s", "2min"]
+    ledger.lease.release()
+    ledger.close()
+
+
+@pytest.mark.parametrize("where", ["runs", "leases", "all tables"])
+def test_a_session_that_hangs_is_waited_for_no_longer_than_asked(tmp_path, server, where):
+    name = server.database()
+    ledger = trained(tmp_path, server.url(name))
+    list(ledger.lease.held(patience_seconds=0))  # so that its row is there
+    ledger.lease.release()
+    ledger.close()
+    ledger = Ledger(tmp_path, 1)
+    lock = f"SELECT * FROM {where} FOR UPDATE"
+    if where == "all tables":
+        lock = "LOCK TABLE runs, leases, requests, journal"
+    with psycopg.connect(host=str(server.folder), user=server.user, dbname=name) as other:
+        other.execute(lock)
+        with pytest.raises(RunLocked, match="keeps the ledger") as locked:
+            list(ledger.lease.held(patience_seconds=1))
+        assert "continue it, or end it" in locked.value.hint
+        if where != "leases":
+            with pytest.raises(RunLocked):
+                ledger.request(METHOD, ids(1), due=DUE)
+        other.rollback()
+    list(ledger.lease.held(patience_seconds=0))
+    ledger.lease.release()
+    ledger.request(METHOD, ids(1), due=DUE)
+    ledger.close()
+
+
+def test_a_session_of_ours_that_hangs_is_taken_back(tmp_path, database):
+    hung, other = trained(tmp_path, database), Ledger(tmp_path)
+
+    def hang():
+        with hung._database.writing(hanging_seconds=0.2) as connection:
+            connection.exec_driver_sql("SELECT * FROM runs FOR UPDATE")
+            other.request(METHOD, ids(1), due=DUE)  # waits until the server has ended it
+            connection.exec_driver_sql("SELECT * FROM runs FOR UPDATE")
+
+    with pytest.raises(ConnectionLost, match="cannot be reached"):
+        hang()
+    assert len(hung.requests.all()) == 1  # and the next call connects anew
+    for each in (hung, other):
+        each.close()
 
 
 def test_a_long_transaction_of_the_holder_is_not_silence(tmp_path, database):

@@ -83,7 +83,7 @@ class Run:
     ) -> None:
         """Open a run; see `load`."""
         self.folder, self.recipe, self._patience_seconds = folder, recipe, patience_seconds
-        self.ledger = Ledger(folder)
+        self.ledger = Ledger(folder, patience_seconds)
         self.vault = Terms.of(self.ledger.run().vault).opened(folder, seal)
         self.renew(data)
         check_recipe(self.facts, self.trainer.fingerprint())

@@ -11,6 +11,7 @@ from sqlalchemy import delete, func, insert, select, update
 from obliviate.clock import stamp
 from obliviate.errors import LeaseLost
 from obliviate.ledger import journal, tables
+from obliviate.ledger.database import MOST_SECONDS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -152,7 +153,9 @@ def changing(database: Database, run: int, event: str, holder: str | None) -> It
     Raises:
         LeaseLost: Another process took the lease over in the meantime.
     """
-    with database.writing() as connection:
+    # who holds the lease is in the middle of long work: a moment more is better than to give it up
+    patience = None if holder is None else MOST_SECONDS
+    with database.writing(patience_seconds=patience) as connection:
         # one at a time, also on a server: the journal has one end
         connection.execute(
             select(tables.runs.c.id).where(tables.runs.c.id == run).with_for_update()

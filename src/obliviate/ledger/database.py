@@ -21,9 +21,24 @@ if TYPE_CHECKING:
 _NO_ROOM = ("SQLITE_FULL", "SQLITE_READONLY", "SQLITE_CANTOPEN", "SQLITE_IOERR")
 _REFUSED = ("ReadOnlySqlTransaction", "InsufficientPrivilege", "DiskFull")
 _BUSY = ("LockNotAvailable", "DeadlockDetected", "SerializationFailure")
+_CUT_OFF = ("IdleInTransactionSessionTimeout",)
 _PRAGMAS = ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON", "secure_delete=ON")
 _READING = ("foreign_keys=ON", "query_only=ON")
-_PATIENCE_SECONDS = 30
+_CONNECT_SECONDS = 30
+_SHORTEST_SECONDS = 1.0
+MOST_SECONDS = 30.0
+"""How long the transaction of another process is waited for, at most."""
+
+HANGING_SECONDS = 120.0
+"""After how long a server ends a session that does nothing in the middle of a transaction."""
+
+_KEEPALIVE = {
+    "keepalives_idle": 30,
+    "keepalives_interval": 10,
+    "keepalives_count": 3,
+    "tcp_user_timeout": 60_000,  # milliseconds
+}
+"""How a server that vanished without a word is noticed."""
 
 
 class Database:
@@ -33,48 +48,74 @@ class Database:
         where: Its name in messages; never with a password.
         is_file: Whether it is an SQLite file.
         engine: SQLAlchemy's.
+        patience_seconds: How long a transaction waits for one of another process.
     """
 
-    def __init__(self, url: URL, *, pragmas: Sequence[str] = _PRAGMAS) -> None:
-        """Prepare to connect; nothing is touched before the first transaction."""
+    def __init__(
+        self, url: URL, *, pragmas: Sequence[str] = _PRAGMAS, patience_seconds: float | None = None
+    ) -> None:
+        """Prepare to connect; nothing is touched before the first transaction.
+
+        Args:
+            url: Where.
+            pragmas: Settings of an SQLite file.
+            patience_seconds: How long to wait for other processes; see `within`.
+        """
+        self.patience_seconds = within(patience_seconds)
         self.where = str(url.database) if is_sqlite(url) else url.render_as_string()
         self.is_file = is_sqlite(url)
-        self.engine = _sqlite(url, pragmas) if self.is_file else _server(url)
+        patience = self.patience_seconds
+        self.engine = _sqlite(url, pragmas, patience) if self.is_file else _server(url, patience)
 
     @classmethod
-    def file(cls, path: Path) -> Database:
+    def file(cls, path: Path, patience_seconds: float | None = None) -> Database:
         """The database in a file; one that may not be written to is opened for reading alone."""
         if may_write(path):
-            return cls(sqlite_url(path))
+            return cls(sqlite_url(path), patience_seconds=patience_seconds)
         # without a write-ahead log the file is all there is, and needs no files beside it
         log, shared = (path.with_name(path.name + end) for end in ("-wal", "-shm"))
         has_log = log.exists() and (shared.exists() or log.stat().st_size)
         options = {"mode": "ro"} if has_log else {"immutable": "1"}
         place = f"file:{quote(str(path))}"
         url = URL.create("sqlite", database=place, query={"uri": "true", **options})
-        database = cls(url, pragmas=_READING)
+        database = cls(url, pragmas=_READING, patience_seconds=patience_seconds)
         database.where = str(path)
         return database
 
     @contextlib.contextmanager
     def reading(self) -> Iterator[Connection]:
         """One transaction that reads; what the database raises comes as our own errors."""
-        with self._named_errors(), self.engine.begin() as connection:
-            yield connection
+        with self._named_errors(), self.engine.connect() as connection:
+            reader = connection.execution_options(patience_seconds=self.patience_seconds)
+            with reader.begin():
+                yield reader
 
     @contextlib.contextmanager
-    def writing(self, *, has_foreign_keys: bool = True) -> Iterator[Connection]:
+    def writing(
+        self,
+        *,
+        patience_seconds: float | None = None,
+        hanging_seconds: float = HANGING_SECONDS,
+    ) -> Iterator[Connection]:
         """One transaction that writes: all of it or nothing, after whoever writes before us.
 
         Args:
-            has_foreign_keys: Whether they are looked after; where tables are remade, they are not.
+            patience_seconds: How long to wait for whoever that is; the database's own if None.
+            hanging_seconds: After how long without a word a server takes it back.
+
+        Raises:
+            RunLocked: The patience was over first.
         """
         with self._named_errors(), self.engine.connect() as connection:
-            if self.is_file and not has_foreign_keys:
-                connection.connection.cursor().execute("PRAGMA foreign_keys=OFF")
             # on a server each statement sees what others committed before it; see `Change`
             level = {} if self.is_file else {"isolation_level": "READ COMMITTED"}
-            writer = connection.execution_options(is_writing=True, **level)
+            wanted = self.patience_seconds if patience_seconds is None else patience_seconds
+            writer = connection.execution_options(
+                is_writing=True,
+                patience_seconds=max(wanted, _SHORTEST_SECONDS),
+                hanging_seconds=hanging_seconds,
+                **level,
+            )
             with writer.begin():
                 yield writer
 
@@ -119,10 +160,12 @@ class Database:
         if kind.startswith(("SQLITE_BUSY", "SQLITE_LOCKED")) or kind in _BUSY:
             return RunLocked(
                 f"another process keeps the ledger {self.where} ({reason})",
-                hint="try again in a while",
+                hint="try again in a while; if it never ends, look for a process that was stopped, "
+                "or hangs, in the middle of writing: continue it, or end it",
             )
         driver: Any = self.engine.dialect.loaded_dbapi
-        if not self.is_file and isinstance(error, (driver.OperationalError, driver.InterfaceError)):
+        lost = (driver.OperationalError, driver.InterfaceError)
+        if not self.is_file and (isinstance(error, lost) or kind in _CUT_OFF):
             return ConnectionLost(
                 f"the ledger {self.where} cannot be reached ({reason})",
                 hint="call again when it can: all that was committed is kept, and what was begun "
@@ -150,8 +193,18 @@ def may_write(path: Path) -> bool:
     )
 
 
-def _sqlite(url: URL, pragmas: Sequence[str]) -> Engine:
-    arguments: dict[str, Any] = {"timeout": _PATIENCE_SECONDS}
+def within(patience_seconds: float | None) -> float:
+    """For how long a transaction waits for another one.
+
+    A process that is well needs a moment for one: a shorter patience would refuse without a cause.
+    A longer one is for who holds the lease, which is asked again and again.
+    """
+    wanted = MOST_SECONDS if patience_seconds is None else patience_seconds
+    return min(max(wanted, _SHORTEST_SECONDS), MOST_SECONDS)
+
+
+def _sqlite(url: URL, pragmas: Sequence[str], patience_seconds: float) -> Engine:
+    arguments: dict[str, Any] = {"timeout": patience_seconds}
     engine = create_engine(url, connect_args=arguments)
 
     @event.listens_for(engine, "connect")
@@ -162,20 +215,40 @@ def _sqlite(url: URL, pragmas: Sequence[str]) -> Engine:
 
     @event.listens_for(engine, "begin")
     def begin(connection: Connection) -> None:
+        options = connection.get_execution_options()
+        milliseconds = round(1000 * options.get("patience_seconds", patience_seconds))
+        if connection.info.get("busy_timeout") != milliseconds:
+            connection.exec_driver_sql(f"PRAGMA busy_timeout={milliseconds}").close()
+            connection.info["busy_timeout"] = milliseconds
         # a reader that starts to write later could find that another was faster
-        is_writing = connection.get_execution_options().get("is_writing", False)
+        is_writing = options.get("is_writing", False)
         connection.exec_driver_sql("BEGIN IMMEDIATE" if is_writing else "BEGIN")
 
     return engine
 
 
-def _server(url: URL) -> Engine:
-    return create_engine(
+def _server(url: URL, patience_seconds: float) -> Engine:
+    arguments = {"connect_timeout": _CONNECT_SECONDS, **_KEEPALIVE}
+    engine = create_engine(
         url,
         pool_pre_ping=True,
         isolation_level="REPEATABLE READ",
-        connect_args={"connect_timeout": _PATIENCE_SECONDS},
+        connect_args={name: value for name, value in arguments.items() if name not in url.query},
     )
+
+    @event.listens_for(engine, "begin")
+    def begin(connection: Connection) -> None:
+        # for this transaction alone: whatever is between us and the server may share sessions
+        options = connection.get_execution_options()
+        waiting = options.get("patience_seconds", patience_seconds)
+        hanging = options.get("hanging_seconds", HANGING_SECONDS)
+        connection.exec_driver_sql(
+            "SELECT set_config('lock_timeout', %s, true), "
+            "set_config('idle_in_transaction_session_timeout', %s, true)",
+            tuple(f"{round(1000 * seconds)}ms" for seconds in (waiting, hanging)),
+        ).close()
+
+    return engine
 
 
 def damaged(where: object, reason: str) -> RunDamaged:

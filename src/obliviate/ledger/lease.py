@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 BEAT_SECONDS = 2.0
 SILENCE_SECONDS = 30.0
 _POLL_SECONDS = 0.2
+_LOOK_SECONDS = 5.0  # how long one look waits for a transaction of somebody else
 _DEAD = "ZX"
 
 
@@ -112,19 +113,22 @@ class Lease:
         self._seen: tuple[str, int] | None = None
         self._looked = self._silent_seconds = 0.0
 
-    def try_taking(self) -> str | None:
+    def try_taking(self, patience_seconds: float = _LOOK_SECONDS) -> str | None:
         """Take the lease, if it is free or its holder is dead; say who has it, if not.
 
+        Args:
+            patience_seconds: How long to wait for a transaction of another process.
+
         Raises:
-            RunLocked: This very thread holds it already: waiting would last for ever.
+            RunLocked: This very thread holds it already, and waiting would last for ever; or the
+                patience was over.
         """
-        with self._database.writing() as connection:
+        with self._database.writing(patience_seconds=patience_seconds) as connection:
+            # what whoever writes needs too: a lease is worth nothing while somebody else hangs
+            # there; and the lease's own row is made by one at a time
+            runs = tables.runs.c
+            connection.execute(select(runs.id).where(runs.id == self._run).with_for_update())
             found = self._row(connection)
-            if found is None:
-                # its row is still to be made, by one at a time
-                runs = tables.runs.c
-                connection.execute(select(runs.id).where(runs.id == self._run).with_for_update())
-                found = self._row(connection)
             if found is not None and found.holder is not None and not self._is_over(found):
                 if {**this_process(), **found.process} == this_process():
                     raise RunLocked(
@@ -171,7 +175,8 @@ class Lease:
         if self._heart is None or holder is None:
             return
         self._heart.stopped.set()
-        with contextlib.suppress(ObliviateError), self._database.writing() as connection:
+        writing = self._database.writing(patience_seconds=_LOOK_SECONDS)
+        with contextlib.suppress(ObliviateError), writing as connection:
             found = self._row(connection)
             if found is not None and found.holder == holder:
                 self._update(connection, {"holder": None, "process": None})
@@ -182,23 +187,28 @@ class Lease:
         Raises:
             RunLocked: The patience was over first.
         """
-        started = time.monotonic()
-        while (other := self._try_patiently()) is not None:
-            if patience_seconds is not None and time.monotonic() - started >= patience_seconds:
-                raise RunLocked(
+        patience = float("inf") if patience_seconds is None else patience_seconds
+        until = time.monotonic() + patience
+        while True:
+            other, error = self._look(max(until - time.monotonic(), 0.0))
+            if other is None:
+                return
+            if time.monotonic() >= until:
+                raise error or RunLocked(
                     f"{other} is writing to the run",
                     hint="wait for it to end, or stop it: what it began will be finished",
                 )
             yield other
             time.sleep(_POLL_SECONDS)
 
-    def _try_patiently(self) -> str | None:
+    def _look(self, patience_seconds: float) -> tuple[str | None, RunLocked | None]:
+        """Try to take the lease; say who kept it, and the error where that is not known."""
         try:
-            return self.try_taking()
+            return self.try_taking(min(patience_seconds, _LOOK_SECONDS)), None
         except RunLocked as error:
             if not isinstance(error.__cause__, DatabaseError):
                 raise
-            return "another process"  # in a transaction that takes long
+            return "another process", error  # in a transaction that takes long
 
     def _is_over(self, found: Any) -> bool:
         if is_dead(found.process) or self._is_given_up(found):

@@ -62,8 +62,13 @@ class Ledger:
         lease: The right to write; whoever rewrites the chain holds it.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, patience_seconds: float | None = None) -> None:
         """Open the ledger of the run in a folder.
+
+        Args:
+            folder: Which.
+            patience_seconds: How long to wait for transactions of other processes; half a minute
+                at most, and if None.
 
         Raises:
             RunMissing: There is none.
@@ -71,7 +76,7 @@ class Ledger:
             OtherFormat: Another version of Obliviate wrote it.
             ConnectionLost: Its server cannot be reached.
         """
-        self._database, self._run = opened(folder)
+        self._database, self._run = opened(folder, patience_seconds)
         self.people = People(self._database, self._run)
         self.requests = Requests(self._database, self._run, self._changing)
         self.objects = Objects(self._database, self._run, self._changing)

@@ -39,6 +39,7 @@ LEDGER_NAME, POINTER_NAME, PART_NAME = "ledger.sqlite", "ledger.json", "ledger.p
 _DRIVER = "postgresql+psycopg"
 _SECRETS = {"password", "sslpassword"}
 _MAKING = 0x0B11_A7E  # one run at a time is made in a database
+_MAKING_SECONDS = 600.0  # for which millions of records take some minutes
 
 
 def has_ledger(folder: Path) -> bool:
@@ -80,9 +81,9 @@ def checked_url(url: str) -> URL:
     return parsed
 
 
-def opened(folder: Path) -> tuple[Database, int]:
-    """The database of the run in a folder, and the run's number there."""
-    database, name = found(folder)
+def opened(folder: Path, patience_seconds: float | None = None) -> tuple[Database, int]:
+    """The database of the run in a folder, and the run's number there; see `Database`."""
+    database, name = found(folder, patience_seconds)
     try:
         with database.reading() as connection:
             if name is not None and revision_of(connection) is None:
@@ -104,7 +105,7 @@ def opened(folder: Path) -> tuple[Database, int]:
     return database, int(runs[0])
 
 
-def found(folder: Path) -> tuple[Database, str | None]:
+def found(folder: Path, patience_seconds: float | None) -> tuple[Database, str | None]:
     """The database that a folder names, and the run's name there; None: the only run there is.
 
     Raises:
@@ -115,7 +116,7 @@ def found(folder: Path) -> tuple[Database, str | None]:
     if path.exists():
         if path.stat().st_size == 0:
             raise damaged(path, "it is empty")
-        return Database.file(path), None
+        return Database.file(path, patience_seconds), None
     if not pointer.exists():
         raise _missing(folder)
     try:
@@ -123,7 +124,7 @@ def found(folder: Path) -> tuple[Database, str | None]:
         url, name = checked_url(said["url"]), str(said["run"])
     except (ValueError, KeyError, TypeError) as error:
         raise damaged(pointer, str(error)) from error
-    return Database(url), name
+    return Database(url, patience_seconds=patience_seconds), name
 
 
 def _missing(folder: Path) -> RunMissing:
@@ -168,7 +169,7 @@ def prepare(url: str) -> None:
     """
     database = Database(checked_url(url))
     try:
-        with database.writing() as connection:
+        with database.writing(patience_seconds=_MAKING_SECONDS) as connection:
             _ready(connection, database)
     finally:
         database.close()
@@ -207,7 +208,9 @@ def created(
         database = Database(checked_url(url))
         _point(folder, database, name)
     try:
-        with database.writing() as connection:
+        with database.writing(
+            patience_seconds=_MAKING_SECONDS, hanging_seconds=_MAKING_SECONDS
+        ) as connection:
             _ready(connection, database)
             if database.is_file:  # an index is built faster in one go, when all rows are there
                 tables.subject_index.drop(connection)
