@@ -72,7 +72,7 @@ HIDDEN = {
     "attribute": {"model": Warming},
     "buffer": {"model": Averaging},
     "loss": {"loss": MovingLoss()},
-    "optimizer": {"optimizer": partial(Drifting, lr=0.05), "optimizer_state": "carried"},
+    "optimizer": {"optimizer": partial(Drifting, lr=0.05)},
 }
 
 

@@ -318,12 +318,19 @@ class Chain:
         done.set_result(work(*given))
         return done
 
-    def append(self, trained: Trained, previous: State, *, guarantee: Guarantee = "exact") -> None:
-        """Add the next block that was trained on; the previous state is used up."""
+    def append(
+        self, trained: Trained, previous: State, *, guarantee: Guarantee = "exact"
+    ) -> set[str]:
+        """Add the next block that was trained on; the previous state is used up.
+
+        Returns:
+            The names of what the block changed.
+        """
         update = update_between(previous, trained.checkpoint.model, consume=True)
         entry = self.stored(trained, update, origin="trained", guarantee=guarantee)
         self._ledger.append(entry)
         self.entries.append(entry)
+        return {*update.steps, *update.taken}
 
     def restitched(self, span: range, offset: Offset, state: State, erasure: int) -> list[Entry]:
         """Store what a span of blocks that is stitched on needs anew.

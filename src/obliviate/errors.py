@@ -137,3 +137,7 @@ class StorageFull(ObliviateError):
 
 class Mismatch(ObliviateError):
     """What was computed again is not what was stored."""
+
+
+class NothingLearned(UserWarning):
+    """Steps were made, and no parameter was changed by them."""

@@ -7,8 +7,10 @@ disappears.
 
 from __future__ import annotations
 
+import contextlib
+import copy
 import random
-from collections.abc import Mapping
+from collections.abc import Mapping, MutableMapping
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
 import numpy as np
@@ -39,11 +41,19 @@ class Feed(Protocol):
         ...
 
 
-def feed_of(data: Dataset[Any], workers: int) -> Feed:
-    """The feed of a dataset: the direct one only where `TensorDataset`'s own indexing applies."""
+def feed_of(data: Dataset[Any], workers: int, threads: int = 1) -> Feed:
+    """The feed of a dataset: the direct one only where `TensorDataset`'s own indexing applies.
+
+    Args:
+        data: The dataset.
+        workers: How many processes fetch records; 0 for this one.
+        threads: How many threads a dataset computes with, whoever asks it: a sum over several
+            threads has other bits. More than one cannot be had in a worker, which would hang, so
+            that records are fetched in this process then.
+    """
     if isinstance(data, TensorDataset) and type(data).__getitem__ is TensorDataset.__getitem__:
         return TensorFeed(data)
-    return LoaderFeed(data, workers)
+    return LoaderFeed(data, workers if threads == 1 else 0, threads)
 
 
 class TensorFeed:
@@ -66,8 +76,8 @@ class TensorFeed:
 class LoaderFeed:
     """Fetches records one by one, in worker processes if there are any."""
 
-    def __init__(self, data: Dataset[Any], workers: int) -> None:
-        self._seeded = _Seeded(data)
+    def __init__(self, data: Dataset[Any], workers: int, threads: int) -> None:
+        self._seeded = _Seeded(data, threads)
         self._sampler = _Sampler()
         self._loader = DataLoader(
             self._seeded,
@@ -86,6 +96,20 @@ class LoaderFeed:
         self._sampler.batches = [_keys(records, key(seed, step)) for step, records in listed]
         for (step, _), batch in zip(listed, self._loader, strict=True):
             yield step, batch
+
+
+def like(mapping: Mapping[str, Any], values: dict[str, Any]) -> Any:
+    """A mapping of the same kind with other values, as torch's own collation makes it."""
+    if type(mapping) is dict:
+        return values
+    if isinstance(mapping, MutableMapping):
+        with contextlib.suppress(TypeError, ValueError):
+            copied = copy.copy(mapping)
+            copied.update(values)
+            return copied
+    with contextlib.suppress(TypeError, ValueError):
+        return type(mapping)(values)  # type: ignore[call-arg]
+    return values
 
 
 def _keys(records: NDArray[np.int64], seed: int) -> list[tuple[int, int]]:
@@ -134,12 +158,19 @@ class _Sampler:
 class _Seeded(Dataset[Any]):
     """A dataset whose generators are seeded for each record."""
 
-    def __init__(self, data: Dataset[Any]) -> None:
-        self._data = data
+    def __init__(self, data: Dataset[Any], threads: int) -> None:
+        self._data, self._threads = data, threads
 
     def __getitem__(self, record_and_seed: tuple[int, int]) -> Any:
         record, seed = record_and_seed
         torch.default_generator.manual_seed(seed)
         random.seed(seed)
         np.random.seed(seed & 0xFFFFFFFF)
-        return self._data[record]
+        threads = torch.get_num_threads()
+        if threads == self._threads:
+            return self._data[record]
+        torch.set_num_threads(self._threads)
+        try:
+            return self._data[record]
+        finally:
+            torch.set_num_threads(threads)

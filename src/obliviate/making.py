@@ -76,11 +76,13 @@ def layout_of(recipe: Recipe, parts: Sequence[Part], smallest_batch: int) -> Lay
 
 def new_trainer(recipe: Recipe, data: Dataset[Any], records: int, blocks: int) -> Trainer:
     """The trainer of a run that does not exist yet."""
-    threads = torch.get_num_threads()
-    with Environment(recipe.device, threads).entered():
-        smallest_batch = 2 if has_batch_norm(made_model(recipe)) else 1
-    parts = [Part(records=records, blocks=blocks)]
-    return Trainer(recipe, data, layout_of(recipe, parts, smallest_batch), threads)
+    environment = environment_facts(recipe.device, recipe.workers)
+    smallest_batch = recipe.smallest_batch
+    if smallest_batch is None:
+        with Environment.of(recipe.device, environment).entered():
+            smallest_batch = 2 if has_batch_norm(made_model(recipe)) else 1
+    layout = layout_of(recipe, [Part(records=records, blocks=blocks)], smallest_batch)
+    return Trainer(recipe, data, layout, environment)
 
 
 def make(
@@ -175,7 +177,7 @@ def _facts(
         parts=tuple(Part(records=part.records, blocks=part.blocks) for part in layout.parts),
         smallest_batch=layout.smallest_batch,
         fingerprint=trainer.fingerprint(),
-        environment=environment_facts(),
+        environment=dict(trainer.environment.facts),
         subject_key=secrets.token_bytes(32),
         content_key=secret,
         samples=content_hashes(trainer, sampled(layout.records, recipe.seed, left_out), secret),

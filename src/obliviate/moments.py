@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from obliviate.errors import InvalidRecipe
+from obliviate.feed import content_of
 
 if TYPE_CHECKING:
     from torch.optim import Optimizer
@@ -18,16 +19,22 @@ if TYPE_CHECKING:
 _NUMBERS = "numbers"
 
 
-def packed_optimizer(optimizer: Optimizer) -> dict[str, Tensor]:
+def packed_optimizer(optimizer: Optimizer, fresh: Optimizer | None = None) -> dict[str, Tensor]:
     """Copy moments and counters to the CPU.
 
     Tensors become entries "parameter/name"; plain numbers, of moments and of parameter groups, go
     into one entry as JSON.
 
+    Args:
+        optimizer: What to copy.
+        fresh: One that has made no step yet, to see that nothing else was changed by steps.
+
     Raises:
         InvalidRecipe: The optimizer keeps something else, such as a list.
     """
     _check_state(optimizer)
+    if fresh is not None:
+        _check_attributes(optimizer, fresh)
     tensors: dict[str, Tensor] = {}
     numbers: dict[str, Any] = {"state": {}, "groups": [], "devices": {}}
     for at, parameter in enumerate(_parameters(optimizer)):
@@ -73,6 +80,16 @@ def _check_state(optimizer: Optimizer) -> None:
         for name, value in group.items():
             if isinstance(value, Tensor) and name != "lr":
                 raise _uncarried(optimizer, f"keeps the tensor {name!r} in its parameter groups")
+
+
+def _check_attributes(optimizer: Optimizer, fresh: Optimizer) -> None:
+    known = vars(fresh)
+    for name, value in vars(optimizer).items():
+        if name.startswith("_") or name in {"state", "param_groups", "defaults", "step"}:
+            continue
+        before, after = ([*content_of(each)] for each in (known.get(name), value))
+        if before != after:
+            raise _uncarried(optimizer, f"keeps state in its attribute {name!r}")
 
 
 def _uncarried(optimizer: Optimizer, what: str) -> InvalidRecipe:

@@ -97,7 +97,7 @@ class Run:
             self.recipe,
             data,
             layout_of(self.recipe, self.facts.parts, self.facts.smallest_batch),
-            threads=int(self.facts.environment["threads"]),
+            self.facts.environment,
         )
         self.writer = Writer(self.ledger, self.vault, self.trainer, self.facts)
         self.writer.patience_seconds = self._patience_seconds

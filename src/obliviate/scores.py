@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
@@ -22,6 +23,7 @@ from torch import Tensor, nn
 from obliviate.blocks import key, keyed_hash
 from obliviate.environment import seed_generators
 from obliviate.errors import InvalidRecipe, TrainingFailed
+from obliviate.feed import like
 from obliviate.training import load_state, made_model, named
 
 if TYPE_CHECKING:
@@ -157,7 +159,8 @@ class Scorer:
     def _loss_of(self, batch: Any) -> float:
         """The loss of a batch, as in training but for the mode; a step may need gradients."""
         if self._recipe.step is not None:
-            return float(self._recipe.step(self._model, batch).detach())
+            loss = self._recipe.step(self._model, batch)
+            return float("nan") if loss is None else float(loss.detach())
         inputs, targets = batch
         assert self._loss is not None  # noqa: S101 - the recipe saw to it
         with torch.no_grad():
@@ -239,7 +242,17 @@ def margins(outputs: Tensor, targets: Tensor) -> Tensor:
 
 
 def singles(batch: Any, size: int) -> list[Any]:
-    """The records of a batch, as batches of one."""
+    """The records of a batch, as batches of one.
+
+    Raises:
+        InvalidRecipe: Nothing in the batch has a row for each record.
+    """
+    if size > 1 and not _is_sliced(batch, size):
+        raise InvalidRecipe(
+            f"a batch of {size} records cannot be taken apart: nothing in it ({type(batch)}) has "
+            "one row for each record",
+            hint=_REMEDY,
+        )
     return [sliced(batch, slice(at, at + 1), size) for at in range(size)]
 
 
@@ -247,14 +260,24 @@ def sliced(thing: Any, rows: slice, size: int) -> Any:
     """Some records' part of a collated batch."""
     if isinstance(thing, Tensor):
         return thing[rows] if _has_rows(thing, size) else thing
-    if isinstance(thing, dict):
-        return {name: sliced(value, rows, size) for name, value in thing.items()}
+    if isinstance(thing, Mapping):
+        return like(thing, {name: sliced(value, rows, size) for name, value in thing.items()})
     if isinstance(thing, list | tuple):
         if len(thing) == size and all(isinstance(each, str | bytes) for each in thing):
             return thing[rows]  # text is collated into a list of texts
         values = [sliced(value, rows, size) for value in thing]
         return type(thing)(*values) if hasattr(thing, "_fields") else values
     return thing
+
+
+def _is_sliced(thing: Any, size: int) -> bool:
+    """Whether something in a batch has a row for each record."""
+    if isinstance(thing, Mapping):
+        return any(_is_sliced(value, size) for value in thing.values())
+    if isinstance(thing, list | tuple):
+        is_of_text = len(thing) == size and all(isinstance(each, str | bytes) for each in thing)
+        return is_of_text or any(_is_sliced(value, size) for value in thing)
+    return _has_rows(thing, size)
 
 
 def _has_rows(thing: Any, size: int) -> bool:

@@ -18,6 +18,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import torch
+from torch.nn.parameter import is_lazy
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
@@ -69,16 +70,23 @@ def digest(state: State) -> str:
     return sha.hexdigest()
 
 
+def place(tensor: Tensor) -> tuple[object, ...]:
+    """Where a tensor lies in memory, and how: tied ones lie in the same place."""
+    if tensor.layout != torch.strided or is_lazy(tensor):
+        return (id(tensor),)
+    return tensor.data_ptr(), tensor.shape, tensor.stride(), tensor.dtype
+
+
 def captured(source: State) -> dict[str, Tensor]:
     """A copy of a live state dict on the CPU, tied entries as one tensor."""
     copies: dict[tuple[object, ...], Tensor] = {}
     state = {}
     for name, tensor in source.items():
-        place = (tensor.data_ptr(), tensor.shape, tensor.stride(), tensor.dtype)
-        if place not in copies or tensor.numel() == 0:
+        where = place(tensor)
+        if where not in copies or tensor.numel() == 0:
             copy = torch.empty(tensor.shape, dtype=tensor.dtype)
-            copies[place] = copy.copy_(tensor.detach())
-        state[name] = copies[place]
+            copies[where] = copy.copy_(tensor.detach())
+        state[name] = copies[where]
     return state
 
 

@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import inspect
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from hashlib import sha256
 from typing import TYPE_CHECKING, Any
@@ -18,6 +20,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.utils.rnn import PackedSequence
+from torch.optim import Optimizer
 
 from obliviate.blocks import Layout, key
 from obliviate.environment import Environment, seed_generators
@@ -27,18 +31,17 @@ from obliviate.errors import (
     RunLocked,
     TrainingFailed,
 )
-from obliviate.feed import content_of, feed_of
+from obliviate.feed import content_of, feed_of, like
 from obliviate.hidden import Hidden
 from obliviate.moments import packed_optimizer, unpack_optimizer
 from obliviate.progress import Event
 from obliviate.recipe import invalid
-from obliviate.state import captured, digest
+from obliviate.state import captured, digest, place
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 
     from numpy.typing import NDArray
-    from torch.optim import Optimizer
     from torch.utils.data import Dataset
 
     from obliviate.feed import Feed
@@ -70,12 +73,30 @@ class Trained:
         checkpoint: The state after it.
         loss: Mean loss over its steps; None where every batch was left empty.
         seconds: How long it took.
+        is_learning: Whether steps were made with a learning rate above 0: then some parameter has
+            to be another afterwards.
     """
 
     block: int
     checkpoint: Checkpoint
     loss: float | None
     seconds: float
+    is_learning: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tried:
+    """What came of a few steps that are no part of training.
+
+    Attributes:
+        batches: A hash of the batches.
+        losses: The losses, in digits.
+        state: The digest of the state after them.
+    """
+
+    batches: str
+    losses: str
+    state: str
 
 
 class Trainer:
@@ -88,11 +109,21 @@ class Trainer:
         buffers: Names of what no optimizer makes; see `buffer_names`.
     """
 
-    def __init__(self, recipe: Recipe, data: Dataset[Any], layout: Layout, threads: int) -> None:
+    def __init__(
+        self, recipe: Recipe, data: Dataset[Any], layout: Layout, environment: Mapping[str, str]
+    ) -> None:
+        """Make a model.
+
+        Args:
+            recipe: How to train.
+            data: On what.
+            layout: Which record is trained on where.
+            environment: In what environment; see `environment_facts`.
+        """
         self.recipe, self.layout = recipe, layout
-        self._feed: Feed = feed_of(data, recipe.workers)
+        self._feed: Feed = feed_of(data, recipe.workers, int(environment["data threads"]))
         self._is_busy = False
-        self.environment = Environment(recipe.device, threads)
+        self.environment = Environment.of(recipe.device, environment)
         with self.environment.entered():
             self.model = made_model(recipe)
         # a loss that is a module may change in training; the recipe's own stays as it is
@@ -101,9 +132,14 @@ class Trainer:
             loss = copy.deepcopy(loss).to(recipe.device)
         self._loss: Callable[[Any, Any], Tensor] | None = loss
         self._hidden = Hidden(self.model, self._loss)
-        self._optimizer = self._new_optimizer()
-        self._rates = [group["lr"] for group in self._optimizer.param_groups]
-        self.parameters = frozenset(name for name, _ in self.model.named_parameters())
+        self._renew_optimizer(None)
+        kept, places = self.model.state_dict(), set(map(place, self.model.parameters()))
+        # by their memory: a state dict may know a parameter by another name, or not at all
+        self.parameters = frozenset(
+            name
+            for name, each in kept.items()
+            if isinstance(each, Tensor) and place(each) in places
+        )
         self.buffers = buffer_names(self.model)
 
     def initial(self) -> Checkpoint:
@@ -113,7 +149,9 @@ class Trainer:
 
     def fingerprint(self) -> dict[str, str]:
         """The recipe in comparable words; see `Recipe.fingerprint`."""
-        return self.recipe.fingerprint(self.model, self._new_optimizer())
+        with self.environment.entered(), named("the schedule"):
+            total_steps = self.layout.total_steps(1)
+            return self.recipe.fingerprint(self.model, self._new_optimizer(), total_steps)
 
     def train(
         self, start: Checkpoint, blocks: Iterable[int], erased: NDArray[np.int64]
@@ -166,8 +204,8 @@ class Trainer:
         with self.environment.entered(), named("the dataset"):
             return moved(self._feed.batch(records, seed), self.recipe.device)
 
-    def forward(self, batch: Any) -> Tensor:
-        """The loss of a batch under the live module."""
+    def forward(self, batch: Any) -> Tensor | None:
+        """The loss of a batch under the live module; None where there is nothing to learn."""
         if self.recipe.step is not None:
             return self.recipe.step(self.model, batch)
         inputs, targets = batch
@@ -191,6 +229,7 @@ class Trainer:
                     task="block", done=done / self.layout.steps(block), total=1, block=block
                 )
         loss = _mean_loss(losses, block)
+        self._check_thawed(block)
         optimizer = self._optimizer if self.recipe.optimizer_state == "carried" else None
         state = captured(self.model.state_dict())
         self._check_finite(state, block)
@@ -202,6 +241,8 @@ class Trainer:
             ),
             loss=loss,
             seconds=time.perf_counter() - started,
+            is_learning=loss is not None
+            and any(group.get("lr", 1) for group in self._optimizer.param_groups),
         )
 
     def _check_finite(self, state: State, block: int) -> None:
@@ -217,7 +258,6 @@ class Trainer:
         """Make steps until some time has gone by; return the last step and whether all is done."""
         until, step = time.perf_counter() + SECONDS_BETWEEN_EVENTS, 0
         first_step, total = self.layout.first_step(block), self.layout.total_steps(block)
-        schedule = self.recipe.schedule
         while time.perf_counter() < until:
             with named(f"block {block}: the dataset"):
                 fetched = next(feed, None)
@@ -225,41 +265,81 @@ class Trainer:
                 return step, True
             step, batch = fetched
             with named(f"block {block}, step {step}: training"):
-                if schedule is not None:
-                    factor = schedule(first_step + step, total)
-                    for group, rate in zip(self._optimizer.param_groups, self._rates, strict=True):
-                        group["lr"] = rate * factor
-                losses.append(self._step(moved(batch, self.recipe.device), block, step))
+                self._set_rates(first_step + step, total)
+                loss = self._step(moved(batch, self.recipe.device), block, step)
+                if loss is not None:
+                    losses.append(loss)
         return step, False
 
-    def _step(self, batch: Any, block: int, step: int) -> Tensor:
+    def _set_rates(self, step: int, total: int) -> None:
+        if self.recipe.schedule is not None:
+            factor = self.recipe.factor(step, total)
+            for group, rate in zip(self._optimizer.param_groups, self._rates, strict=True):
+                group["lr"] = rate * factor
+
+    def _step(self, batch: Any, block: int, step: int) -> Tensor | None:
         seed_generators(key(self.recipe.seed, "step", block, step), self.recipe.device)
-        self._optimizer.zero_grad(set_to_none=True)
-        loss = self.forward(batch)
-        if not isinstance(loss, Tensor) or loss.numel() != 1:
+        self._clear_gradients()
+        # the weights were changed since the last step: what autocast keeps of them is stale
+        torch.clear_autocast_cache()
+        loss: Any = self.forward(batch)
+        if loss is None:
+            return None
+        if not isinstance(loss, Tensor) or loss.numel() != 1 or loss.is_complex():
             found = f"shape {list(loss.shape)}" if isinstance(loss, Tensor) else type(loss).__name__
             raise invalid([f"the loss is not a scalar but has {found}; take the batch's mean"])
+        if not loss.requires_grad:
+            raise invalid(
+                [
+                    "the loss does not depend on any parameter that requires a gradient; do not "
+                    "detach it, nor work it out under no_grad; where there is nothing to learn "
+                    "from a batch, return None"
+                ]
+            )
         loss.backward()  # type: ignore[no-untyped-call]
         self._optimizer.step()
         return loss.detach()
 
+    def _clear_gradients(self) -> None:
+        self._optimizer.zero_grad(set_to_none=True)
+        for parameter in self._others:  # a frozen part's too: a norm over all of them counts them
+            parameter.grad = None
+
     def _renew_optimizer(self, packed: State | None) -> None:
         self._optimizer = self._new_optimizer()
-        self._rates = [group["lr"] for group in self._optimizer.param_groups]
+        self._rates: list[Any] = [group.get("lr") for group in self._optimizer.param_groups]
+        its = {id(each) for group in self._optimizer.param_groups for each in group["params"]}
+        self._others = [each for each in self.model.parameters() if id(each) not in its]
         if packed is not None:
             unpack_optimizer(self._optimizer, packed)
 
     def _new_optimizer(self) -> Optimizer:
         with named("the optimizer's factory"):
-            return self.recipe.optimizer(self.model.parameters())
+            optimizer = self.recipe.optimizer(self.model.parameters())
+        faults = list(optimizer_faults(optimizer, self.model, self.recipe))
+        if faults:
+            raise invalid(faults)
+        return optimizer
 
-    def try_step(
-        self, start: Checkpoint, block: int, step: int, records: NDArray[np.int64]
-    ) -> tuple[str, str, str]:
-        """Make one step from a checkpoint, as training would; return what came of it.
+    def _check_thawed(self, block: int) -> None:
+        if thawed := self._hidden.thawed():
+            raise invalid(
+                [
+                    f"block {block}: the model changed requires_grad of {thawed[0]!r} while it was "
+                    "trained, which no checkpoint keeps; give that part a parameter group, and a "
+                    "learning rate of 0 for as long as it is to stay as it is"
+                ]
+            )
 
-        Returns:
-            A hash of the batch, the loss in digits, and the digest of the state.
+    def try_steps(
+        self, start: Checkpoint, block: int, batches: Sequence[tuple[int, NDArray[np.int64]]]
+    ) -> Tried:
+        """Make some steps from a checkpoint, as training would; return what came of them.
+
+        Args:
+            start: The state before the first of them.
+            block: The block that they belong to.
+            batches: Number in the block, and records, of each. Shape (n,).
 
         Raises:
             InvalidRecipe: The batch, the loss or the optimizer's state cannot be used.
@@ -269,24 +349,48 @@ class Trainer:
         self._hidden.put_back()
         self._renew_optimizer(None)
         self.model.train()
+        seen, losses, total = sha256(), [], self.layout.total_steps(block)
         with self.environment.entered():
-            with named("the dataset"):
-                batch = self._feed.batch(records, key(self.recipe.seed, "fetch", block, step))
-            with named("a first step"):
-                loss = self._checked_step(moved(batch, self.recipe.device), block, step)
-        seen = sha256()
-        for piece in content_of(batch):
-            seen.update(piece)
-        return seen.hexdigest(), repr(loss), digest(captured(self.model.state_dict()))
+            for step, records in batches:
+                with named("the dataset"):
+                    batch = self._feed.batch(records, key(self.recipe.seed, "fetch", block, step))
+                for piece in content_of(batch):
+                    seen.update(piece)
+                with named("a first step"):
+                    self._check_batch(batch)
+                    self._set_rates(self.layout.first_step(block) + step, total)
+                    loss = self._step(moved(batch, self.recipe.device), block, step)
+                if loss is not None:
+                    losses.append(_mean_loss([loss], block))
+        self._check_thawed(block)
+        if self.recipe.optimizer_state == "carried":
+            packed_optimizer(self._optimizer, self._new_optimizer())
+        return Tried(
+            batches=seen.hexdigest(),
+            losses=repr(losses),
+            state=digest(captured(self.model.state_dict())),
+        )
 
-    def _checked_step(self, batch: Any, block: int, step: int) -> float:
+    def leaves(self, block: int, step: int, records: NDArray[np.int64]) -> list[Tensor]:
+        """The tensors that the loss of a batch would give a gradient to, by its graph."""
+        self.model.train()
+        with self.environment.entered(), named("a first step"):
+            batch = self._feed.batch(records, key(self.recipe.seed, "fetch", block, step))
+            seed_generators(key(self.recipe.seed, "step", block, step), self.recipe.device)
+            loss = self.forward(moved(batch, self.recipe.device))
+        known: dict[int, Any] = {}
+        waiting = [] if loss is None else [loss.grad_fn]
+        while waiting:
+            node = waiting.pop()
+            if node is not None and id(node) not in known:
+                known[id(node)] = node
+                waiting += [each for each, _ in node.next_functions]
+        return [node.variable for node in known.values() if hasattr(node, "variable")]
+
+    def _check_batch(self, batch: Any) -> None:
         is_pair = isinstance(batch, list | tuple) and len(batch) == 2  # noqa: PLR2004
         if self.recipe.step is None and not is_pair:
             raise invalid(["a batch is not (inputs, targets); give step(model, batch) instead"])
-        loss = self._step(batch, block, step)
-        if self.recipe.optimizer_state == "carried":
-            packed_optimizer(self._optimizer)
-        return _mean_loss([loss], block) or 0.0
 
 
 def made_model(recipe: Recipe) -> nn.Module:
@@ -294,9 +398,11 @@ def made_model(recipe: Recipe) -> nn.Module:
     seed_generators(key(recipe.seed, "model"), recipe.device)
     with named("the model's factory"):
         model = recipe.model()
-    if not isinstance(model, nn.Module):
-        raise invalid([f"model() gave {type(model).__name__}; it must give a torch.nn.Module"])
-    return model.to(recipe.device)
+        if not isinstance(model, nn.Module):
+            raise invalid([f"model() gave {type(model).__name__}; it must give a torch.nn.Module"])
+        if any(each.is_meta for each in (*model.parameters(), *model.buffers())):
+            raise invalid(["model() gave tensors without memory (meta); make them on a device"])
+        return model.to(recipe.device)
 
 
 def has_batch_norm(model: nn.Module) -> bool:
@@ -313,9 +419,36 @@ def buffer_names(model: nn.Module) -> frozenset[str]:
     return frozenset(
         name
         for name, entry in model.state_dict(keep_vars=True).items()
-        if not (isinstance(entry, nn.Parameter) or entry.data_ptr() in trained)
+        if isinstance(entry, Tensor)
+        and entry.layout == torch.strided
+        and not (isinstance(entry, nn.Parameter) or entry.data_ptr() in trained)
         and (entry.ndim or entry.is_floating_point() or entry.is_complex())
     )
+
+
+def optimizer_faults(optimizer: Any, model: nn.Module, recipe: Recipe) -> Iterator[str]:
+    """What in an optimizer would train nothing, or cannot be asked for a step."""
+    if not isinstance(optimizer, Optimizer):
+        yield f"optimizer gave {type(optimizer).__name__}; it must give one torch.optim.Optimizer"
+        return
+    parameters = [each for group in optimizer.param_groups for each in group["params"]]
+    own = {id(each) for each in model.parameters()}
+    foreign = sum(id(each) not in own for each in parameters)
+    if foreign:
+        yield (
+            f"{type(optimizer).__name__} has {foreign} of {len(parameters)} parameters that are "
+            "none of the model's; make it of the parameters that the factory is called with"
+        )
+    if not any(each.requires_grad for each in parameters):
+        yield f"{type(optimizer).__name__} has no parameter that requires a gradient"
+    if recipe.schedule is not None and any("lr" not in each for each in optimizer.param_groups):
+        yield f"{type(optimizer).__name__} has no learning rate (lr) that schedule could change"
+    closure = inspect.signature(optimizer.step).parameters.get("closure")
+    if closure is not None and closure.default is inspect.Parameter.empty:
+        yield (
+            f"{type(optimizer).__name__} asks for the loss again in its own step (a closure); take "
+            "an optimizer that works from the gradients of one pass"
+        )
 
 
 def load_state(model: nn.Module, state: State) -> None:
@@ -323,17 +456,22 @@ def load_state(model: nn.Module, state: State) -> None:
     with torch.no_grad():
         for name, tensor in model.state_dict().items():
             tensor.copy_(state[name])
+    torch.clear_autocast_cache()
 
 
 def moved(batch: Any, device: str) -> Any:
     """A batch with all its tensors on a device."""
     if isinstance(batch, Tensor):
         return batch.to(device)
-    if isinstance(batch, dict):
-        return {name: moved(value, device) for name, value in batch.items()}
+    if isinstance(batch, Mapping):
+        return like(batch, {name: moved(value, device) for name, value in batch.items()})
+    if isinstance(batch, PackedSequence):
+        return batch.to(torch.device(device))  # type: ignore[arg-type]
     if isinstance(batch, list | tuple):
         values = [moved(value, device) for value in batch]
         return type(batch)(*values) if hasattr(batch, "_fields") else values
+    if callable(getattr(batch, "to", None)):  # a batch of graphs, say
+        return batch.to(device)
     return batch
 
 

@@ -6,6 +6,7 @@ It first finishes what a killed process left, then carries out what was asked fo
 from __future__ import annotations
 
 import time
+import warnings
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -22,6 +23,7 @@ from obliviate.errors import (
     ConnectionLost,
     ForeignData,
     LeaseLost,
+    NothingLearned,
     ObliviateError,
     StorageFull,
     TrainingFailed,
@@ -94,10 +96,20 @@ def method_from(options: Mapping[str, object]) -> Method:
     return method_of(str(rest.pop("name")), **rest)
 
 
-def _append(chain: Chain, trained: Trained, previous: State, guarantee: Guarantee) -> None:
+def _append(
+    chain: Chain, trained: Trained, previous: State, guarantee: Guarantee, learned: frozenset[str]
+) -> None:
     """`Chain.append` in another thread, whatever mode the caller has made its states in."""
     with torch.inference_mode():
-        chain.append(trained, previous, guarantee=guarantee)
+        changed = chain.append(trained, previous, guarantee=guarantee)
+    if trained.is_learning and not changed & learned:
+        warnings.warn(
+            f"block {trained.block} was trained on, and changed no parameter. An optimizer that "
+            "gathers gradients over several calls begins anew in every block: gather them within "
+            "the step instead, or take fewer blocks",
+            NothingLearned,
+            stacklevel=2,
+        )
 
 
 class Writer:
@@ -141,11 +153,11 @@ class Writer:
 
     def changed_environment(self) -> dict[str, tuple[str, str]]:
         """See `Run.changed_environment`."""
-        now = environment_facts() | {"threads": self.facts.environment["threads"]}
+        now = environment_facts(self.trainer.recipe.device)
         return {
-            name: (then, now[name])
+            name: (then, now.get(name, "none"))
             for name, then in self.facts.environment.items()
-            if name in BITS_DEPEND_ON and now[name] != then
+            if name in BITS_DEPEND_ON and now.get(name) != then
         }
 
     def waiting(self) -> NDArray[np.int64]:
@@ -297,7 +309,12 @@ class Writer:
                     continue
                 if written is not None:
                     written.result()  # one at a time; and it may still need the previous state
-                written = chain.aside(writer, previous, _append, chain, item, previous, guarantee)
+                written = chain.aside(
+                    writer,
+                    previous,
+                    _append,
+                    *(chain, item, previous, guarantee, self.trainer.parameters),
+                )
                 previous, finished = item.checkpoint.model, item.block
                 yield Event(
                     task="fit",

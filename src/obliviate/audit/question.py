@@ -248,7 +248,7 @@ def _context(project: Project, trainer: Trainer, question: Question) -> str:
         "version": obliviate.__version__,
         "environment": environment_facts(),
         "recipe": trainer.fingerprint(),
-        "first step": trainer.try_step(trainer.initial(), block, step, records),
+        "first step": vars(trainer.try_steps(trainer.initial(), block, [(step, records)])),
         "blocks": trainer.layout.blocks,
         "data": _content(project.data, scored),
         "test": _content(project.test) if project.test is not None else "",

@@ -59,8 +59,9 @@ def _of_batch(model: nn.Module, recipe: Recipe, batch: Any, size: int) -> Tensor
     if recipe.score is not None:
         return recipe.score(model, batch)
     if recipe.step is not None:
-        step = recipe.step
-        return torch.stack([_scalar(-step(model, each)) for each in singles(batch, size)])
+        losses = [recipe.step(model, each) for each in singles(batch, size)]
+        nothing = torch.tensor(float("nan"))  # where a step found nothing to learn
+        return torch.stack([nothing if each is None else _scalar(-each) for each in losses])
     inputs, targets = batch
     outputs = model(inputs)
     if is_classification(outputs, targets):

@@ -1,0 +1,501 @@
+"""`fit` gives, bit for bit, what a loop written by hand gives over the same batches.
+
+The loop below is written as people write theirs, without anything of the project's trainer: it
+takes from the layout which records are in which batch, and from the documents that all generators
+are seeded before each step. What people do in a step is in `FEATURES`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import random
+import warnings
+from functools import partial
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+from torch.utils.checkpoint import checkpoint
+from torch.utils.data import Dataset, TensorDataset
+
+import obliviate as ob
+from obliviate.blocks import key
+from tests.models import cosine
+
+RECORDS, WIDTH, CLASSES, BLOCKS = 96, 12, 3, 4
+SGD = partial(torch.optim.SGD, lr=0.1)
+
+
+def mlp():
+    return nn.Sequential(nn.Linear(WIDTH, 16), nn.Tanh(), nn.Linear(16, CLASSES))
+
+
+def dropping():
+    return nn.Sequential(nn.Linear(WIDTH, 16), nn.Dropout(0.4), nn.ReLU(), nn.Linear(16, CLASSES))
+
+
+def normalised():
+    return nn.Sequential(
+        nn.Linear(WIDTH, 16), nn.BatchNorm1d(16), nn.ReLU(), nn.Linear(16, CLASSES)
+    )
+
+
+class Tied(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.into, self.out = nn.Linear(WIDTH, 8, bias=False), nn.Linear(8, WIDTH, bias=False)
+        self.head = nn.Linear(WIDTH, CLASSES)
+        self.out.weight = nn.Parameter(self.into.weight.detach().t().clone())
+        self.into.weight = nn.Parameter(self.into.weight.detach().clone())
+        self.again = nn.Linear(WIDTH, 8, bias=False)
+        self.again.weight = self.into.weight
+
+    def forward(self, x):
+        return self.head(self.out(torch.tanh(self.into(x) + self.again(x * 0.5))))
+
+
+def frozen():
+    model = mlp()
+    model[0].requires_grad_(False)
+    return model
+
+
+class Averaged(nn.Module):
+    """Keeps an average of its weights in a second module, as a part of itself."""
+
+    def __init__(self):
+        super().__init__()
+        self.live, self.slow = mlp(), mlp().requires_grad_(False)
+        self.slow.load_state_dict(self.live.state_dict())
+
+    def forward(self, x):
+        return self.live(x)
+
+    def follow(self):
+        with torch.no_grad():
+            for slow, live in zip(self.slow.parameters(), self.live.parameters(), strict=True):
+                slow.lerp_(live, 0.1)
+
+
+class Router(nn.Module):
+    """Two experts; each layer reports a loss of its own into a list that all share."""
+
+    def __init__(self, losses):
+        super().__init__()
+        self.gate, self.losses = nn.Linear(WIDTH, 2), losses
+        self.experts = nn.ModuleList(nn.Linear(WIDTH, WIDTH) for _ in range(2))
+
+    def forward(self, x):
+        shares = self.gate(x).softmax(-1)
+        self.losses.append(shares.mean(0).square().sum())
+        return sum(shares[:, at, None] * each(x) for at, each in enumerate(self.experts))
+
+
+class Mixture(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.losses = []
+        self.layers = nn.ModuleList(Router(self.losses) for _ in range(2))
+        self.head = nn.Linear(WIDTH, CLASSES)
+
+    def forward(self, x):
+        self.losses.clear()
+        for layer in self.layers:
+            x = layer(x)
+        return self.head(x)
+
+
+REPORTED = []  # a list outside of the model
+
+
+class Reporting(nn.Module):
+    """Reports into a list that only a function outside reads."""
+
+    def __init__(self):
+        super().__init__()
+        self.body, self.into = mlp(), REPORTED
+
+    def forward(self, x):
+        self.into[:] = [self.body[0](x).square().mean()]
+        return self.body(x)
+
+
+class Rows(nn.Module):
+    """Sparse embeddings of the signs of the features."""
+
+    def __init__(self):
+        super().__init__()
+        self.table = nn.Embedding(2 * WIDTH, 8, sparse=True)
+        self.head = nn.Linear(8, CLASSES)
+
+    def forward(self, x):
+        at = torch.arange(WIDTH) * 2 + (x > 0).long()
+        return self.head(self.table(at).mean(1))
+
+
+class Hooked(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.body = mlp()
+        self.body[0].register_forward_hook(lambda module, given, made: made * 1.5)
+        self.body[2].weight.register_hook(lambda gradient: gradient.clamp(-0.05, 0.05))
+
+    def forward(self, x):
+        return self.body(x)
+
+
+class Checkpointed(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.body, self.head = dropping(), nn.Linear(CLASSES, CLASSES)
+
+    def forward(self, x):
+        return self.head(checkpoint(self.body, x, use_reentrant=False))
+
+
+class Recurrent(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.cell, self.head = nn.LSTM(4, 8, batch_first=True), nn.Linear(8, CLASSES)
+
+    def forward(self, x):
+        return self.head(self.cell(x.reshape(-1, 3, 4))[0][:, -1])
+
+
+class Attention(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.layer = nn.TransformerEncoderLayer(4, 2, 8, dropout=0.1, batch_first=True)
+        self.head = nn.Linear(4, CLASSES)
+
+    def forward(self, x):
+        return self.head(self.layer(x.reshape(-1, 3, 4)).mean(1))
+
+
+def compiled():
+    return torch.compile(mlp(), backend="aot_eager")
+
+
+def spectral():
+    first = nn.utils.parametrizations.spectral_norm(nn.Linear(WIDTH, 16))
+    return nn.Sequential(first, nn.Tanh(), nn.Linear(16, CLASSES))
+
+
+# Steps
+
+
+def in_half(model, batch):
+    inputs, targets = batch
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        outputs = model(inputs)
+    return F.cross_entropy(outputs.float(), targets)
+
+
+def twice_in_half(model, batch):
+    """Two passes under autocast, one without it."""
+    inputs, targets = batch
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        first = model(inputs)
+        with torch.autocast("cpu", enabled=False):
+            second = model(inputs)
+    return F.cross_entropy(first.float() + second, targets)
+
+
+def accumulating(model, batch):
+    """Gathers the gradients of two halves; the last one is left to the trainer."""
+    inputs, targets = batch
+    half = len(inputs) // 2
+    if half:
+        (F.cross_entropy(model(inputs[:half]), targets[:half]) / 2).backward()
+    return F.cross_entropy(model(inputs[half:]), targets[half:]) / 2
+
+
+def averaging(model, batch):
+    model.follow()
+    return F.cross_entropy(model(batch[0]), batch[1])
+
+
+def penalised(model, batch):
+    return F.cross_entropy(model(batch[0]), batch[1]) + 3 * sum(model.losses)
+
+
+def reported(model, batch):
+    return F.cross_entropy(model(batch[0]), batch[1]) + 3 * sum(REPORTED)
+
+
+def mixing(model, batch):
+    """Mixup, with numpy's and torch's generators."""
+    inputs, targets = batch
+    share, order = float(np.random.beta(1, 1)), torch.randperm(len(inputs))
+    outputs = model(share * inputs + (1 - share) * inputs[order])
+    return share * F.cross_entropy(outputs, targets) + (1 - share) * F.cross_entropy(
+        outputs, targets[order]
+    )
+
+
+def adversarial(model, batch):
+    """Takes a gradient of its own with regard to the inputs."""
+    inputs = batch[0].clone().requires_grad_()
+    (gradient,) = torch.autograd.grad(F.cross_entropy(model(inputs), batch[1]), inputs)
+    return F.cross_entropy(model(inputs.detach() + 0.1 * gradient.sign()), batch[1])
+
+
+def at_times(model, batch):
+    """Has nothing to learn from some batches."""
+    return None if batch[0][0, 0] > 0.5 else F.cross_entropy(model(batch[0]), batch[1])
+
+
+# Optimizers
+
+
+def clipped(parameters):
+    parameters = list(parameters)
+    optimizer = SGD(parameters)
+    optimizer.register_step_pre_hook(lambda *_: nn.utils.clip_grad_norm_(parameters, 0.1) and None)
+    return optimizer
+
+
+def head_of(parameters):
+    """Trains the head alone, and clips by the norm over everything."""
+    parameters = list(parameters)
+    optimizer = SGD(parameters[2:])
+    optimizer.register_step_pre_hook(lambda *_: nn.utils.clip_grad_norm_(parameters, 0.1) and None)
+    return optimizer
+
+
+def grouped(parameters):
+    parameters = list(parameters)
+    decayed = {"params": [each for each in parameters if each.ndim > 1], "weight_decay": 0.1}
+    other = {"params": [each for each in parameters if each.ndim < 2], "lr": 0.03}
+    return torch.optim.AdamW([decayed, other | {"weight_decay": 0.0}], lr=0.01)
+
+
+class Gathering(torch.optim.SGD):
+    """Makes a step at every second call, with the gradients of both."""
+
+    def __init__(self, parameters, lr):
+        super().__init__(parameters, lr=lr)
+        self.calls = 0
+
+    def zero_grad(self, set_to_none=True):
+        if self.calls % 2 == 0:
+            super().zero_grad(set_to_none)
+
+    def step(self, closure=None):
+        self.calls += 1
+        if self.calls % 2 == 0:
+            super().step()
+
+
+class Noisy(Dataset):
+    """Augments by all generators, and gives mappings."""
+
+    def __init__(self, data, kind=dict):
+        self.data, self.kind = data, kind
+
+    def __len__(self):
+        return len(self.data)
+
+    def __getitem__(self, index):
+        inputs, target = self.data[index]
+        noise = 0.1 * torch.randn(WIDTH) + random.random() + float(np.random.rand())
+        return self.kind(inputs=inputs + noise, target=target)
+
+
+def of_mapping(model, batch):
+    return F.cross_entropy(model(batch["inputs"]), batch["target"])
+
+
+def doubled(data):
+    return TensorDataset(data.tensors[0].double(), data.tensors[1])
+
+
+FEATURES = {
+    "plain": {},
+    "dropout": {"model": dropping},
+    "batch norm": {"model": normalised},
+    "tied": {"model": Tied},
+    "frozen": {"model": frozen},
+    "average of weights": {"model": Averaged, "step": averaging},
+    "shared list": {"model": Mixture, "step": penalised},
+    "list outside": {"model": Reporting, "step": reported},
+    "sparse embedding": {"model": Rows},
+    "sparse embedding, sparse adam": {
+        "model": Rows,
+        "optimizer": lambda ps: torch.optim.SparseAdam([next(iter(ps))], lr=0.01),
+    },
+    "hooks": {"model": Hooked},
+    "checkpointing": {"model": Checkpointed},
+    "lstm": {"model": Recurrent},
+    "attention": {"model": Attention, "optimizer": partial(torch.optim.Adam, lr=0.01)},
+    "compiled": {"model": compiled},
+    "spectral norm": {"model": spectral},
+    "autocast": {"step": in_half},
+    "autocast, twice": {"step": twice_in_half},
+    "autocast, batch norm": {"step": in_half, "model": normalised},
+    "accumulation": {"step": accumulating},
+    "mixup": {"step": mixing},
+    "gradients of its own": {"step": adversarial},
+    "nothing to learn": {"step": at_times},
+    "clipping": {"optimizer": clipped},
+    "clipping over frozen parts": {"optimizer": head_of},
+    "groups": {"optimizer": grouped},
+    "fused": {"optimizer": partial(torch.optim.AdamW, lr=0.01, fused=True)},
+    "schedule": {"schedule": cosine, "optimizer": grouped},
+    "momentum": {"optimizer": partial(torch.optim.SGD, lr=0.05, momentum=0.9, nesterov=True)},
+    "augmentation": {"data": Noisy, "step": of_mapping, "model": dropping},
+    "loss module": {"loss": nn.CrossEntropyLoss(weight=torch.tensor([1.0, 2.0, 0.5]))},
+    "double": {"model": lambda: mlp().double(), "data": doubled},
+    "gathering optimizer": {"optimizer": partial(Gathering, lr=0.1)},
+}
+FRESH_ONLY = {"gathering optimizer"}  # what it counts is in no state: refused, where it is carried
+
+
+@pytest.fixture(scope="module")
+def records():
+    generator = torch.Generator().manual_seed(5)
+    inputs = torch.randn(RECORDS, WIDTH, generator=generator)
+    return TensorDataset(inputs, inputs[:, :CLASSES].argmax(1))
+
+
+def recipe_of(feature, state):
+    options = {name: value for name, value in FEATURES[feature].items() if name != "data"}
+    return ob.Recipe(
+        **{"model": mlp, "optimizer": SGD, "loss": F.cross_entropy}
+        | options
+        | {"batch_size": 5, "epochs": 2, "seed": 4, "optimizer_state": state}
+    )
+
+
+def seeded(number):
+    torch.manual_seed(number)
+    random.seed(number)
+    np.random.seed(number & 0xFFFFFFFF)
+
+
+def fetched(data, records, seed):
+    """The records of a batch, each augmented under a seed of its own, and collated."""
+    items = []
+    for record in records.tolist():
+        seeded(key(seed, record))
+        items.append(data[record])
+    return torch.utils.data.default_collate(items)
+
+
+def trained_by_hand(recipe, data, layout):
+    """Train a model, as anybody would."""
+    seeded(key(recipe.seed, "model"))
+    model = recipe.model()
+    optimizer = recipe.optimizer(model.parameters())
+    rates = [group["lr"] for group in optimizer.param_groups]
+    total = sum(layout.steps(block) for block in range(1, BLOCKS + 1))
+    nobody, done = np.array([], dtype=np.int64), 0
+    for block in range(1, BLOCKS + 1):
+        model.train()
+        if recipe.optimizer_state == "fresh":
+            optimizer = recipe.optimizer(model.parameters())
+        for step, records in layout.batches(block, nobody):
+            if recipe.schedule is not None:
+                for group, rate in zip(optimizer.param_groups, rates, strict=True):
+                    group["lr"] = rate * recipe.schedule(done + step, total)
+            batch = fetched(data, records, key(key(recipe.seed, "fetch", block), step))
+            seeded(key(recipe.seed, "step", block, step))
+            optimizer.zero_grad()
+            if not isinstance(optimizer, Gathering):
+                model.zero_grad()
+            loss = loss_by_hand(recipe, model, batch)
+            if loss is not None:
+                loss.backward()
+                optimizer.step()
+        done += layout.steps(block)
+    return model
+
+
+def loss_by_hand(recipe, model, batch):
+    if recipe.step is not None:
+        return recipe.step(model, batch)
+    inputs, targets = batch
+    return recipe.loss(model(inputs), targets)
+
+
+@contextlib.contextmanager
+def deterministic():
+    torch.use_deterministic_algorithms(True)
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(False)
+
+
+CASES = [
+    (feature, state)
+    for feature in FEATURES
+    for state in ("fresh", "carried")
+    if not (state == "carried" and feature in FRESH_ONLY)
+]
+
+
+@pytest.mark.parametrize(("feature", "state"), CASES, ids=["/".join(each) for each in CASES])
+def test_fit_is_the_loop_that_one_would_write(feature, state, records, tmp_path):
+    recipe, data = recipe_of(feature, state), FEATURES[feature].get("data", lambda x: x)(records)
+    with warnings.catch_warnings():
+        if feature == "compiled":  # torch's own
+            warnings.simplefilter("ignore")
+        run = ob.fit(recipe, data, tmp_path / "run", blocks=BLOCKS)
+        with deterministic():
+            by_hand = trained_by_hand(recipe, data, run.trainer.layout)
+        assert same_states(run.model.state_dict(), by_hand.state_dict())
+
+
+def same_states(first, second):
+    assert first.keys() == second.keys()
+    return all(torch.equal(first[name], second[name]) for name in first)
+
+
+def test_a_feature_changes_what_is_trained(records, tmp_path):
+    """Each of them bears on the result, so that leaving it out would be seen."""
+    found = {}
+    for feature in (
+        "plain",
+        "autocast",
+        "clipping",
+        "accumulation",
+        "nothing to learn",
+        "schedule",
+    ):
+        run = ob.fit(recipe_of(feature, "fresh"), records, tmp_path / feature, blocks=BLOCKS)
+        found[feature] = run.digest
+    assert len(set(found.values())) == len(found)
+
+
+def test_training_under_autocast_does_not_depend_on_the_clock(records, tmp_path, monkeypatch):
+    """However many steps are made between two looks at the clock."""
+    digests = set()
+    for number, seconds in enumerate((0.0001, 0.2, 10.0)):
+        monkeypatch.setattr("obliviate.training.SECONDS_BETWEEN_EVENTS", seconds)
+        recipe = recipe_of("autocast", "carried")
+        digests.add(ob.fit(recipe, records, tmp_path / str(number), blocks=BLOCKS).digest)
+    assert len(digests) == 1
+
+
+@pytest.mark.parametrize("where", ["fit", "forget", "verify"])
+def test_a_caller_within_autocast_gets_the_same(where, records, tmp_path):
+    """Weights that autocast has cast once are not used again after they were trained."""
+    recipe = recipe_of("autocast", "carried")
+    record = [7]
+
+    def within(what):
+        half = torch.autocast("cpu", dtype=torch.bfloat16)
+        return half if what == where else contextlib.nullcontext()
+
+    with within("fit"):
+        run = ob.fit(recipe, records, tmp_path / "run", blocks=BLOCKS)
+    with within("verify"):
+        assert run.verify().passed
+    with within("forget"):
+        erasure = run.forget(records=record, method="exact")
+    never = ob.fit(recipe, records, tmp_path / "never", blocks=BLOCKS, exclude=record)
+    assert erasure.digest == never.digest
+    assert erasure.guarantee == "exact"
