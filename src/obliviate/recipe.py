@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import math
-import operator
 import re
 from dataclasses import dataclass
 from functools import partial
@@ -18,6 +17,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from obliviate.errors import InvalidRecipe
+from obliviate.options import index_of
 from obliviate.state import raw_bytes
 
 if TYPE_CHECKING:
@@ -101,10 +101,9 @@ class Recipe:
         if isinstance(given, torch.device):
             object.__setattr__(self, "device", str(given))
         for name in _LEAST:
-            with contextlib.suppress(TypeError):
-                value = getattr(self, name)
-                if not isinstance(value, bool):  # a number of numpy's is a number
-                    object.__setattr__(self, name, operator.index(value))
+            number = index_of(getattr(self, name))  # a number of numpy's is a number
+            if number is not None:
+                object.__setattr__(self, name, number)
         faults = [*self._callable_faults(), *self._number_faults(), *self._choice_faults()]
         if faults:
             raise invalid(faults)

@@ -241,7 +241,9 @@ class Finish:
                 batch = trainer.batch(records)
                 with trainer.environment.entered(), named("a batch in evaluation mode"):
                     seed_generators(key(trainer.recipe.seed, "judge"), trainer.recipe.device)
-                    losses.append(float(trainer.forward(batch).detach()))
+                    loss = trainer.forward(batch)
+                if loss is not None:
+                    losses.append(float(loss.detach()))
         except TrainingFailed:
             return None
         return float(np.mean(losses)) if losses else None
