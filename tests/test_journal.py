@@ -17,7 +17,7 @@ from obliviate.errors import InvalidOption, RunDamaged
 from obliviate.ledger import Ledger, journal, tables
 from tests.stories import lived
 
-TABLES = (*journal.GROUPED, *journal.SPANNED, "journal")
+TABLES = (*journal.GROUPED, *journal.SPANNED, "journal", "salts")
 COLUMNS = [(name, each.name) for name in TABLES for each in tables.metadata.tables[name].columns]
 
 
@@ -62,8 +62,9 @@ def faults_in(folder) -> list[str]:
 
 def is_named(faults: list[str], table: str) -> bool:
     """Whether what was found says where: the table, or a journal or file that is broken."""
-    # without its last entry, a journal speaks of rows as they were before
-    places = ("",) if table == "journal" else (table, "journal entry", "the journal is empty", "/")
+    # without its last entry, a journal speaks of rows as they were; a salt is that of other rows
+    is_of_all = table in ("journal", "salts")
+    places = ("",) if is_of_all else (table, "journal entry", "the journal is empty", "/")
     return bool(faults) and all(fault.startswith(places) for fault in faults)
 
 
@@ -244,7 +245,11 @@ def forged(raw):
     row = raw.execute("SELECT * FROM requests WHERE id = 2").fetchone()
     new = [*row[:7], "a person after all", row[8]]
     raw.execute("UPDATE requests SET reason = ? WHERE id = 2", [new[7]])
-    digest = journal._hashed([new])
+    salted = journal.Salted()
+    salted.add([new])
+    digest = salted.hash
+    condition = "of = 'requests' AND rows = '2'"
+    raw.execute(f"UPDATE salts SET salt = ?, hash = ? WHERE {condition}", [salted.salt, digest])
     [previous] = raw.execute("SELECT name FROM runs").fetchone()
     previous = journal.origin(previous)
     for number, time, event, body, _ in entry_rows(raw):

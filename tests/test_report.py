@@ -46,9 +46,7 @@ def test_the_story_of_a_run(run):
     assert evidence.guarantee == "approximate"
     assert evidence.first_approximate == run.status().first_approximate
     assert "Nothing is proved" in evidence.meaning
-    settled = run.settle()
-    evidence = gathered(run.folder)
-    one, two = evidence.erasures
+    (one,) = evidence.erasures
     assert (one.kind, one.records, one.guarantee, one.digest) == (
         "forget",
         1,
@@ -58,13 +56,40 @@ def test_the_story_of_a_run(run):
     assert one.options == {"epsilon": 9}
     assert one.curve.residual_memory == first.residual_memory
     assert one.curve.affected == (2,)
-    assert (two.kind, two.digest_before, two.digest) == ("settle", first.digest, settled.digest)
+    assert one.digest_before == first.digest_before
     assert evidence.objects_destroyed == len(run.ledger.objects.keys("destroyed")) > 0
+    shown = page(evidence)
+    for told in (first.digest, first.stop_reason, "deepobliviate", "epsilon = 9"):
+        assert told in shown.replace("&lt;", "<")
+    assert shown.count("data:image/png;base64,") == 1
+
+
+def test_once_it_is_settled_nothing_is_told_of_what_was_measured(run):
+    first = run.forget(records=members(run, 2)[:1], method=ob.DeepObliviate(epsilon=9))
+    written = [saved_page(run.folder), saved_picture(run.folder, 1)]
+    kept = written[0].parent / "letter.html"
+    kept.write_text("to the person")
+    settled = run.settle()
+    assert [path for path in written if path.exists()] == []
+    assert kept.exists()
+    evidence = gathered(run.folder)
+    one, two = evidence.erasures
+    assert (one.state, one.segments, one.blocks_replayed) == (
+        "settled",
+        first.segments,
+        first.blocks_replayed,
+    )
+    assert (one.curve, one.digest, one.digest_before, one.predicted_tail) == (None,) * 4
+    assert (two.kind, two.curve, two.digest) == ("settle", None, settled.digest)
+    assert settled.residual_memory
+    assert settled.digest_before == first.digest
     assert evidence.first_approximate is None
     shown = page(evidence)
-    for told in (first.digest, settled.digest, first.stop_reason, "deepobliviate", "epsilon = 9"):
-        assert told in shown.replace("&lt;", "<")
-    assert shown.count("data:image/png;base64,") == 2
+    assert "were destroyed when the run became exact" in shown
+    assert "data:image/png" not in shown
+    for gone in (first.digest, first.digest_before, first.stop_reason):
+        assert gone not in shown.replace("&lt;", "<")
+    assert saved_picture(run.folder, 1) is None
 
 
 def test_an_estimate_counts_the_blocks_stitched_between_segments(run):

@@ -150,7 +150,10 @@ def test_erasing_one_of_two_people_erases_what_they_share(run, recipe_of, data, 
     erasure = run.forget(subjects=["bob"], method="exact")
     never = ob.fit(recipe_of(), data, tmp_path / "never", blocks=BLOCKS, exclude=[0, 1])
     assert (erasure.records, run.digest) == (2, never.digest)
-    assert run.preview(subjects=["ann"]).ignored == (0,)
+    assert records_of(run, "ann") == (2,)  # what they shared is nobody's any more
+    for gone in ("bob", "cid"):
+        with pytest.raises(errors.UnknownSubject, match="has no records in"):
+            run.preview(subjects=[gone])
     assert run.verify().passed
 
 

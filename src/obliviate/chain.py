@@ -432,11 +432,11 @@ class Chain:
         self._ledger.lease.check()
         condemned = self._ledger.objects.keys("condemned")
         doomed = condemned | (there - self._ledger.objects.keys("live"))
-        self._ledger.objects.destroy_keys(condemned)
+        is_gone = self._ledger.objects.wipe(condemned)
         for key in doomed:
             self._vault.destroy(key)
-        self._ledger.objects.mark_destroyed(condemned)
-        self._ledger.objects.close_requests()
+        if is_gone:  # else they stay condemned, until nobody reads from before any more
+            self._ledger.objects.mark_destroyed(condemned)
         return len(doomed)
 
 

@@ -85,8 +85,9 @@ def records_of_subjects(
     if missing:
         unknown = next(given for said, given in hashes.items() if said in missing)
         raise UnknownSubject(
-            f"subject {shown(unknown)} has no records in {place}",
-            hint="check the spelling: subjects are kept as keyed hashes and cannot be listed",
+            f"subject {shown(unknown)} has no records in {place}, or none any more",
+            hint="check the spelling: subjects are kept as keyed hashes and cannot be listed; by "
+            "records that were erased nobody is found",
         )
     return records
 

@@ -42,6 +42,7 @@ class Erasure:
         seconds: From the request to the usable model.
         speedup: Against a full retrain, from this run's measured block times.
         number: Its number in the ledger; None where there was nothing to do.
+        condemned: See `Status`.
     """
 
     model: nn.Module
@@ -63,6 +64,7 @@ class Erasure:
     seconds: float
     speedup: float
     number: int | None
+    condemned: int = 0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,6 +81,8 @@ class Status:
         first_approximate: The first block whose state is not exact.
         seconds_to_settle: How long `settle` would take, from measured block times.
         erasures: All erasures, in order.
+        condemned: Objects that are to be destroyed and of which something is left, because another
+            process keeps reading the ledger from before. The next call that writes tries again.
         journal_head: The hash of the journal's last entry, which stands for all that was written
             down so far: kept elsewhere, it shows later whether any of it was changed.
     """
@@ -93,3 +97,4 @@ class Status:
     seconds_to_settle: float
     erasures: tuple[ErasureFacts, ...]
     journal_head: str
+    condemned: int = 0

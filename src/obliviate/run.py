@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from dataclasses import replace
+from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -140,6 +140,7 @@ class Run:
             if first
             else 0.0,
             erasures=tuple(self.ledger.erasures()),
+            condemned=len(self.ledger.objects.keys("condemned")),
             journal_head=self.ledger.journal_head(),
         )
 
@@ -441,6 +442,8 @@ class Run:
         chain, last = carried.chain, carried.chain.entries[-1]
         facts = None if carried.number is None else self.ledger.erasure(carried.number)
         outcome: Mapping[str, Any] = facts.outcome if facts else {"stop_reason": "nothing to do"}
+        if carried.outcome is not None:
+            outcome = asdict(carried.outcome)
         segments = tuple((first, last) for first, last in outcome.get("segments", ()))
         seconds = carried.seconds or outcome.get("seconds", 0.0)
         full = sum(entry.seconds for entry in chain.entries)
@@ -464,6 +467,7 @@ class Run:
             seconds=seconds,
             speedup=full / seconds if seconds else float("inf"),
             number=carried.number,
+            condemned=len(self.ledger.objects.keys("condemned")),
         )
 
     def _finished_chain(self) -> Chain:

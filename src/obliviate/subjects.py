@@ -19,7 +19,7 @@ from obliviate.options import index_of, listed
 from obliviate.wording import shown
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Collection, Iterator
 
     Subject = str | int | UUID
     """How a person can be named."""
@@ -130,6 +130,11 @@ class Subjects:
         """All people, each once, in the order in which they come."""
         several = (person for others in self.further.values() for person in others)
         yield from dict.fromkeys([*filter(None, self.first), *several])
+
+    def without(self, places: Collection[int]) -> Subjects:
+        """The same, with nobody at some places."""
+        first = [None if at in places else person for at, person in enumerate(self.first)]
+        return Subjects(first, {at: who for at, who in self.further.items() if at not in places})
 
     def part(self, start: int, records: int) -> Subjects:
         """The same of some records: so many from a place on."""

@@ -23,6 +23,7 @@ from obliviate.fading import (
     fit_fading,
     solved_share,
 )
+from obliviate.ledger.facts import ERASED
 from obliviate.residual import Decision
 from obliviate.scores import Scorer
 
@@ -387,7 +388,7 @@ def exponent_of(erasures: Iterable[ErasureFacts]) -> Exponent:
     found = [
         stitch
         for facts in erasures
-        if facts.state == "committed"
+        if facts.state in ERASED
         for stitch in facts.outcome.get("stitches", ())
         if stitch["predicted"] is not None and stitch["has_passed"]
     ]

@@ -46,6 +46,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from obliviate.erasure import Outcome
     from obliviate.ledger import ErasureFacts, Ledger, RunFacts
     from obliviate.ledger.facts import Guarantee
     from obliviate.plan import Plan
@@ -76,12 +77,14 @@ class Carried:
         number: Of the erasure; None where there was nothing to do.
         ignored: Named records that had been erased before.
         seconds: How long it took.
+        outcome: What was measured on the way; the ledger may know less of it by now.
     """
 
     chain: Chain
     number: int | None
     ignored: tuple[int, ...] = ()
     seconds: float = 0.0
+    outcome: Outcome | None = None
 
 
 def options_of(method: Method) -> dict[str, object]:
@@ -213,9 +216,14 @@ class Writer:
                 return self._nothing_to_do(kind, named, resumed, chain, plan)
             trace = self._trace(method, np.array(plan.records, dtype=np.int64), chain)
             facts = self._begin(kind, plan, method, requests)
-            yield from self._carrying_out(facts, chain, trace, is_waiting=bool(requests))
-            seconds = time.perf_counter() - started
-            return Carried(chain=chain, number=facts.id, ignored=plan.ignored, seconds=seconds)
+            outcome = yield from self._carrying_out(facts, chain, trace, is_waiting=bool(requests))
+            return Carried(
+                chain=chain,
+                number=facts.id,
+                ignored=plan.ignored,
+                seconds=time.perf_counter() - started,
+                outcome=outcome,
+            )
         finally:
             self.ledger.lease.release()
 
@@ -333,7 +341,7 @@ class Writer:
 
     def _carrying_out(
         self, facts: ErasureFacts, chain: Chain, trace: Trace | None, *, is_waiting: bool
-    ) -> Generator[Event, None, None]:
+    ) -> Generator[Event, None, Outcome]:
         """Carry an erasure out, or take it back.
 
         One that nobody waits for at this moment, such as that of a killed process, is taken back
@@ -341,7 +349,7 @@ class Writer:
         there to hear of it.
         """
         try:
-            yield from self._erasing_of(facts, chain, trace).run()
+            outcome = yield from self._erasing_of(facts, chain, trace).run()
         except Exception as error:
             is_lost = isinstance(error, _OUT_OF_REACH)
             if not (is_lost or (is_waiting and isinstance(error, _ASK_AGAIN))):
@@ -350,6 +358,7 @@ class Writer:
             raise
         chain.sweep()
         self._sample_again()
+        return outcome
 
     def _trace(self, method: Method, records: NDArray[np.int64], chain: Chain) -> Trace | None:
         """What follows the trace as a function, if the method does; it reads the records once."""

@@ -18,6 +18,7 @@ from obliviate.costs import (
     trades,
 )
 from obliviate.errors import InvalidOption, RunUnfinished
+from obliviate.ledger.facts import ERASED
 from obliviate.planner import expected_lag
 from obliviate.simulation import (
     DAY,
@@ -196,7 +197,7 @@ def _ratios(
         ]
         training = sum(entries[block].seconds for block in blocks)
         beside = each.outcome.get("seconds", 0.0) - training
-        if each.state == "committed" and blocks and beside > 0:
+        if each.state in ERASED and blocks and beside > 0:
             yield beside / (PASS_SECONDS + len(blocks) * overhead)
 
 

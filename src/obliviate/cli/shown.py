@@ -182,9 +182,20 @@ def of_erasure(erasure: Erasure, picture: Path | None) -> Answer:
         *_function_rows(erasure),
         ("guarantee", erasure.guarantee),
         ("digest", erasure.digest),
-        ("picture", picture),
+        *([("picture", picture)] if picture else []),
     ]
-    return Answer(facts=facts | {"picture": picture}, shown=[facts_table(rows)])
+    shown: list[Any] = [facts_table(rows), *_condemned(erasure.condemned)]
+    return Answer(facts=facts | {"picture": picture}, shown=shown)
+
+
+def _condemned(count: int) -> list[str]:
+    """What there is to say of objects that could not be destroyed altogether yet."""
+    if not count:
+        return []
+    return [
+        f"of {counted(count, 'destroyed object')} keys and hashes are still in the ledger's file: "
+        "another process keeps reading from before; the next call that writes tries again"
+    ]
 
 
 def _function_rows(erasure: Erasure) -> list[tuple[str, object]]:
@@ -300,6 +311,7 @@ def of_status(status: Status) -> Answer:
             cells = (each.id, each.kind, each.state, method, each.records, moment(each.started))
             table.add_row(*map(str, cells))
         shown.append(table)
+    shown += _condemned(status.condemned)
     if any(each.state == "running" for each in status.erasures):
         shown.append("an erasure is not finished: call the same command again to finish it")
     return Answer(facts=facts, shown=shown)

@@ -12,6 +12,7 @@ from obliviate.clock import stamp
 from obliviate.errors import LeaseLost
 from obliviate.ledger import journal, tables
 from obliviate.ledger.database import MOST_SECONDS
+from obliviate.ledger.journal import Salted
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -40,59 +41,41 @@ class Change:
     def __init__(self, connection: Connection, run: int) -> None:
         self.connection, self.run = connection, run
         self._touched: dict[str, set[Any]] = {}
-        self._spans: dict[str, dict[str, str | None]] = {}
-        self._all: dict[str, dict[str, str | None]] = {}
+        self._written: dict[str, dict[str, Salted]] = {}
 
     def insert(self, table: Table, rows: Sequence[Mapping[str, Any]]) -> None:
         """Insert rows of the run."""
         for some in batched(rows):
             self.connection.execute(insert(table), [{**row, "run": self.run} for row in some])
-        by = journal.GROUPED[table.name]
         if rows:
-            self._touch(table, {row.get(by) if by else None for row in rows})
+            self.touch(table, {journal.group_in(table, row) for row in rows})
 
     def update(
         self, table: Table, condition: ColumnElement[bool], values: Mapping[str, Any]
     ) -> int:
         """Change rows of the run; return how many."""
         condition = (journal.run_column(table) == self.run) & condition
-        self._touch(table, self._groups(table, condition))
+        self.touch(table, self._groups(table, condition))
         return self.connection.execute(update(table).where(condition).values(**values)).rowcount
 
     def delete(self, table: Table, condition: ColumnElement[bool]) -> None:
         """Delete rows of the run."""
         condition = (table.c.run == self.run) & condition
-        self._touch(table, self._groups(table, condition))
+        self.touch(table, self._groups(table, condition))
         self.connection.execute(delete(table).where(condition))
 
-    def touch_all(self, table: Table) -> None:
-        """Tell of all rows of the run in a table."""
-        self._all[table.name] = dict(journal.group_hashes(self.connection, table, self.run))
-
-    def wrote_all(self, table: Table) -> None:
-        """Tell of all rows of the run in a long table."""
-        column = table.c[journal.SPANNED[table.name]]
-        query = select(func.min(column), func.max(column)).where(table.c.run == self.run)
-        first, last = self.connection.execute(query).one()
-        if first is not None:
-            span = journal.span_hash(self.connection, table, self.run, (first, last))
-            self.wrote_span(table, first, last, span)
-
-    def wrote_span(self, table: Table, first: int, last: int, hashed: str) -> None:
-        """Tell of rows of a long table that were written beside this, from one number to another.
-
-        Args:
-            table: Which.
-            first: The number of the first row.
-            last: The number of the last row.
-            hashed: What `journal.span_hash` says of them.
-        """
-        self._spans.setdefault(table.name, {})[f"{first}-{last}"] = hashed
+    def wrote(self, table: Table, spans: Mapping[str, Salted]) -> None:
+        """Tell of whole spans of a long table that were written, and hashed, beside this."""
+        self._written.setdefault(table.name, {}).update(spans)
 
     def record(self, event: str) -> None:
         """Write the entry of the journal; the last thing in the transaction."""
-        rows = {name: self._hashes(name, groups) for name, groups in self._touched.items()}
-        body = json.dumps(rows | self._spans | self._all, sort_keys=True)
+        rows: dict[str, dict[str, str | None]] = {}
+        for name, spans in self._written.items():
+            rows.setdefault(name, {}).update(self._salted(name, spans, dict.fromkeys(spans)))
+        for name, groups in self._touched.items():
+            rows.setdefault(name, {}).update(self._hashes(name, groups))
+        body = json.dumps(rows, sort_keys=True)
         query = (
             select(tables.journal.c.number, tables.journal.c.hash)
             .where(tables.journal.c.run == self.run)
@@ -121,23 +104,44 @@ class Change:
         query = select(tables.runs.c.name).where(tables.runs.c.id == self.run)
         return journal.origin(self.connection.execute(query).scalar_one())
 
-    def _touch(self, table: Table, groups: set[Any]) -> None:
+    def touch(self, table: Table, groups: set[Any]) -> None:
+        """Tell of groups of rows that are changed."""
         self._touched.setdefault(table.name, set()).update(groups)
 
     def _groups(self, table: Table, condition: ColumnElement[bool]) -> set[Any]:
-        by = journal.GROUPED[table.name]
-        if by is None:
+        group = journal.group_of(table)
+        if group is None:
             return {None}
-        return set(self.connection.execute(select(table.c[by]).where(condition)).scalars())
+        query = select(group).where(condition).distinct()
+        return set(self.connection.execute(query).scalars())
 
     def _hashes(self, name: str, groups: set[Any]) -> dict[str, str | None]:
-        table = tables.metadata.tables[name]
-        is_grouped = journal.GROUPED[name] is not None
-        found = journal.group_hashes(
-            self.connection, table, self.run, groups if is_grouped else None
-        )
-        names = map(str, groups) if is_grouped else [""]
-        return {group: found.get(group) for group in names}
+        """Hash groups of rows anew, each with a salt of its own."""
+        if not groups:
+            return {}
+        table, found = tables.metadata.tables[name], dict[str, Salted]()
+        for group, rows in journal.grouped_rows(self.connection, table, self.run, groups):
+            found[group] = Salted()
+            found[group].add(rows)
+        is_whole = journal.group_of(table) is None
+        names = [""] if is_whole else [*map(str, groups)]
+        return self._salted(name, found, dict.fromkeys(names))
+
+    def _salted(
+        self, name: str, found: Mapping[str, Salted], names: dict[str, None]
+    ) -> dict[str, str | None]:
+        """Put new salts in the place of those that groups had; whoever has none is gone."""
+        salts = tables.salts
+        mine = (salts.c.run == self.run) & (salts.c.of == name)
+        for some in batched(list(names)):
+            self.connection.execute(delete(salts).where(mine, salts.c.rows.in_(some)))
+        rows = [
+            {"run": self.run, "of": name, "rows": group, "salt": each.salt, "hash": each.hash}
+            for group, each in found.items()
+        ]
+        for part in batched(rows):
+            self.connection.execute(insert(salts), part)
+        return {group: found[group].hash if group in found else None for group in names}
 
 
 @contextlib.contextmanager

@@ -32,6 +32,9 @@ MOST_SECONDS = 30.0
 HANGING_SECONDS = 120.0
 """After how long a server ends a session that does nothing in the middle of a transaction."""
 
+FLUSH_SECONDS = 5.0
+"""How long others are waited for that read from before what is to be gone."""
+
 _KEEPALIVE = {
     "keepalives_idle": 30,
     "keepalives_interval": 10,
@@ -119,16 +122,26 @@ class Database:
             with writer.begin():
                 yield writer
 
-    def flush(self) -> None:
+    def flush(self, patience_seconds: float = FLUSH_SECONDS) -> bool:
         """Write everything into the main file, over what was there: deleted rows are gone from it.
 
-        While another process reads, some of it may have to wait until the next flush. On a server
-        its own upkeep (VACUUM) does that.
+        On a server its own upkeep (VACUUM) does that, and nothing is done here.
+
+        Args:
+            patience_seconds: How long to wait for others that read or write.
+
+        Returns:
+            Whether it was done. While another process keeps reading from an earlier moment it
+            cannot be: what was deleted is still in the file, and in the log beside it.
         """
         if not self.is_file:
-            return
+            return True
         with self._named_errors(), contextlib.closing(self.engine.raw_connection()) as connection:
-            connection.cursor().execute("PRAGMA wal_checkpoint(TRUNCATE)")
+            cursor = connection.cursor()
+            cursor.execute(f"PRAGMA busy_timeout={int(1000 * patience_seconds)}")
+            connection.info.pop("busy_timeout", None)  # the next transaction sets its own
+            is_busy, *_ = cursor.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+        return not is_busy
 
     def close(self) -> None:
         """Let go of the database."""

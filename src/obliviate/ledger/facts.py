@@ -136,15 +136,17 @@ class ErasureFacts:
 
     Attributes:
         id: Its number in the run, from 1.
-        state: "running" until it is carried out or given up.
+        state: "running" until it is "committed", which is carried out, or "failed", which is given
+            up; "settled" once the chain is exact and what held the erased records is destroyed.
         method: Name and options of the method, as JSON-able mapping.
         kind: "forget" or "settle".
         records: How many records it erases.
-        outcome: What came of it, as a JSON-able mapping; empty while it runs.
+        outcome: What came of it, as a JSON-able mapping; empty while it runs. Once it is settled,
+            without what was measured on the way.
     """
 
     id: int
-    state: Literal["running", "committed", "failed"]
+    state: Literal["running", "committed", "settled", "failed"]
     kind: Literal["forget", "settle"]
     method: Mapping[str, object]
     records: int
@@ -152,6 +154,9 @@ class ErasureFacts:
     finished: str | None = None
     outcome: Mapping[str, Any] = field(default_factory=dict)
 
+
+ERASED = ("committed", "settled")
+"""Erasures whose records are out of the model."""
 
 RequestState = Literal[
     "requested", "planned", "replaying", "committed", "destroyed", "settled", "refused"

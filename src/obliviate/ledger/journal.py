@@ -1,14 +1,19 @@
 """The journal: an append-only list of all that was done, each entry hashed with the one before.
 
-An entry names every row that it touched, with a hash of what the row said afterwards. So neither
-the journal nor any row that it speaks of can be changed, added or removed from outside without
-being found, unless everything since is forged too: whoever wrote down the hash of the last entry
-(`head`) somewhere else finds that as well.
+An entry names every group of rows that it touched, with a hash of what they said afterwards. So
+neither the journal nor any row that it speaks of can be changed, added or removed from outside
+without being found, unless everything since is forged too: whoever wrote down the hash of the last
+entry (`head`) somewhere else finds that as well.
+
+The hashes are salted, each group of rows by a salt that is drawn anew whenever they change, and
+the salt from before is destroyed. What an old entry says can then be compared with nothing: the
+journal confirms no guess about what a row once said.
 """
 
 from __future__ import annotations
 
 import json
+import secrets
 from dataclasses import dataclass
 from hashlib import sha256
 from itertools import groupby
@@ -20,7 +25,7 @@ from obliviate.ledger import tables
 from obliviate.ledger.tables import JsonText
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable, Iterator
+    from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 
     from sqlalchemy import Column, ColumnElement, Connection, Row, Table
 
@@ -39,9 +44,12 @@ GROUPED: dict[str, str | None] = {
 """By which column the rows of a table are hashed together; None: all rows of the run at once."""
 
 SPANNED = {"records": "record", "further": "record", "subjects": "id"}
-"""Tables too long for a hash a row: what was written at once is hashed at once, by its span."""
+"""Tables too long for a hash a row: they are hashed by spans of so many numbers."""
 
+
+SPAN_ROWS = 4_000
 HASH_DIGITS = 32  # of the 64: rows are told apart, the chain itself is hashed in full
+_SALT_BYTES = 16
 _GROUPS_AT_ONCE = 500
 _ROWS_AT_ONCE = 20_000
 
@@ -63,6 +71,23 @@ class JournalEntry:
     event: str
     rows: dict[str, dict[str, str | None]]
     hash: str
+
+
+class Salted:
+    """The hash of a group of rows, while they go by."""
+
+    def __init__(self, salt: bytes | None = None) -> None:
+        self.salt = secrets.token_bytes(_SALT_BYTES) if salt is None else salt
+        self._sha = sha256(self.salt)
+
+    def add(self, rows: Iterable[Iterable[Any]]) -> None:
+        """Take up some rows."""
+        self._sha.update(b"".join(map(encoded, rows)))
+
+    @property
+    def hash(self) -> str:
+        """What the rows so far hash to."""
+        return self._sha.hexdigest()[:HASH_DIGITS]
 
 
 def origin(name: str) -> str:
@@ -91,6 +116,22 @@ def run_column(table: Table) -> Column[int]:
     return table.c.id if table is tables.runs else table.c.run
 
 
+def group_of(table: Table) -> ColumnElement[Any] | None:
+    """What rows of a table are grouped by; None where all rows of a run are one group."""
+    if table.name in SPANNED:
+        return table.c[SPANNED[table.name]] // SPAN_ROWS
+    by = GROUPED[table.name]
+    return None if by is None else table.c[by]
+
+
+def group_in(table: Table, row: Mapping[str, Any]) -> Any:
+    """The group that a row is in."""
+    if table.name in SPANNED:
+        return row[SPANNED[table.name]] // SPAN_ROWS
+    by = GROUPED[table.name]
+    return None if by is None else row.get(by)
+
+
 def _rows(
     connection: Connection, table: Table, run: int, *conditions: ColumnElement[bool]
 ) -> Iterable[Row[Any]]:
@@ -102,56 +143,64 @@ def _rows(
     return connection.execute(query.order_by(*order).execution_options(**options))
 
 
-def _hashed(rows: Iterable[Row[Any]]) -> str:
-    sha = sha256()
-    for row in rows:
-        sha.update(encoded(row))
-    return sha.hexdigest()[:HASH_DIGITS]
-
-
-def group_hashes(
+def grouped_rows(
     connection: Connection, table: Table, run: int, groups: Collection[Any] | None = None
-) -> dict[str, str]:
-    """The hashes of groups of rows that there are, by group as text.
+) -> Iterator[tuple[str, Iterable[Row[Any]]]]:
+    """The rows of a table, group after group, each with its name.
 
     Args:
         connection: Where.
-        table: One of `GROUPED`.
+        table: Which.
         run: Whose rows.
         groups: Which; all if None.
     """
+    for condition in _conditions(table, groups):
+        rows = _rows(connection, table, run, *condition)
+        yield from ((name, list(some)) for name, some in groupby(rows, _namer(table)))
+
+
+def span_of(number: Any) -> str:
+    """The span of a long table that a row of that number is in."""
+    # what somebody else wrote there may be no number
+    return str(number // SPAN_ROWS) if isinstance(number, int) else repr(number)
+
+
+def _namer(table: Table) -> Callable[[Row[Any]], str]:
+    names = [column.name for column in table.c]
+    if table.name in SPANNED:
+        at = names.index(SPANNED[table.name])
+        return lambda row: span_of(row[at])
     by = GROUPED[table.name]
     if by is None:
-        rows = list(_rows(connection, table, run))
-        return {"": _hashed(rows)} if rows else {}
-    place = [column.name for column in table.c].index(by)
-    found: dict[str, str] = {}
-    for condition in _conditions(table.c[by], groups):
-        rows_of = groupby(_rows(connection, table, run, *condition), lambda row: row[place])
-        found |= {str(group): _hashed(rows) for group, rows in rows_of}
-    return found
+        return lambda _: ""
+    place = names.index(by)
+    return lambda row: str(row[place])
 
 
 def _conditions(
-    column: Column[Any], groups: Collection[Any] | None
+    table: Table, groups: Collection[Any] | None
 ) -> Iterator[list[ColumnElement[bool]]]:
-    if groups is None:
+    if groups is None or (GROUPED.get(table.name, "") is None):
         yield []
         return
+    if table.name in SPANNED:
+        column = table.c[SPANNED[table.name]]
+        for group in sorted(groups):
+            yield [column.between(group * SPAN_ROWS, (group + 1) * SPAN_ROWS - 1)]
+        return
+    by = table.c[str(GROUPED[table.name])]
     known = [group for group in groups if group is not None]
     if len(known) < len(groups):
-        yield [column.is_(None)]
+        yield [by.is_(None)]
     for start in range(0, len(known), _GROUPS_AT_ONCE):
-        yield [column.in_(known[start : start + _GROUPS_AT_ONCE])]
+        yield [by.in_(known[start : start + _GROUPS_AT_ONCE])]
 
 
-def span_hash(connection: Connection, table: Table, run: int, span: tuple[int, int]) -> str:
-    """The hash of the rows of a long table from one number to another, both included."""
-    column = table.c[SPANNED[table.name]]
-    sha = sha256()
-    for row in _rows(connection, table, run, column.between(*span)):
-        sha.update(encoded(row))
-    return sha.hexdigest()[:HASH_DIGITS]
+def salts_of(connection: Connection, run: int, name: str) -> dict[str, tuple[bytes, str]]:
+    """Salt and hash of each group of rows of a table that there is."""
+    salts = tables.salts.c
+    query = select(salts.rows, salts.salt, salts.hash).where(salts.run == run, salts.of == name)
+    return {row.rows: (row.salt, row.hash) for row in connection.execute(query)}
 
 
 def entries(connection: Connection, run: int) -> Iterator[JournalEntry]:
@@ -172,16 +221,10 @@ def _body(text: str) -> dict[str, dict[str, str | None]] | None:
     """What an entry says of rows; None where it is in no form that was ever written."""
     try:
         said = {table: dict(groups) for table, groups in dict(json.loads(text)).items()}
-        for span in (span for name in SPANNED for span in said.get(name, {})):
-            _span(span)
+        [int(span) for name in SPANNED for span in said.get(name, {})]
     except (ValueError, TypeError):
         return None
     return said if said.keys() <= GROUPED.keys() | SPANNED.keys() else None
-
-
-def _span(text: str) -> tuple[int, int]:
-    first, last = map(int, text.split("-"))
-    return first, last
 
 
 def faults(connection: Connection, run: int, name: str) -> Iterator[str]:
@@ -198,6 +241,7 @@ def faults(connection: Connection, run: int, name: str) -> Iterator[str]:
         yield from _table_faults(connection, run, table, said.get(table, {}))
         yield from _strays(connection, table)
     yield from _strays(connection, tables.journal.name)
+    yield from _strays(connection, tables.salts.name)
 
 
 def _broken_entries(connection: Connection, run: int, name: str) -> Iterator[str]:
@@ -222,33 +266,52 @@ def _broken_entries(connection: Connection, run: int, name: str) -> Iterator[str
 def _table_faults(
     connection: Connection, run: int, name: str, said: dict[str, str | None]
 ) -> Iterator[str]:
-    table = tables.metadata.tables[name]
-    if name in SPANNED:
-        yield from _span_faults(connection, run, table, said)
-        return
-    found, label = group_hashes(connection, table, run), GROUPED[name]
-    for group in sorted(said.keys() | found.keys()):
-        row = f"{name}, {label} {group}" if label else name
-        if group not in found and said[group] is not None:
-            yield f"{row}: rows that the journal speaks of are gone"
-        elif group in found and said.get(group) is None:
-            yield f"{row}: rows that the journal does not know of"
-        elif group in found and said[group] != found[group]:
-            yield f"{row}: not what was written"
+    """What of a table is not what the journal says, or what the salts say, which is the same."""
+    known = {group: hashed for group, hashed in said.items() if hashed is not None}
+    salts = salts_of(connection, run, name)
+    differing = (group for group in salts.keys() | known if _said(salts, group) != known.get(group))
+    for group in sorted(differing):
+        yield f"{_group_name(name, group)}: the salt is not what was written"
+    yield from unsaid(connection, run, name)
 
 
-def _span_faults(
-    connection: Connection, run: int, table: Table, said: dict[str, str | None]
+def _said(salts: dict[str, tuple[bytes, str]], group: str) -> str | None:
+    return salts[group][1] if group in salts else None
+
+
+def unsaid(
+    connection: Connection, run: int, name: str, groups: Collection[Any] | None = None
 ) -> Iterator[str]:
-    column = table.c[SPANNED[table.name]]
-    unknown = select(column).where(table.c.run == run)
-    for group, expected in said.items():
-        span = _span(group)
-        unknown = unknown.where(~column.between(*span))
-        if span_hash(connection, table, run, span) != expected:
-            yield f"{table.name}, {column.name} {group}: not what was written"
-    if connection.execute(unknown.limit(1)).first() is not None:
-        yield f"{table.name}: rows that the journal does not know of"
+    """What of the rows of a table is not what was written last.
+
+    Args:
+        connection: Where.
+        run: Whose rows.
+        name: Of the table.
+        groups: Which groups of rows are looked at; all if None.
+    """
+    table, salts = tables.metadata.tables[name], salts_of(connection, run, name)
+    gone = salts.keys() if groups is None else salts.keys() & set(map(str, groups))
+    for group, rows in grouped_rows(connection, table, run, groups):
+        gone -= {group}
+        if group not in salts:
+            yield f"{_group_name(name, group)}: rows that the journal does not know of"
+            continue
+        salt, expected = salts[group]
+        found = Salted(salt)
+        found.add(rows)
+        if found.hash != expected:
+            yield f"{_group_name(name, group)}: not what was written"
+    for group in sorted(gone):
+        yield f"{_group_name(name, group)}: rows that the journal speaks of are gone"
+
+
+def _group_name(name: str, group: str) -> str:
+    if name in SPANNED and group.isdecimal():
+        first = int(group) * SPAN_ROWS
+        return f"{name}, {SPANNED[name]} {first} to {first + SPAN_ROWS - 1}"
+    label = GROUPED.get(name)
+    return f"{name}, {label} {group}" if label else name
 
 
 def _strays(connection: Connection, name: str) -> Iterator[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import weakref
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +14,7 @@ from obliviate.ledger import journal, tables
 from obliviate.ledger.change import batched, changing
 from obliviate.ledger.database import damaged
 from obliviate.ledger.facts import (
+    ERASED,
     STITCHED,
     Entry,
     ErasureFacts,
@@ -21,8 +23,8 @@ from obliviate.ledger.facts import (
     RunFacts,
 )
 from obliviate.ledger.lease import Lease
-from obliviate.ledger.objects import Objects, close_finished
-from obliviate.ledger.people import Newcomers, People
+from obliviate.ledger.objects import Objects
+from obliviate.ledger.people import Newcomers, People, unlink
 from obliviate.ledger.place import created, insert_part, opened
 from obliviate.ledger.requests import (
     Requests,
@@ -40,6 +42,7 @@ from obliviate.ledger.rows import (
     live_objects,
     set_state,
 )
+from obliviate.ledger.settling import close_finished
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -50,6 +53,9 @@ if TYPE_CHECKING:
     from sqlalchemy import ColumnElement, Connection, Select, Table
 
     from obliviate.ledger.change import Change
+
+REPORTS_NAME, PAGE_NAME, PICTURE_NAME = "reports", "report.html", "erasure-{}.png"
+"""What is written of a run for people, in its folder."""
 
 
 class Ledger:
@@ -76,10 +82,11 @@ class Ledger:
             OtherFormat: Another version of Obliviate wrote it.
             ConnectionLost: Its server cannot be reached.
         """
+        self._folder = folder
         self._database, self._run = opened(folder, patience_seconds)
         self.people = People(self._database, self._run)
         self.requests = Requests(self._database, self._run, self._changing)
-        self.objects = Objects(self._database, self._run, self._changing)
+        self.objects = Objects(self._database, self._run, self._changing, self._destroy_reports)
         self.lease = Lease(self._database, self._run)
         # whoever forgets to close it leaves no connection open
         weakref.finalize(self, self._database.drop)
@@ -122,6 +129,12 @@ class Ledger:
 
     def _mine(self, table: Table, *conditions: ColumnElement[bool]) -> Select[Any]:
         return select(table).where(table.c.run == self._run, *conditions)
+
+    def _destroy_reports(self) -> None:
+        """Remove reports and pictures from before the run was exact: they show what is gone."""
+        for path in (self._folder / REPORTS_NAME).glob("*"):
+            if path.name == PAGE_NAME or re.fullmatch(PICTURE_NAME.format("[0-9]+"), path.name):
+                path.unlink(missing_ok=True)
 
     # The run
 
@@ -183,9 +196,7 @@ class Ledger:
 
     def _is_erased(self) -> ColumnElement[bool]:
         erased, erasures = tables.erased.c, tables.erasures.c
-        committed = select(erasures.id).where(
-            erasures.run == self._run, erasures.state == "committed"
-        )
+        committed = select(erasures.id).where(erasures.run == self._run, erasures.state.in_(ERASED))
         return erased.erasure.is_(None) | erased.erasure.in_(committed)
 
     def erased_among(self, ids: NDArray[np.int64]) -> NDArray[np.int64]:
@@ -400,6 +411,7 @@ class Ledger:
             mine = (tables.erased.c.run == self._run) & (tables.erased.c.erasure == erasure)
             records = select(tables.erased.c.record).where(mine)
             change.delete(tables.samples, tables.samples.c.record.in_(records))
+            unlink(change, change.connection.execute(records).scalars())
             self._finish(change, erasure, state="committed", outcome=outcome)
             move(change, erasure, "committed")
             commit_overtaken(change, erasure)
@@ -430,6 +442,6 @@ class Ledger:
         values = {"state": state, "outcome": dict(outcome), "finished": stamp()}
         change.update(tables.erasures, tables.erasures.c.id == number, values)
 
-    def flush(self) -> None:
+    def flush(self) -> bool:
         """See `Database.flush`."""
-        self._database.flush()
+        return self._database.flush()

@@ -2,26 +2,28 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import select
+from sqlalchemy import or_, select
 
 from obliviate.clock import stamp
 from obliviate.ledger import tables
 from obliviate.ledger.change import batched
-from obliviate.ledger.facts import ObjectFacts
-from obliviate.ledger.requests import close_carried_out
+from obliviate.ledger.facts import CARRIED_OUT, ObjectFacts
 from obliviate.ledger.rows import OBJECT_COLUMNS, held, insert_entries, set_state, stored_of
+from obliviate.ledger.settling import close_finished
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection
     from contextlib import AbstractContextManager
 
-    from sqlalchemy import ColumnElement
+    from sqlalchemy import ColumnElement, Select
 
     from obliviate.ledger.change import Change
     from obliviate.ledger.database import Database
     from obliviate.ledger.facts import Entry
+
+_NOTHING_TOLD = {"size_bytes": None, "hash": None, "sealed_key": None}
 
 
 class Objects:
@@ -32,8 +34,10 @@ class Objects:
         database: Database,
         run: int,
         changing: Callable[[str], AbstractContextManager[Change]],
+        destroy_reports: Callable[[], None],
     ) -> None:
         self._database, self._run, self._changing = database, run, changing
+        self._destroy_reports = destroy_reports
 
     def all(self) -> list[ObjectFacts]:
         """All objects that there are or were, in the order of their making."""
@@ -61,18 +65,23 @@ class Objects:
         with self._database.reading() as connection:
             return set(connection.execute(query).scalars())
 
-    def destroy_keys(self, keys: Collection[str]) -> None:
-        """Destroy the data keys of objects: no copy of these can be read from now on."""
-        if not keys:
-            return
+    def wipe(self, keys: Collection[str]) -> bool:
+        """Destroy what the ledger says of objects that are to be destroyed.
+
+        Without their data keys no copy can be read any more; by their hashes and sizes a guess at
+        their content could be confirmed.
+
+        Returns:
+            Whether none of it is in any file of the database any more; see `Database.flush`.
+        """
         columns = tables.objects.c
-        doomed = self._keys(columns.sealed_key.is_not(None)) & set(keys)
-        if not doomed:
-            return
-        with self._changing("data keys destroyed") as change:
-            for some in batched(sorted(doomed)):
-                change.update(tables.objects, columns.key.in_(some), {"sealed_key": None})
-        self._database.flush()
+        telling = [columns[name].is_not(None) for name in _NOTHING_TOLD]
+        doomed = self._keys(or_(*telling)) & set(keys)
+        if doomed:
+            with self._changing("data keys and hashes destroyed") as change:
+                for some in batched(sorted(doomed)):
+                    change.update(tables.objects, columns.key.in_(some), _NOTHING_TOLD)
+        return self._database.flush() if keys else True
 
     def replace(self, block: int, entry: Entry) -> None:
         """Put rebuilt objects in the place of lost ones; the entry says the same as before."""
@@ -89,28 +98,42 @@ class Objects:
         """Write down that objects are gone; with the last one, requests move on."""
         if keys:
             with self._changing("objects destroyed") as change:
-                set_state(change, set(keys), "destroyed", destroyed=stamp())
-                close_finished(change)
-            self._database.flush()
+                values = {"state": "destroyed", "destroyed": stamp(), **_NOTHING_TOLD}
+                for some in batched(sorted(keys)):
+                    change.update(tables.objects, tables.objects.c.key.in_(some), values)
+        self.close_requests()
 
     def close_requests(self) -> None:
-        """Move requests on whose objects are all destroyed; for when there were none."""
-        requests = tables.requests.c
+        """Move on what was carried out, as far as what held it is destroyed by now."""
+        for _ in range(2):  # what was measured is deleted; then it is written down that it is gone
+            is_due, is_exact = self._due()
+            if not (is_due and self._database.flush()):
+                return
+            if is_exact:
+                self._destroy_reports()
+            with self._changing("erasures closed") as change:
+                if close_finished(change, is_flushed=True):
+                    return
+
+    def _due(self) -> tuple[bool, bool]:
+        """Whether something that was carried out can be closed, and whether the chain is exact."""
+        columns, requests, erasures = tables.objects.c, tables.requests.c, tables.erasures.c
+        chain = tables.chain.c
+        left = select(columns.key).where(columns.run == self._run, columns.state == "condemned")
+        inexact = select(chain.block).where(chain.run == self._run, chain.guarantee != "exact")
+        committed = [
+            select(each.id).where(each.run == self._run, each.state == "committed")
+            for each in (requests, erasures)
+        ]
         waiting = select(requests.id).where(
-            requests.run == self._run, requests.state == "committed"
+            requests.run == self._run, requests.state.in_(CARRIED_OUT)
         )
         with self._database.reading() as connection:
-            is_waiting = connection.execute(waiting.limit(1)).first() is not None
-        if is_waiting:
-            with self._changing("requests closed") as change:
-                close_finished(change)
 
+            def is_any(query: Select[Any]) -> bool:
+                return connection.execute(query.limit(1)).first() is not None
 
-def close_finished(change: Change) -> None:
-    """Move the requests on that were carried out, if nothing is left to destroy."""
-    objects, chain = tables.objects.c, tables.chain.c
-    condemned = select(objects.key).where(objects.run == change.run, objects.state == "condemned")
-    if change.connection.execute(condemned.limit(1)).first() is None:
-        inexact = select(chain.block).where(chain.run == change.run, chain.guarantee != "exact")
-        is_exact = change.connection.execute(inexact.limit(1)).first() is None
-        close_carried_out(change, is_exact=is_exact)
+            is_exact = not is_any(inexact)
+            if is_any(left):
+                return False, is_exact
+            return any(map(is_any, [*committed, waiting] if is_exact else committed[:1])), is_exact

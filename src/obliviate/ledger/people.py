@@ -13,7 +13,7 @@ from itertools import islice, repeat
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
-from sqlalchemy import select, union_all
+from sqlalchemy import or_, select, union_all
 
 from obliviate.ledger import journal, tables
 from obliviate.ledger.change import batched
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
 
     from numpy.typing import NDArray
-    from sqlalchemy import Select, Table
+    from sqlalchemy import Connection, Select, Table
 
     from obliviate.ledger.change import Change
     from obliviate.ledger.database import Database
@@ -39,19 +39,6 @@ def subject_hash(subject: str, key: bytes) -> bytes:
     return hmac.digest(key, subject.encode(errors="surrogatepass"), hashlib.sha256)[:16]
 
 
-def subjects_hash(subjects: Subjects, key: bytes) -> bytes:
-    """One hash over the keyed hashes of the people of all records, in the records' order."""
-    hashes = {name: subject_hash(name, key) for name in subjects.names()}
-    sha, people = hashlib.sha256(), iter(subjects)
-    while some := list(islice(people, _IDS_AT_ONCE)):
-        sha.update(b"".join([_people_hashes(each, hashes) for each in some]))
-    return sha.digest()
-
-
-def _people_hashes(people: tuple[str, ...], hashes: Mapping[str, bytes]) -> bytes:
-    return len(people).to_bytes(4) + b"".join(sorted([hashes[each] for each in people]))
-
-
 class People:
     """The records of one run, and the people they belong to."""
 
@@ -60,17 +47,51 @@ class People:
 
     def has_subjects(self) -> bool:
         """Whether records were given subjects."""
-        query = select(tables.subjects.c.id).where(tables.subjects.c.run == self._run).limit(1)
+        columns = tables.parts.c
+        query = select(columns.part).where(columns.run == self._run, columns.has_subjects == 1)
         with self._database.reading() as connection:
-            return connection.execute(query).first() is not None
+            return connection.execute(query.limit(1)).first() is not None
 
     def has_same_subjects(self, part: int, subjects: Subjects, key: bytes) -> bool:
-        """Whether the records of a part were given these very subjects."""
-        columns = tables.parts.c
-        query = select(columns.subjects).where(columns.run == self._run, columns.part == part)
+        """Whether the records of a part were given these very subjects; erased ones are anybody's.
+
+        Args:
+            part: Its number.
+            subjects: Those of its records.
+            key: The run's subject key.
+        """
+        parts, people, erased = tables.parts.c, tables.subjects.c, tables.erased.c
+        sizes = select(parts.part, parts.records, parts.has_subjects).where(parts.run == self._run)
+        known = select(people.hash, people.id).where(people.run == self._run)
+        gone = select(erased.record).where(erased.run == self._run)
         with self._database.reading() as connection:
-            known = connection.execute(query).scalar_one()
-        return known is not None and hmac.compare_digest(known, subjects_hash(subjects, key))
+            rows = connection.execute(sizes.order_by(parts.part)).all()
+            first = sum(row.records for row in rows[:part])
+            if not rows[part].has_subjects or rows[part].records != len(subjects):
+                return False
+            numbers = dict(map(tuple, connection.execute(known)))
+            said = {name: numbers.get(subject_hash(name, key), -1) for name in subjects.names()}
+            left_out = set(connection.execute(gone).scalars())
+            several: dict[int, set[int | None]] = {}
+            for record, other in self._people_of(connection, tables.further, first, len(subjects)):
+                several.setdefault(record, set()).add(other)
+            return all(
+                _numbers(subjects, record - first, said) == {person, *several.get(record, ())}
+                for record, person in self._people_of(
+                    connection, tables.records, first, len(subjects)
+                )
+                if record not in left_out
+            )
+
+    def _people_of(
+        self, connection: Connection, table: Table, first: int, records: int
+    ) -> Iterable[Any]:
+        """Record and person of each row of some records."""
+        columns = table.c
+        query = select(columns.record, columns.subject).where(
+            columns.run == self._run, columns.record.between(first, first + records - 1)
+        )
+        return connection.execute(query.execution_options(yield_per=_IDS_AT_ONCE))
 
     def records_of(self, subjects: Iterable[bytes]) -> tuple[NDArray[np.int64], set[bytes]]:
         """The records of some subjects, shared and erased ones too; and subjects that have none.
@@ -133,6 +154,13 @@ class People:
         return found
 
 
+def _numbers(subjects: Subjects, place: int, numbers: Mapping[str, int]) -> set[int | None]:
+    """The numbers of the people of a record."""
+    given = subjects.first[place]
+    others = (numbers[name] for name in subjects.further.get(place, ()))
+    return {None if given is None else numbers[given], *others}
+
+
 @dataclass(frozen=True, kw_only=True)
 class Newcomers:
     """Records that come to a run together.
@@ -151,7 +179,7 @@ class Newcomers:
 
 
 def insert_people(change: Change, new: Newcomers, key: bytes | None, first_record: int) -> None:
-    """Insert records: where each is, and whom it belongs to.
+    """Insert records: where each is, and whom it belongs to; nothing of those that are left out.
 
     Args:
         change: Where.
@@ -159,32 +187,58 @@ def insert_people(change: Change, new: Newcomers, key: bytes | None, first_recor
         key: The run's subject key.
         first_record: The id of the first record.
     """
-    people: Iterable[int | None] = (None for _ in new.blocks)
+    left_out = set((new.excluded - first_record).tolist())
+    people: Iterable[int | None] = repeat(None)
     if new.subjects is not None and key is not None:
-        numbers = _numbered(change, new.subjects.names(), key)
-        people = (None if name is None else numbers[name] for name in new.subjects.first)
-        _insert_further(change, new.subjects, numbers, first_record)
+        subjects = new.subjects.without(left_out) if left_out else new.subjects
+        numbers = _numbered(change, subjects.names(), key)
+        people = (None if name is None else numbers[name] for name in subjects.first)
+        _insert_further(change, subjects, numbers, first_record)
+    contents: Iterable[bytes | None] = new.contents or repeat(None)
+    if left_out:
+        contents = (None if at in left_out else each for at, each in enumerate(contents))
     rows = (
         (change.run, record, block, person, content)
         for record, (block, person, content) in enumerate(
-            zip(new.blocks.tolist(), people, new.contents or repeat(None), strict=False),
-            start=first_record,
+            zip(new.blocks.tolist(), people, contents, strict=False), start=first_record
         )
     )
-    _bulk_insert(change, tables.records, rows, first_record, first_record + len(new.blocks) - 1)
+    _bulk_insert(change, tables.records, rows, first_record)
+
+
+def unlink(change: Change, records: Iterable[int]) -> None:
+    """Let nobody be found by records any more: whom they belong to, and what they were."""
+    both, people = (tables.records, tables.further), tables.subjects
+    for some in batched(list(records)):
+        persons: set[int] = set()
+        for table in both:
+            is_it = (table.c.run == change.run) & table.c.record.in_(some)
+            query = select(table.c.subject).where(is_it, table.c.subject.is_not(None)).distinct()
+            persons.update(change.connection.execute(query).scalars())
+        change.update(
+            tables.records, tables.records.c.record.in_(some), {"subject": None, "content": None}
+        )
+        change.delete(tables.further, tables.further.c.record.in_(some))
+        has_left = [
+            select(table.c.record)
+            .where(table.c.run == change.run, table.c.subject == people.c.id)
+            .exists()
+            for table in both
+        ]
+        for few in batched(sorted(persons)):
+            change.delete(people, people.c.id.in_(few) & ~or_(*has_left))
 
 
 def _insert_further(
     change: Change, subjects: Subjects, numbers: Mapping[str, int], first_record: int
 ) -> None:
     """Insert the second and further people of records that belong to several."""
-    rows = sorted(
-        (change.run, first_record + at, numbers[name])
+    rows = [
+        {"record": first_record + at, "subject": numbers[name]}
         for at, others in subjects.further.items()
         for name in others
-    )
-    if rows:
-        _bulk_insert(change, tables.further, iter(rows), rows[0][1], rows[-1][1])
+    ]
+    change.insert(tables.further, rows)
 
 
 def _numbered(change: Change, subjects: Iterable[str], key: bytes) -> dict[str, int]:
@@ -201,13 +255,11 @@ def _numbered(change: Change, subjects: Iterable[str], key: bytes) -> dict[str, 
             known[digest] = last
             fresh.append((change.run, last, digest))
     if fresh:
-        _bulk_insert(change, tables.subjects, iter(fresh), first + 1, last)
+        _bulk_insert(change, tables.subjects, iter(fresh), first + 1)
     return {subject: known[digest] for subject, digest in hashes.items()}
 
 
-def _bulk_insert(
-    change: Change, table: Table, rows: Iterator[tuple[Any, ...]], first: int, last: int
-) -> None:
+def _bulk_insert(change: Change, table: Table, rows: Iterator[tuple[Any, ...]], first: int) -> None:
     """Insert very many rows, by the fastest way that the database has, and hash them on the way.
 
     Args:
@@ -215,10 +267,14 @@ def _bulk_insert(
         table: Which.
         rows: In the order of their numbers.
         first: The number of the first one.
-        last: The number of the last one.
     """
-    sha, connection = hashlib.sha256(), change.connection
-    rows = _hashing(rows, sha)
+    connection, spans = change.connection, dict[str, journal.Salted]()
+    for name, there in journal.grouped_rows(
+        connection, table, change.run, {first // journal.SPAN_ROWS}
+    ):
+        spans[name] = journal.Salted()
+        spans[name].add(there)
+    rows = _hashing(rows, first, spans)
     names = ", ".join(f'"{column.name}"' for column in table.c)
     cursor = connection.connection.cursor()
     try:
@@ -232,10 +288,15 @@ def _bulk_insert(
             cursor.executemany(statement, cast("Any", rows))
     finally:
         cursor.close()
-    change.wrote_span(table, first, last, sha.hexdigest()[: journal.HASH_DIGITS])
+    change.wrote(table, spans)
 
 
-def _hashing(rows: Iterator[tuple[Any, ...]], sha: Any) -> Iterator[tuple[Any, ...]]:
-    while some := list(islice(rows, _IDS_AT_ONCE)):
-        sha.update(b"".join(map(journal.encoded, some)))
+def _hashing(
+    rows: Iterator[tuple[Any, ...]], first: int, spans: dict[str, journal.Salted]
+) -> Iterator[tuple[Any, ...]]:
+    """The rows, hashed span by span."""
+    end = (first // journal.SPAN_ROWS + 1) * journal.SPAN_ROWS
+    while some := list(islice(rows, end - first)):
+        spans.setdefault(journal.span_of(first), journal.Salted()).add(some)
+        first, end = end, end + journal.SPAN_ROWS
         yield from some

@@ -23,7 +23,7 @@ from obliviate.errors import (
 from obliviate.ledger import tables
 from obliviate.ledger.change import Change
 from obliviate.ledger.database import Database, damaged, sqlite_url
-from obliviate.ledger.people import Newcomers, insert_people, subjects_hash
+from obliviate.ledger.people import Newcomers, insert_people
 from obliviate.ledger.rows import insert_entries
 
 if TYPE_CHECKING:
@@ -282,7 +282,7 @@ def insert_part(change: Change, run: RunFacts, number: int, part: Part, new: New
         "part": number,
         "records": part.records,
         "blocks": part.blocks,
-        "subjects": None if key is None or subjects is None else subjects_hash(subjects, key),
+        "has_subjects": int(key is not None and subjects is not None),
         "made": stamp(),
     }
     change.insert(tables.parts, [row])

@@ -18,7 +18,7 @@ from obliviate.errors import UnknownRequest
 from obliviate.ledger import tables
 from obliviate.ledger.change import batched
 from obliviate.ledger.database import damaged
-from obliviate.ledger.facts import CARRIED_OUT, OPEN, RequestFacts
+from obliviate.ledger.facts import CARRIED_OUT, ERASED, OPEN, RequestFacts
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
@@ -213,7 +213,7 @@ def commit_overtaken(change: Change, erasure: int | None, request: int | None = 
     """
     requests, named = tables.requests.c, tables.requested.c
     erased, erasures = tables.erased.c, tables.erasures.c
-    committed = select(erasures.id).where(erasures.run == change.run, erasures.state == "committed")
+    committed = select(erasures.id).where(erasures.run == change.run, erasures.state.in_(ERASED))
     is_erased = (
         select(erased.record)
         .where(

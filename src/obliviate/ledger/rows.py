@@ -58,7 +58,9 @@ def live_objects(connection: Connection, run: int) -> dict[str, Stored]:
 
 def stored_of(row: Any) -> Stored:
     """The object of a row."""
-    return Stored(key=row.key, size_bytes=row.size_bytes, hash=row.hash, sealed_key=row.sealed_key)
+    # of what is condemned nothing may be left but the key
+    size, said = row.size_bytes or 0, row.hash or ""
+    return Stored(key=row.key, size_bytes=size, hash=said, sealed_key=row.sealed_key)
 
 
 def entry_of(row: Row[Any], objects: Mapping[str, Stored]) -> Entry:

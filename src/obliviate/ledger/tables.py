@@ -106,7 +106,7 @@ parts = Table(
     _number("part"),
     Column("records", Integer, nullable=False),
     Column("blocks", Integer, nullable=False),
-    Column("subjects", LargeBinary),  # keyed hash over the subjects in their order
+    Column("has_subjects", Integer, nullable=False),  # 0 or 1
     Column("made", String, nullable=False),
 )
 
@@ -136,7 +136,7 @@ records = Table(
     Column("run", Integer, primary_key=True, autoincrement=False),
     _number("record"),
     Column("block", Integer, nullable=False),
-    Column("subject", Integer),
+    Column("subject", Integer),  # None where it was erased, or belongs to nobody
     Column("content", LargeBinary),  # the tombstone that it would have
     sqlite_with_rowid=False,
 )
@@ -158,8 +158,8 @@ objects = Table(
     metadata,
     _run(),
     Column("key", String, primary_key=True),
-    Column("size_bytes", BigInteger, nullable=False),
-    Column("hash", String, nullable=False),
+    Column("size_bytes", BigInteger),  # what tells of the content is gone before the object is
+    Column("hash", String),
     Column("sealed_key", LargeBinary),
     Column("state", String, nullable=False),  # live | condemned | destroyed
     Column("made", String, nullable=False),
@@ -196,7 +196,7 @@ erasures = Table(
     metadata,
     _run(),
     _number("id"),
-    Column("state", String, nullable=False),  # running | committed | failed
+    Column("state", String, nullable=False),  # running | committed | settled | failed
     Column("kind", String, nullable=False),
     Column("method", JsonText, nullable=False),
     Column("started", String, nullable=False),
@@ -250,6 +250,18 @@ journal = Table(
     Column("event", String, nullable=False),
     Column("body", String, nullable=False),
     Column("hash", String, nullable=False),
+)
+
+# what the hashes of the journal are salted with; a salt is gone as soon as its rows are others
+salts = Table(
+    "salts",
+    metadata,
+    _run(),
+    Column("of", String, primary_key=True),
+    Column("rows", String, primary_key=True),
+    Column("salt", LargeBinary, nullable=False),
+    Column("hash", String, nullable=False),
+    sqlite_with_rowid=False,
 )
 
 leases = Table(

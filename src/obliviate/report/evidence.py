@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import obliviate
 from obliviate.clock import stamp
 from obliviate.ledger import Ledger
+from obliviate.ledger.facts import ERASED
 from obliviate.making import local_folder
 from obliviate.report.curve import Curve
 from obliviate.trace import Stitch
@@ -62,13 +63,15 @@ class ErasureEvidence:
     Attributes:
         number: Its number in the run, from 1.
         kind: "forget" or "settle".
-        state: "committed", "running" or "failed".
+        state: "committed", "settled", "running" or "failed".
         method: The method's name.
         options: The method's options.
         received: When it was begun, ISO 8601 in UTC.
         finished: When it was carried out or taken back; None while it runs.
         records: How many records it erased.
-        curve: The replayed blocks and their residual memory; None where nothing came of it.
+        curve: The replayed blocks and their residual memory; None where nothing came of it, or it
+            was destroyed.
+        segments: The replayed blocks, as (first, last).
         blocks_replayed: How many blocks were trained on again.
         stop_reason: Why replaying stopped, in words.
         predicted_tail: An estimate, and no bound, of the L1 distance to the exact result, relative
@@ -90,6 +93,7 @@ class ErasureEvidence:
     finished: str | None
     records: int
     curve: Curve | None = None
+    segments: tuple[tuple[int, int], ...] = ()
     blocks_replayed: int = 0
     stop_reason: str | None = None
     predicted_tail: float | None = None
@@ -215,14 +219,14 @@ def _erasure(facts: ErasureFacts, held: Sequence[int], blocks: int) -> ErasureEv
         "finished": facts.finished,
         "records": facts.records,
     }
-    if facts.state != "committed":
+    if facts.state not in ERASED:
         # the reason of a failure may quote the user's own code, and with it a person
         return ErasureEvidence(**common)
     outcome = facts.outcome
     segments = tuple((int(first), int(last)) for first, last in outcome["segments"])
-    return ErasureEvidence(
-        **common,
-        curve=Curve(
+    curve = None
+    if "residual_memory" in outcome:
+        curve = Curve(
             segments=segments,
             residual_memory=tuple(outcome["residual_memory"]),
             affected=tuple(sorted(set(held))),
@@ -230,13 +234,17 @@ def _erasure(facts: ErasureFacts, held: Sequence[int], blocks: int) -> ErasureEv
             method=method,
             functional_memory=_anonymous(outcome, segments, held),
             control_memory=tuple(outcome.get("control_memory", ())),
-        ),
+        )
+    return ErasureEvidence(
+        **common,
+        curve=curve,
+        segments=segments,
         blocks_replayed=sum(last - first + 1 for first, last in segments),
         stop_reason=outcome["stop_reason"],
-        predicted_tail=outcome["predicted_tail"],
+        predicted_tail=outcome.get("predicted_tail"),
         guarantee=outcome["guarantee"],
         digest=outcome["digest"],
-        digest_before=outcome["digest_before"],
+        digest_before=outcome.get("digest_before"),
         seconds=outcome["seconds"],
         stitches=tuple(_stitch(each, held) for each in outcome.get("stitches", ())),
     )

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from obliviate.errors import StorageFull
+from obliviate.ledger.ledger import PAGE_NAME, PICTURE_NAME, REPORTS_NAME
 from obliviate.making import local_folder
 from obliviate.report.curve import picture
 from obliviate.report.evidence import gathered
@@ -17,8 +18,6 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from obliviate.report.evidence import Evidence
-
-REPORTS_NAME, PAGE_NAME = "reports", "report.html"
 
 
 def page(evidence: Evidence) -> str:
@@ -62,7 +61,7 @@ def saved_picture(folder: str | Path, number: int) -> Path | None:
         StorageFull: The file cannot be written.
     """
     curve = next(each.curve for each in gathered(folder).erasures if each.number == number)
-    return _saved(folder, f"erasure-{number}.png", picture(curve)) if curve else None
+    return _saved(folder, PICTURE_NAME.format(number), picture(curve)) if curve else None
 
 
 def _saved(folder: str | Path, name: str, content: bytes) -> Path:
