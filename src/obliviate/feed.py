@@ -19,6 +19,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, TensorDataset, default_collate
 
 from obliviate.blocks import key
+from obliviate.errors import TrainingFailed
 from obliviate.state import raw_bytes
 
 if TYPE_CHECKING:
@@ -82,13 +83,14 @@ class LoaderFeed:
         self._loader = DataLoader(
             self._seeded,
             batch_sampler=cast("Any", self._sampler),
+            collate_fn=collated,
             num_workers=workers,
             persistent_workers=workers > 0,
         )
 
     def batch(self, records: NDArray[np.int64], seed: int) -> Any:
         """One batch, fetched in this process and collated as the loader would."""
-        return default_collate([self._seeded[each] for each in _keys(records, seed)])
+        return collated([self._seeded[each] for each in _keys(records, seed)])
 
     def batches(self, steps: Batches, seed: int) -> Iterator[tuple[int, Any]]:
         """The batches of (step, records) after (step, records)."""
@@ -110,6 +112,23 @@ def like(mapping: Mapping[str, Any], values: dict[str, Any]) -> Any:
     with contextlib.suppress(TypeError, ValueError):
         return type(mapping)(values)  # type: ignore[call-arg]
     return values
+
+
+def collated(records: list[Any]) -> Any:
+    """Records as a batch, as torch's own loader makes one.
+
+    Raises:
+        TrainingFailed: They do not go together.
+    """
+    try:
+        return default_collate(records)
+    except Exception as error:
+        kinds = ", ".join(dict.fromkeys(type(each).__name__ for each in records))
+        raise TrainingFailed(
+            f"collating {len(records)} records ({kinds}) raised {type(error).__name__}: {error}",
+            hint="let the dataset give tensors, arrays, numbers, texts, or lists and mappings of "
+            "them, of one shape and type for all records",
+        ) from error
 
 
 def _keys(records: NDArray[np.int64], seed: int) -> list[tuple[int, int]]:

@@ -59,7 +59,7 @@ def local_folder(path: str | Path) -> Path:
             f"the run {shown(text)} is a URL",
             hint="this version keeps runs in local folders; give a path",
         )
-    return Path(text).expanduser()
+    return Path(text)
 
 
 def layout_of(recipe: Recipe, parts: Sequence[Part], smallest_batch: int) -> Layout:

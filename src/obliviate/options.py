@@ -12,6 +12,7 @@ import math
 import operator
 import os
 from collections.abc import Iterable, Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from obliviate.errors import InvalidOption
@@ -148,7 +149,7 @@ def text(value: Any, name: str, hint: str = "") -> str:
 
 
 def path_text(value: Any, name: str) -> str:
-    """The text of a path that a file system can have.
+    """The text of a path that a file system can have; ~ is the home folder.
 
     Raises:
         InvalidOption: It is no `str` or `Path`, it is empty, or no file can be called so.
@@ -165,7 +166,9 @@ def path_text(value: Any, name: str) -> str:
     fault = _path_fault(said)
     if fault:
         raise InvalidOption(f"{name} {shown(said)} {fault}", hint="choose another name")
-    return str.__str__(said)
+    with contextlib.suppress(RuntimeError):  # a user who has no home
+        return str(Path(said).expanduser())
+    return said
 
 
 def _path_fault(said: str) -> str:

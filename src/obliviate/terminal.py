@@ -8,15 +8,17 @@ import numpy as np
 from rich.console import Console, Group
 from rich.live import Live
 from rich.progress_bar import ProgressBar
+from rich.segment import Segment
 from rich.table import Table
 from rich.text import Text
 
 from obliviate.progress import Event, detail, finish
+from obliviate.wording import printable
 
 if TYPE_CHECKING:
-    from collections.abc import Generator, Sequence
+    from collections.abc import Generator, Iterable, Sequence
 
-    from rich.console import RenderableType
+    from rich.console import ConsoleOptions, RenderableType
 
 Result = TypeVar("Result")
 BLOCKS, ASCII = " ▁▂▃▄▅▆▇█", " .:#"
@@ -25,10 +27,21 @@ WIDTH_WITHOUT_TERMINAL = 120
 _LABEL_WIDTH = 9
 
 
+class Screen(Console):
+    """A console that shows what the values in a text would do to a terminal, and does not do it."""
+
+    def render(
+        self, renderable: RenderableType, options: ConsoleOptions | None = None
+    ) -> Iterable[Segment]:
+        """As `Console` renders it; characters that a terminal obeys come as escapes."""
+        for text, style, control in super().render(renderable, options):
+            yield Segment(text if control else printable(text), style, control)
+
+
 def printing() -> Console:
     """The console on standard output; wide enough for our tables where it is no terminal."""
-    console = Console(highlight=False)
-    return console if console.is_terminal else Console(highlight=False, width=_width(console))
+    console = Screen(highlight=False)
+    return console if console.is_terminal else Screen(highlight=False, width=_width(console))
 
 
 def _width(console: Console) -> int:

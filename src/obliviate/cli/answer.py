@@ -7,21 +7,22 @@ import json
 import sys
 import traceback
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import typer
 from typer.core import TyperGroup
 
-from obliviate.errors import ObliviateError, RequestError
+from obliviate.errors import ObliviateError, RequestError, UnknownSubject
 from obliviate.terminal import printing
-from obliviate.wording import plain
+from obliviate.wording import plain, printable, shortened, shown
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from rich.console import RenderableType
 
 DONE, FAILED, WRONG, INTERRUPTED = 0, 1, 2, 130
+_LONGEST_USAGE = 1000
 RESUMED = ("fit", "extend", "forget", "work", "settle", "lab")
 # typer brings click's exceptions along in some versions, and depends on click in others
 USAGE_ERROR: type[Any] = typer.BadParameter.__bases__[0]
@@ -40,6 +41,7 @@ class Answer:
     facts: Mapping[str, Any]
     shown: Sequence[RenderableType] = field(default=())
     code: int = DONE
+    kind: ClassVar[str] = "done"
 
     def write(self, *, is_json: bool) -> None:
         """Print it on standard output."""
@@ -54,20 +56,72 @@ class Answer:
 
 @dataclass(frozen=True, kw_only=True)
 class Fault:
-    """Why a command did not do what was asked, and how to mend it."""
+    """Why a command did not do what was asked, and how to mend it.
+
+    Attributes:
+        error: What happened.
+        hint: How to mend it.
+        kind: The error's code: a word that scripts can rely on.
+        code: The exit code.
+    """
 
     error: str
     hint: str
+    kind: str
     code: int
+
+    @classmethod
+    def of(cls, error: ObliviateError) -> Fault:
+        """What an error says."""
+        code = WRONG if isinstance(error, RequestError) else FAILED
+        return cls(error=error.message, hint=error.hint, kind=error.code, code=code)
+
+    @property
+    def facts(self) -> Mapping[str, str]:
+        """For machines."""
+        return {"error": self.error, "hint": self.hint, "code": self.kind}
+
+    @property
+    def shown(self) -> list[str]:
+        """For people."""
+        return [self.error, *([self.hint] if self.hint else [])]
 
     def write(self, *, is_json: bool) -> None:
         """Print it: to machines on standard output, to people on standard error."""
         if is_json:
-            typer.echo(json.dumps({"error": self.error, "hint": self.hint}))
+            typer.echo(json.dumps(self.facts))
             return
-        typer.echo(self.error, err=True)
-        if self.hint:
-            typer.echo(self.hint, err=True)
+        for line in self.shown:
+            typer.echo(printable(line), err=True)
+
+
+def over(runs: Sequence[str], one: Callable[[str], Answer]) -> Answer:
+    """The answer of a command that is asked of a run, or of several: each for itself.
+
+    Args:
+        runs: Their folders.
+        one: Asks one.
+
+    Returns:
+        Of several, what each said. The exit code is that of the first that failed, if any did. That
+        a person is not in some of the runs is no failure, unless it is in none.
+    """
+    if len(runs) == 1:
+        return one(runs[0])
+    said = {run: _tried(run, one) for run in runs}
+    known = [each.code for each in said.values() if each.kind != UnknownSubject.code]
+    return Answer(
+        facts={"runs": [{"run": run, **each.facts} for run, each in said.items()]},
+        shown=[line for run, each in said.items() for line in (f"{run}:", *each.shown)],
+        code=next((code for code in known if code != DONE), DONE if known else WRONG),
+    )
+
+
+def _tried(run: str, one: Callable[[str], Answer]) -> Answer | Fault:
+    try:
+        return one(run)
+    except ObliviateError as error:
+        return Fault.of(error)
 
 
 class Commands(TyperGroup):
@@ -103,7 +157,8 @@ class Commands(TyperGroup):
             if not is_json:
                 raise
             traceback.print_exc()
-            result = Fault(error=repr(error), hint="a fault of obliviate itself", code=FAILED)
+            hint = "a fault of obliviate itself"
+            result = Fault(error=shown(error), hint=hint, kind="fault", code=FAILED)
         if isinstance(result, Answer | Fault):
             result.write(is_json=is_json)
             sys.exit(result.code)
@@ -114,15 +169,20 @@ class Commands(TyperGroup):
         try:
             return super().invoke(ctx)
         except ObliviateError as error:
-            code = WRONG if isinstance(error, RequestError) else FAILED
-            return Fault(error=error.message, hint=error.hint, code=code)
+            return Fault.of(error)
         except KeyboardInterrupt:
             goes_on = ctx.invoked_subcommand in RESUMED
             said = "goes on where this one stopped" if goes_on else "starts over; nothing was lost"
-            return Fault(error=f"interrupted: the same command {said}", hint="", code=INTERRUPTED)
+            what = f"interrupted: the same command {said}"
+            return Fault(error=what, hint="", kind="interrupted", code=INTERRUPTED)
 
 
 def _usage_fault(error: Any) -> Fault:
     command = error.ctx.command_path if error.ctx else "obliviate"
     said = error.format_message() or "no command was given"
-    return Fault(error=said, hint=f"see `{command} --help`", code=WRONG)
+    return Fault(
+        error=shortened(said, _LONGEST_USAGE),
+        hint=f"see `{command} --help`",
+        kind="usage",
+        code=WRONG,
+    )

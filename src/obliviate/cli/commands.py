@@ -10,7 +10,7 @@ import typer
 
 from obliviate.audit import accuracy, auditing
 from obliviate.cli import shown
-from obliviate.cli.answer import Answer
+from obliviate.cli.answer import Answer, over
 from obliviate.cli.options import (
     Blocks,
     Epsilon,
@@ -22,6 +22,7 @@ from obliviate.cli.options import (
     ProjectPath,
     Records,
     RunFolder,
+    RunFolders,
     Subjects,
     Tolerance,
     Wait,
@@ -103,7 +104,7 @@ def fit(
 
 @app.command()
 def preview(
-    run: RunFolder,
+    run: RunFolders,
     *,
     subject: Subjects = None,
     record: Records = None,
@@ -115,14 +116,18 @@ def preview(
 ) -> Answer:
     """Say what a request would touch and cost; nothing changes."""
     chosen = chosen_method(method, epsilon=epsilon, tolerance=tolerance)
-    check_named(subject, record)
-    opened = open_run(run, project)[1]
-    return shown.of_plan(opened.preview(record or (), subject or (), chosen))
+    check_named(subject, record, run)
+
+    def one(run: str) -> Answer:
+        opened = open_run(run, project)[1]
+        return shown.of_plan(opened.preview(record or (), subject or (), chosen))
+
+    return over(run, one)
 
 
 @app.command()
 def forget(
-    run: RunFolder,
+    run: RunFolders,
     *,
     subject: Subjects = None,
     record: Records = None,
@@ -136,10 +141,14 @@ def forget(
 ) -> Answer:
     """Erase people or records from a run, for good."""
     chosen = chosen_method(method, epsilon=epsilon, tolerance=tolerance, functional=functional)
-    check_named(subject, record)
-    opened = open_run(run, project, wait)[1]
-    erasure = watch_replay(opened.forgetting(record or (), subject or (), chosen))
-    return shown.of_erasure(erasure, _picture(run, erasure))
+    check_named(subject, record, run)
+
+    def one(run: str) -> Answer:
+        opened = open_run(run, project, wait)[1]
+        erasure = watch_replay(opened.forgetting(record or (), subject or (), chosen))
+        return shown.of_erasure(erasure, _picture(run, erasure))
+
+    return over(run, one)
 
 
 @app.command()

@@ -31,6 +31,10 @@ ProjectPath = Annotated[
     Path, typer.Argument(metavar="PROJECT", help="A Python file that defines `project`.")
 ]
 RunFolder = Annotated[str, typer.Argument(metavar="RUN", help="The run's folder.")]
+RunFolders = Annotated[
+    list[str],
+    typer.Argument(metavar="RUN...", help="The run's folder; or those of several, for a person."),
+]
 Options = Annotated[
     list[str] | None,
     typer.Option("--option", "-o", metavar="NAME=VALUE", help="For the project's function."),
@@ -108,8 +112,15 @@ def chosen_method(name: str, **options: object) -> Method:
     return method_of(name, **given)
 
 
-def check_named(subjects: Sequence[str] | None, records: Sequence[int] | None) -> None:
-    """Refuse a request that names nobody."""
+def check_named(
+    subjects: Sequence[str] | None, records: Sequence[int] | None, runs: Sequence[str] = ()
+) -> None:
+    """Refuse a request that names nobody, or whose record ids could mean several records."""
+    if records and len(runs) > 1:
+        raise InvalidOption(
+            f"--record {records[0]} is asked of {len(runs)} runs, each with records of its own",
+            hint="name people by --subject, or ask one run after the other",
+        )
     if not (subjects or records):
         raise InvalidOption(
             "the request names nobody", hint="give --subject NAME or --record ID, or several"

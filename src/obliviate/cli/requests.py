@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from obliviate.cli import shown
-from obliviate.cli.answer import Answer  # noqa: TC001 - typer evaluates annotations
+from obliviate.cli.answer import Answer, over
 from obliviate.cli.options import (
     Epsilon,
     Functional,
@@ -17,6 +17,7 @@ from obliviate.cli.options import (
     Policed,
     Records,
     RunFolder,
+    RunFolders,
     Subjects,
     Tolerance,
     Wait,
@@ -32,7 +33,7 @@ from obliviate.terminal import watch_replay
 
 @app.command()
 def request(
-    run: RunFolder,
+    run: RunFolders,
     *,
     subject: Subjects = None,
     record: Records = None,
@@ -51,9 +52,13 @@ def request(
 ) -> Answer:
     """Register a request, to be carried out later by `work`."""
     chosen = chosen_method(method, epsilon=epsilon, tolerance=tolerance, functional=functional)
-    check_named(subject, record)
-    opened = open_run(run, project)[1]
-    return shown.of_request(opened.request(record, subject, due=due, method=chosen))
+    check_named(subject, record, run)
+
+    def one(run: str) -> Answer:
+        opened = open_run(run, project)[1]
+        return shown.of_request(opened.request(record, subject, due=due, method=chosen))
+
+    return over(run, one)
 
 
 @app.command()
