@@ -460,7 +460,7 @@ def test_wrong_requests_change_nothing(words, told, project, run, tmp_path):
     words = [places.get(word, word) for word in words]
     before = fingerprint(run)
     answer = ask(*words, code=2)
-    assert answer.keys() == {"error", "hint"}
+    assert answer.keys() == {"error", "hint", "code"}
     assert told in answer["error"] + answer["hint"]
     result = call(*words, code=2)
     assert answer["error"] in result.stderr

@@ -23,6 +23,8 @@ from torch.utils.data import TensorDataset
 
 from obliviate.blocks import keyed_hash
 from obliviate.errors import InvalidOption
+from obliviate.options import choice, listed, path_text, regular, text, whole
+from obliviate.wording import shown
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -62,9 +64,8 @@ def idx_folder(folder: str | Path, split: Split = "train") -> TensorDataset:
     Raises:
         InvalidOption: A file is missing or is not what its name says.
     """
-    if split not in get_args(Split):
-        raise InvalidOption(f"split is {split!r}", hint='give "train" or "test"')
-    prefix, place = _FILE_PREFIX[split], Path(folder)
+    prefix = _FILE_PREFIX[choice(split, "split", get_args(Split))]
+    place = Path(path_text(folder, "the folder"))
     return idx(
         _plain_or_gzipped(place / f"{prefix}-images-idx3-ubyte"),
         _plain_or_gzipped(place / f"{prefix}-labels-idx1-ubyte"),
@@ -83,6 +84,7 @@ def idx(images: str | Path, labels: str | Path) -> TensorDataset:
     Raises:
         InvalidOption: A file is missing, damaged, of another kind, or the counts differ.
     """
+    images, labels = path_text(images, "images"), path_text(labels, "labels")
     pixels, classes = _idx_array(Path(images), 3), _idx_array(Path(labels), 1)
     if len(pixels) != len(classes):
         raise InvalidOption(
@@ -131,7 +133,7 @@ def _idx_array(path: Path, dimensions: int) -> NDArray[np.uint8]:
 def _unzipped(path: Path) -> bytes:
     # by content, not by name: browsers unpack some downloads and keep the name
     try:
-        content = path.read_bytes()
+        content = regular(path).read_bytes()
         return gzip.decompress(content) if content.startswith(_GZIP_MAGIC) else content
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
         raise InvalidOption(
@@ -187,9 +189,12 @@ def synthetic_purchase(
     Raises:
         InvalidOption: A number is not a positive int.
     """
-    for name, value in (("records", records), ("features", features), ("classes", classes)):
-        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-            raise InvalidOption(f"{name} is {value!r}", hint="give an int of 1 or more")
+    hint = "give an int of 1 or more"
+    records, features, classes = (
+        whole(value, name, least=1, hint=hint)
+        for name, value in (("records", records), ("features", features), ("classes", classes))
+    )
+    seed = whole(seed, "seed", hint="give 0 or a positive int")
     generator = np.random.default_rng(seed)
     popularity = generator.normal(-1.5, 1.0, features)
     taste = popularity + generator.normal(0.0, _TASTE, (classes, features))
@@ -232,11 +237,12 @@ def csv(
         InvalidOption: The file cannot be read, a column is not there, or a cell is no finite
             number; the message names the line.
     """
-    if target_kind not in get_args(TargetKind):
-        raise InvalidOption(f"target_kind is {target_kind!r}", hint='give "class" or "number"')
-    names, rows = _table(Path(path), delimiter)
-    at = _position(names, target, path)
-    dropped = {at, *(_position(names, each, path) for each in ignore)}
+    choice(target_kind, "target_kind", get_args(TargetKind))
+    path = path_text(path, "the CSV file")
+    names, rows = _table(Path(path), text(delimiter, "delimiter"))
+    at = _position(names, text(target, "target"), path)
+    ignored = listed(ignore, "ignore", hint="give a list of columns")
+    dropped = {at, *(_position(names, text(each, "ignore"), path) for each in ignored)}
     wanted = [*(column for column in range(len(names)) if column not in dropped), at]
     if len(wanted) == 1:
         raise InvalidOption(f"{path} has no column left to learn from", hint="ignore fewer columns")
@@ -256,19 +262,20 @@ def csv_column(path: str | Path, name: str, *, delimiter: str = ",") -> list[str
     Raises:
         InvalidOption: The file cannot be read, or the column is not there.
     """
-    names, rows = _table(Path(path), delimiter)
-    at = _position(names, name, path)
+    path = path_text(path, "the CSV file")
+    names, rows = _table(Path(path), text(delimiter, "delimiter"))
+    at = _position(names, text(name, "name"), path)
     return [cells[at] for _, cells in rows]
 
 
 def _table(path: Path, delimiter: str) -> tuple[list[str], list[Row]]:
     """The names of the columns, and each row with the number of its line."""
     try:
-        text = StringIO(path.read_text(encoding="utf-8-sig"))
-        lines = reader(text, delimiter=delimiter, skipinitialspace=True, strict=True)
+        content = StringIO(regular(path).read_text(encoding="utf-8-sig"))
+        lines = reader(content, delimiter=delimiter, skipinitialspace=True, strict=True)
         names = [name.strip() for name in next(lines, [])]
         rows = [(lines.line_num, cells) for cells in lines if cells]
-    except (OSError, UnicodeDecodeError, CsvError, TypeError) as error:
+    except (OSError, UnicodeDecodeError, CsvError, TypeError, ValueError) as error:
         raise InvalidOption(
             f"{path} cannot be read: {error}",
             hint="give a CSV file in UTF-8, and the one character between its cells as delimiter",
@@ -289,7 +296,7 @@ def _table(path: Path, delimiter: str) -> tuple[list[str], list[Row]]:
 def _position(names: Sequence[str], name: str, path: str | Path) -> int:
     if names.count(name) != 1:
         raise InvalidOption(
-            f"{path} has {names.count(name)} columns called {name!r}",
+            f"{path} has {names.count(name)} columns called {shown(name)}",
             hint=f"its first line names the columns: {', '.join(names)}",
         )
     return names.index(name)

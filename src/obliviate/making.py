@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import secrets
+import shutil
 from collections.abc import Mapping, Set
 from dataclasses import replace
 from pathlib import Path
@@ -36,7 +38,7 @@ from obliviate.vault.terms import VAULT_NAME
 from obliviate.wording import shown
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     from numpy.typing import NDArray
     from torch.utils.data import Dataset
@@ -110,9 +112,10 @@ def make(
     ids = np.arange(trainer.layout.records, dtype=np.int64)
     found = Reingested.among(trainer, ids, tombstones)
     left_out = np.union1d(left_out, found.records)
+    facts = _facts(recipe, trainer, left_out, project or {}, tombstones=tombstones, terms=terms)
     if ledger is not None:
         prepare(ledger)
-    with alone(folder):
+    with _or_nothing(folder, terms), alone(folder):
         if is_made(folder):
             return  # another process was faster
         terms = _noted(folder / MAKING_NAME, terms, seal)
@@ -127,7 +130,7 @@ def make(
         )
         Ledger.create(
             folder,
-            _facts(recipe, trainer, left_out, project or {}, tombstones=tombstones, terms=terms),
+            replace(facts, vault=terms.said()),
             first,
             Newcomers(
                 blocks=trainer.layout.all_blocks(),
@@ -137,6 +140,24 @@ def make(
             ),
             url=ledger,
         ).close()
+
+
+@contextlib.contextmanager
+def _or_nothing(folder: Path, terms: Terms) -> Iterator[None]:
+    """Leave no folder that was not there before, where no run could be made in it.
+
+    A vault elsewhere is known by a note in the folder, so that the next call can go on with it.
+    """
+    new = [each for each in (folder, *folder.parents) if not each.exists()]
+    try:
+        yield
+    except Exception:
+        if new and not terms.url and not has_ledger(folder):
+            shutil.rmtree(folder, ignore_errors=True)
+            with contextlib.suppress(OSError):  # somebody else put something there
+                for each in new[1:]:
+                    each.rmdir()
+        raise
 
 
 def _noted(note: Path, terms: Terms, seal: Seal | None) -> Terms:

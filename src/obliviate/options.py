@@ -8,9 +8,11 @@ like one: a database would keep `numpy.int64(8)` as eight bytes.
 from __future__ import annotations
 
 import contextlib
+import errno
 import math
 import operator
 import os
+import stat
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -183,6 +185,17 @@ def _path_fault(said: str) -> str:
     if any(len(each) > _LONGEST_NAME for each in encoded.split(os.fsencode(os.sep))):
         return f"holds a name of more than {_LONGEST_NAME} bytes, which no file can have"
     return ""
+
+
+def regular(path: Path) -> Path:
+    """A path that can be read to its end: what is no file has none, and waits for ever.
+
+    Raises:
+        OSError: It is a folder, a pipe or a device, or it is not there.
+    """
+    if not stat.S_ISREG(path.stat().st_mode):
+        raise OSError(errno.EINVAL, "it is no file", str(path))
+    return path
 
 
 def listed(values: Any, name: str, hint: str) -> list[Any]:

@@ -13,6 +13,8 @@ import typer
 from typer.core import TyperGroup
 
 from obliviate.errors import ObliviateError, RequestError, UnknownSubject
+from obliviate.ledger.place import check_made
+from obliviate.making import local_folder
 from obliviate.terminal import printing
 from obliviate.wording import plain, printable, shortened, shown
 
@@ -108,7 +110,9 @@ def over(runs: Sequence[str], one: Callable[[str], Answer]) -> Answer:
     """
     if len(runs) == 1:
         return one(runs[0])
-    said = {run: _tried(run, one) for run in runs}
+    for run in runs:
+        check_made(local_folder(run))  # a slip is told before anything is done
+    said = {run: _tried(run, one) for run in dict.fromkeys(runs)}
     known = [each.code for each in said.values() if each.kind != UnknownSubject.code]
     return Answer(
         facts={"runs": [{"run": run, **each.facts} for run, each in said.items()]},

@@ -47,6 +47,16 @@ def has_ledger(folder: Path) -> bool:
     return (folder / LEDGER_NAME).exists() or (folder / POINTER_NAME).exists()
 
 
+def check_made(folder: Path) -> None:
+    """See that a folder says where its ledger is.
+
+    Raises:
+        RunMissing: It does not.
+    """
+    if not has_ledger(folder):
+        raise _missing(folder)
+
+
 def checked_url(url: str) -> URL:
     """The URL of a database for many runs.
 

@@ -19,7 +19,7 @@ from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from obliviate.errors import InvalidOption, KeyMissing, ObliviateError, WrongKey
-from obliviate.options import path_text, text
+from obliviate.options import path_text, regular, text
 from obliviate.vault.frames import KEY_BYTES, NONCE_BYTES
 from obliviate.wording import shown
 
@@ -121,13 +121,13 @@ class KeyFile:
 
     def _key(self) -> bytes:
         try:
-            text = Path(self.path).read_text(encoding="ascii")
+            said = regular(Path(self.path)).read_text(encoding="ascii")
         except (OSError, UnicodeDecodeError) as error:
             raise KeyMissing(
                 f"the master key in {self.path} cannot be read ({error})",
                 hint="bring the file back, or say where it is: seal=ob.KeyFile(...)",
             ) from error
-        return _parsed(text, str(self.path))
+        return _parsed(said, str(self.path))
 
     def wrap(self, data_key: bytes, context: bytes) -> bytes:
         """See `Seal`."""
