@@ -7,7 +7,9 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from obliviate import clock
+from obliviate.errors import UnknownRequest
 from obliviate.ledger.facts import CARRIED_OUT, OPEN
+from obliviate.options import text, whole
 from obliviate.policy import Policy, Step, Waiting, batches, settle_by, steps
 from obliviate.residual import Exact
 from obliviate.writer import method_from
@@ -15,7 +17,7 @@ from obliviate.writer import method_from
 if TYPE_CHECKING:
     from collections.abc import Generator
 
-    from obliviate.ledger import RequestFacts
+    from obliviate.ledger import Ledger, RequestFacts
     from obliviate.ledger.requests import Named
     from obliviate.plan import Plan
     from obliviate.planner import Planner
@@ -105,6 +107,30 @@ class Queue:
             seconds_exact=exact.seconds,
             settle_by=None if begin is None else clock.stamp(begin),
         )
+
+
+def refused(ledger: Ledger, request: int, reason: str, place: str) -> RequestFacts:
+    """Close a request that waits without carrying it out; see `Run.refuse`.
+
+    Args:
+        ledger: Whose request.
+        request: Its number.
+        reason: Why, in words.
+        place: The run's, for messages.
+    """
+    request = whole(request, "request", least=1)
+    reason = text(reason, "reason", hint="say in words why it is refused; it is kept")
+    known = ledger.requests.find(request)
+    if known is None:
+        raise UnknownRequest(
+            f"{place} has no request {request}", hint="`obliviate queue` lists them"
+        )
+    if not ledger.requests.refuse(request, reason):
+        raise UnknownRequest(
+            f"request {request} is {known.state} and cannot be refused any more",
+            hint="only requests that wait can",
+        )
+    return ledger.requests.request(request)
 
 
 def working(

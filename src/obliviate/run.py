@@ -16,7 +16,6 @@ from obliviate.errors import (
     RunLocked,
     RunUnfinished,
     StorageFull,
-    UnknownRequest,
 )
 from obliviate.growth import Addition, extending, lacking
 from obliviate.identity import check_data, check_recipe
@@ -24,10 +23,10 @@ from obliviate.inventory import taking_stock
 from obliviate.ledger import Ledger
 from obliviate.making import checked_recipe, data_length, layout_of, local_folder
 from obliviate.naming import record_ids, records_of_subjects
-from obliviate.options import flag, real, text, whole
+from obliviate.options import flag, real
 from obliviate.policy import Policy, due_date, policy_of
 from obliviate.progress import Event, finish, watch
-from obliviate.queue import Queue, working
+from obliviate.queue import Queue, refused, working
 from obliviate.residual import DeepObliviate, Exact, Method, method_of
 from obliviate.results import Erasure, Status
 from obliviate.trace import Stitch
@@ -274,19 +273,7 @@ class Run:
         Raises:
             UnknownRequest: There is none of that number, or it does not wait.
         """
-        request = whole(request, "request", least=1)
-        reason = text(reason, "reason", hint="say in words why it is refused; it is kept")
-        known = self.ledger.requests.find(request)
-        if known is None:
-            raise UnknownRequest(
-                f"{self.folder} has no request {request}", hint="`obliviate queue` lists them"
-            )
-        if not self.ledger.requests.refuse(request, reason):
-            raise UnknownRequest(
-                f"request {request} is {known.state} and cannot be refused any more",
-                hint="only requests that wait can",
-            )
-        return self.ledger.requests.request(request)
+        return refused(self.ledger, request, reason, str(self.folder))
 
     def queue(self, policy: Policy | None = None) -> Queue:
         """The requests that are not closed, what they will cost, and what `work` would do now."""

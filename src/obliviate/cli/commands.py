@@ -33,6 +33,7 @@ from obliviate.cli.options import (
 from obliviate.cli.project import (
     addition_of,
     load_project,
+    open_ledger,
     open_run,
     options_of,
     remembered,
@@ -182,7 +183,6 @@ def destroy_key(
     run: RunFolder,
     *,
     yes: Annotated[bool, typer.Option("--yes", help="It cannot be undone.")] = False,
-    project: Moved = None,
     _json: Json = False,
 ) -> Answer:
     """Destroy the key under which subjects are hashed: nobody can be found by name any more."""
@@ -190,8 +190,7 @@ def destroy_key(
         raise InvalidOption(
             "destroying the subject key cannot be undone", hint="say --yes if that is what you want"
         )
-    opened = open_run(run, project)[1]
-    opened.ledger.destroy_subject_key()
+    open_ledger(run).destroy_subject_key()
     return Answer(facts={"destroyed": True}, shown=["the subject key is destroyed"])
 
 

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import typer
 from torch.utils.data import Subset
 
 from obliviate.chain import Chain
@@ -21,6 +22,7 @@ from obliviate.making import data_length, local_folder
 from obliviate.recipe import Project
 from obliviate.run import load
 from obliviate.vault import Terms
+from obliviate.wording import printable
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -57,6 +59,11 @@ def remembered(file: Path, options: Mapping[str, str]) -> dict[str, str]:
     return {"file": str(file.resolve()), "options": json.dumps(dict(options), sort_keys=True)}
 
 
+def open_ledger(place: str) -> Ledger:
+    """A run's ledger, without its vault, its data and its project, whose code is not run."""
+    return Ledger(local_folder(place))
+
+
 def open_run(place: str, file: Path | None, wait: float | None = None) -> tuple[Project, Run]:
     """A run and the project that it was made with.
 
@@ -75,7 +82,9 @@ def open_run(place: str, file: Path | None, wait: float | None = None) -> tuple[
     facts = ledger.run()
     ledger.close()
     known = facts.project
-    file = file or _known_file(folder, known)
+    if file is None:
+        file = _known_file(folder, known)
+        typer.echo(f"running {printable(str(file))}, which the run names", err=True)
     project = load_project(file, json.loads(known.get("options", "{}")))
     data, records = project.data, data_length(project.data)
     if records > facts.records:  # more came since, for `extend`
@@ -90,8 +99,7 @@ def open_chain(place: str, file: Path | None) -> tuple[Ledger, Vault, Chain]:
         place: The run's folder.
         file: The project file, where a sealed vault needs the project's own key service.
     """
-    folder = local_folder(place)
-    ledger = Ledger(folder)
+    ledger, folder = open_ledger(place), local_folder(place)
     facts = ledger.run()
     terms = Terms.of(facts.vault)
     seal = None

@@ -25,8 +25,9 @@ from obliviate.cli.options import (
     check_named,
     chosen_method,
 )
-from obliviate.cli.project import open_run
+from obliviate.cli.project import open_ledger, open_run
 from obliviate.policy import Policy
+from obliviate.queue import refused
 from obliviate.run import DEFAULT_METHOD
 from obliviate.terminal import watch_replay
 
@@ -67,11 +68,11 @@ def refuse(
     number: Annotated[int, typer.Argument(metavar="REQUEST", help="The request's number.")],
     *,
     reason: Annotated[str, typer.Option(help="Why; it is kept.")],
-    project: Moved = None,
     _json: Json = False,
 ) -> Answer:
     """Close a request that waits, without carrying it out."""
-    return shown.of_request(open_run(run, project)[1].refuse(number, reason))
+    ledger = open_ledger(run)
+    return shown.of_request(refused(ledger, number, reason, run))
 
 
 @app.command()
