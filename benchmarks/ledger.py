@@ -21,6 +21,7 @@ import obliviate as ob
 from benchmarks.page import table, write
 from benchmarks.server import a_server
 from obliviate.making import make
+from obliviate.subjects import Subjects
 from obliviate.vault import Terms
 
 PREVIEWS = 300
@@ -49,7 +50,7 @@ def timed_making(folder: Path, records: int, people: list[str], url: str | None)
         recipe(),
         data(records),
         blocks=500,
-        subjects=people,
+        subjects=Subjects.of(people, records),
         left_out=np.array([], dtype=np.int64),
         project=None,
         tombstones={},
@@ -63,7 +64,8 @@ def ledger_bytes(folder: Path, url: str | None) -> int:
     """How much of the disk the tables and indexes take."""
     if url is None:
         return sum(path.stat().st_size for path in folder.glob("ledger.sqlite*"))
-    names = "'records', 'subjects', 'journal', 'parts', 'samples', 'erased', 'chain', 'objects'"
+    tables = ("records", "subjects", "further", "journal", "parts", "samples", "erased", "chain")
+    names = ", ".join(f"'{name}'" for name in (*tables, "objects"))
     query = f"SELECT sum(pg_total_relation_size(oid)) FROM pg_class WHERE relname IN ({names})"
     with create_engine(url).connect() as connection:
         return int(connection.execute(text(query)).scalar_one())
