@@ -25,6 +25,7 @@ from obliviate.ledger.change import Change
 from obliviate.ledger.database import Database, damaged, sqlite_url
 from obliviate.ledger.people import Newcomers, insert_people
 from obliviate.ledger.rows import insert_entries
+from obliviate.options import regular
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -44,7 +45,19 @@ _MAKING_SECONDS = 600.0  # for which millions of records take some minutes
 
 def has_ledger(folder: Path) -> bool:
     """Whether a folder says where its ledger is."""
-    return (folder / LEDGER_NAME).exists() or (folder / POINTER_NAME).exists()
+    return is_there(folder / LEDGER_NAME) or is_there(folder / POINTER_NAME)
+
+
+def is_there(path: Path) -> bool:
+    """Whether there is a file, as far as this process may look.
+
+    Raises:
+        RunDamaged: It may not look.
+    """
+    try:
+        return path.exists()
+    except OSError as error:
+        raise damaged(path, str(error.strerror)) from error
 
 
 def check_made(folder: Path) -> None:
@@ -123,16 +136,16 @@ def found(folder: Path, patience_seconds: float | None) -> tuple[Database, str |
         RunDamaged: It cannot be read.
     """
     path, pointer = folder / LEDGER_NAME, folder / POINTER_NAME
-    if path.exists():
+    if is_there(path):
         if path.stat().st_size == 0:
             raise damaged(path, "it is empty")
         return Database.file(path, patience_seconds), None
-    if not pointer.exists():
+    if not is_there(pointer):
         raise _missing(folder)
     try:
-        said = json.loads(pointer.read_text())
+        said = json.loads(regular(pointer).read_text())
         url, name = checked_url(said["url"]), str(said["run"])
-    except (ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError) as error:
         raise damaged(pointer, str(error)) from error
     return Database(url, patience_seconds=patience_seconds), name
 
