@@ -6,8 +6,8 @@ import pytest
 
 import obliviate as ob
 from obliviate.errors import ConnectionLost, ForeignVault, InvalidOption, OtherFormat, RunDamaged
+from obliviate.vault.marker import MARKER_NAME
 from obliviate.vault.place import place_of
-from obliviate.vault.store import MARKER_NAME
 from tests.models import BLOCKS, images, recipe, records_in
 from tests.objects_server import Proxy
 
@@ -56,6 +56,7 @@ def test_two_runs_never_share_a_place(tmp_path, url):
 
 def test_a_place_with_other_things_is_left_alone(tmp_path, url):
     place = place_of(url)
+    place.make()
     place.write("holiday.jpg", [b"a picture"])
     with pytest.raises(ForeignVault, match=r"holiday\.jpg"):
         made(tmp_path / "run", url)

@@ -61,7 +61,9 @@ class TestFolder(PlaceContract):
 
     @pytest.fixture
     def place(self, tmp_path):
-        return Folder(tmp_path / "deep" / "vault")
+        place = Folder(tmp_path / "deep" / "vault")
+        place.make()
+        return place
 
     def another(self, place):
         return place_of(place.name)
@@ -580,6 +582,9 @@ def test_a_url_with_a_secret_is_refused_without_repeating_it(url, fault):
         ("simplecache::s3://bucket/run", "chains"),
         ("file://run/vault", "three slashes"),
         ("file://", "three slashes"),
+        ("local://vault", "three slashes"),
+        ("file:///data/run#1", "fragment"),
+        ("file:///data/run?x=1", "query"),
     ],
 )
 def test_a_url_that_names_no_place_is_refused(url, fault):
@@ -602,7 +607,23 @@ def test_paths_are_folders(tmp_path):
         assert isinstance(place, Folder)
         assert place.path == tmp_path
     assert place_of("file:///data/a%20run").path == Path("/data/a run")
-    assert place_of("runs/mnist").path == Path("runs/mnist")
+    assert place_of("file:///data/100%25%23%3F").path == Path("/data/100%#?")
+
+
+def test_a_path_is_kept_absolute(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", "/home/ada")
+    places = [place_of(where) for where in ("runs/mnist", Path("runs/mnist"), "runs/../runs/mnist")]
+    monkeypatch.chdir("/")
+    assert {place.path for place in places} == {tmp_path / "runs" / "mnist"}
+    assert place_of("~/runs").path == place_of(Path("~/runs")).path == Path("/home/ada/runs")
+
+
+@pytest.mark.parametrize("where", ["", 7, None, b"runs", "a\0b", "n" * 300])
+def test_what_is_no_path_is_refused(where):
+    with pytest.raises(InvalidOption) as refusal:
+        place_of(where)
+    assert refusal.value.hint
 
 
 def test_making_a_place_asks_nothing_of_the_server(s3, proxy):

@@ -4,10 +4,12 @@ import base64
 import os
 import shutil
 import stat
+from dataclasses import replace
 
 import pytest
 
 import obliviate as ob
+from obliviate.chain import Chain
 from obliviate.errors import InvalidOption, KeyMissing, RunDamaged, WrongKey
 from obliviate.vault.folder import Folder
 from obliviate.vault.frames import FRAME_BYTES, Plain, Sealed, framed
@@ -120,6 +122,7 @@ def test_an_object_cannot_be_given_for_another():
 
 def test_a_sealed_object_shows_nothing_of_its_content(tmp_path, key):
     vault = Vault(Folder(tmp_path / "vault"), key, "x")
+    vault.place.make()
     stored = vault.write([b"a very plain text " * 100])
     raw = (tmp_path / "vault" / stored.key).read_bytes()
     assert b"plain" not in raw
@@ -220,7 +223,25 @@ def test_keys_are_destroyed_before_objects(tmp_path, key, monkeypatch):
     again = ob.load(tmp_path / "run", recipe(), images())
     assert set(again.vault) == again.ledger.objects.keys("live")
     assert again.verify().passed
-    assert [entry.event for entry in again.ledger.journal()][-2:] == [
+    events = [entry.event for entry in again.ledger.journal()]
+    assert [event for event in events if event[-9:] == "destroyed"] == [
         "data keys destroyed",
         "objects destroyed",
     ]
+
+
+@pytest.mark.parametrize("is_sealed", [True, False])
+def test_a_sealed_vault_gives_no_object_in_the_clear_nor_the_other_way_round(
+    tmp_path, key, is_sealed
+):
+    """Whoever can write to the ledger could hand over a state of his own making."""
+    run = sealed_run(tmp_path / "run", key if is_sealed else None)
+    other = Vault(run.vault.place, None if is_sealed else key, run.facts.vault["identity"])
+    chain = run.chain()
+    forged = Chain(run.ledger, other, chain.blocks, spacing=chain.spacing).keep(chain.state(BLOCKS))
+    run.ledger.objects.replace(BLOCKS, replace(chain.entries[BLOCKS], keyframe=forged))
+    with pytest.raises(RunDamaged, match="sealed"):
+        ob.load(tmp_path / "run", recipe(), images()).model  # noqa: B018
+    assert run.stock(check=True).lost[0].key == forged.key
+    assert run.verify(repair=True).passed
+    assert ob.load(tmp_path / "run", recipe(), images()).digest == run.digest

@@ -7,6 +7,7 @@ import io
 import os
 import pickle  # noqa: TID251 - to see that it is refused
 import random
+import uuid
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,7 +17,7 @@ from safetensors.torch import load, save
 from torch import nn
 
 import obliviate as ob
-from obliviate.errors import ObliviateError, RunDamaged, StorageFull
+from obliviate.errors import ObliviateError, RunDamaged, StorageFailed, StorageFull
 from obliviate.state import ADDITIVE, Update, captured, digest, update_between
 from obliviate.vault import KeyFile, Vault, codec
 from obliviate.vault.codec import DTYPES
@@ -27,12 +28,18 @@ from tests.contracts.vault_contract import VaultContract
 NO_ROOM = [errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EFBIG]
 
 
+def new_folder(path):
+    folder = Folder(path)
+    folder.make()
+    return folder
+
+
 class TestVault(VaultContract):
     """A vault in a folder."""
 
     @pytest.fixture
     def vault(self, tmp_path):
-        return Vault(Folder(tmp_path / "deep" / "vault"))
+        return Vault(new_folder(tmp_path / "deep" / "vault"))
 
     def raw(self, vault, key):
         return (vault.place.path / key).read_bytes()
@@ -53,12 +60,12 @@ class TestSealedVault(TestVault):
     @pytest.fixture
     def vault(self, tmp_path):
         seal = KeyFile.create(tmp_path / "key")
-        return Vault(Folder(tmp_path / "deep" / "vault"), seal, "an identity")
+        return Vault(new_folder(tmp_path / "deep" / "vault"), seal, "an identity")
 
 
 @pytest.fixture
 def vault(tmp_path):
-    return Vault(Folder(tmp_path / "vault"))
+    return Vault(new_folder(tmp_path / "vault"))
 
 
 def joined(state) -> bytes:
@@ -121,7 +128,7 @@ def test_a_broken_disk_leaves_nothing_behind(vault, monkeypatch, place):
         else:
             at = 1 if place == "fsync of the object" else 2
             patch.setattr(os, "fsync", failing(errno.EIO, at, os.fsync))
-        with pytest.raises(OSError, match="Input/output error"):
+        with pytest.raises(StorageFailed, match="Input/output error"):
             vault.write([b"x"])
     assert left_behind(vault) == []
 
@@ -171,10 +178,11 @@ def test_an_object_is_complete_before_it_has_its_name(vault, monkeypatch):
 
 def test_an_unfinished_file_is_listed_and_can_be_destroyed(vault):
     vault.write([b"x"])
-    (vault.place.path / "abc.part").write_bytes(b"half")
-    assert "abc.part" in set(vault)
-    vault.destroy("abc.part")
-    assert "abc.part" not in left_behind(vault)
+    unfinished = f"{uuid.uuid4().hex}.part"
+    (vault.place.path / unfinished).write_bytes(b"half")
+    assert unfinished in set(vault)
+    vault.destroy(unfinished)
+    assert unfinished not in left_behind(vault)
 
 
 def test_the_folder_is_flushed_after_the_rename(vault, monkeypatch):

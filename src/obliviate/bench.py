@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import shutil
-import tempfile
 import time
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -16,6 +14,7 @@ from obliviate.errors import InvalidRecipe
 from obliviate.fitting import fitting
 from obliviate.residual import METHODS
 from obliviate.run import load
+from obliviate.scratch import scratch
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Mapping
@@ -84,8 +83,7 @@ def benching(project: Project, blocks: int | None = None) -> Generator[Event, No
         blocks: How many blocks to cut its data into, instead of its own number.
     """
     count = project.blocks if blocks is None else blocks
-    with tempfile.TemporaryDirectory(prefix="obliviate-") as name:
-        folder = Path(name)
+    with scratch() as folder:
         started = time.perf_counter()
         run = yield from fitting(project.recipe, project.data, folder / "run", blocks=count)
         seconds = time.perf_counter() - started

@@ -17,7 +17,8 @@ from hashlib import sha256
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from obliviate.budget import keyframe_spacing
-from obliviate.errors import Mismatch, RunDamaged
+from obliviate.custody import sweep
+from obliviate.errors import PUT_BACK, Mismatch, RunDamaged
 from obliviate.ledger import Entry
 from obliviate.ledger.facts import STITCHED
 from obliviate.state import Update, applied, digest, raw_bytes, size_bytes, update_between
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
+    from obliviate.custody import Swept
     from obliviate.ledger import Ledger
     from obliviate.ledger.facts import Guarantee, Origin
     from obliviate.state import State
@@ -203,7 +205,7 @@ class Chain:
         if said is not None and digest(state) != said:
             raise Mismatch(
                 f"the state of block {block} is not the one that the ledger names",
-                hint="the run folder was changed from outside; restore it from a copy",
+                hint=f"the run was changed from outside: {PUT_BACK}",
             )
 
     def state_after(
@@ -425,19 +427,9 @@ class Chain:
         for entry in replaced:
             self.entries[entry.block] = entry
 
-    def sweep(self) -> int:
-        """Destroy condemned objects and the orphans of a crash; return how many there were."""
-        there = set(self._vault)
-        # from before a moment at which nobody else could write: none of it is another's new object
-        self._ledger.lease.check()
-        condemned = self._ledger.objects.keys("condemned")
-        doomed = condemned | (there - self._ledger.objects.keys("live"))
-        is_gone = self._ledger.objects.wipe(condemned)
-        for key in doomed:
-            self._vault.destroy(key)
-        if is_gone:  # else they stay condemned, until nobody reads from before any more
-            self._ledger.objects.mark_destroyed(condemned)
-        return len(doomed)
+    def sweep(self) -> Swept:
+        """Destroy condemned objects and the orphans of a crash; see `custody.sweep`."""
+        return sweep(self._ledger, self._vault)
 
 
 def _bent(update: Update, rest: State, like: State) -> Update:
@@ -457,6 +449,6 @@ def _present(stored: Stored | None, block: int) -> Stored:
     if stored is None:
         raise RunDamaged(
             f"block {block} has no object in the vault that its state could be read from",
-            hint="restore the run folder from a copy, or make the run again",
+            hint=PUT_BACK,
         )
     return stored

@@ -7,6 +7,11 @@ import re
 from obliviate.wording import printable, shortened
 
 _LONGEST_MESSAGE = 4000
+PUT_BACK = (
+    "put back the run's whole folder and its vault from one and the same copy, and erase again "
+    "whoever was erased since; or make the run again in another folder, leaving them out"
+)
+"""What to do about a ledger that is lost. One alone that is put back belongs to no vault."""
 
 
 class ObliviateError(Exception):
@@ -119,6 +124,10 @@ class RunDamaged(ObliviateError):
     """Something in the run folder is missing or is not what was written there."""
 
 
+class RunOutdated(RunDamaged):
+    """The ledger is older than, or another than, the one that last wrote to the vault."""
+
+
 class NotDeterministic(ObliviateError):
     """The same batch gave two different results, so that no replay could be exact."""
 
@@ -133,6 +142,10 @@ class TrainingFailed(ObliviateError):
 
 class StorageFull(ObliviateError):
     """The storage has no room, or refuses to be written to."""
+
+
+class StorageFailed(ObliviateError):
+    """The disk failed for the moment: an I/O error, too many open files."""
 
 
 class Mismatch(ObliviateError):

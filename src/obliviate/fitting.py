@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from obliviate.budget import bytes_of, chain_within
+from obliviate.disk import naming
 from obliviate.errors import InvalidOption
 from obliviate.making import (
     MAKING_NAME,
@@ -24,7 +25,7 @@ from obliviate.progress import Event, watch
 from obliviate.reingested import tombstone_options
 from obliviate.run import Run
 from obliviate.subjects import Subjects
-from obliviate.vault import Terms, check_seal
+from obliviate.vault import Terms, check_seal, kept_form
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterable, Mapping
@@ -50,7 +51,7 @@ def fit(
     ledger: str | None = None,
     tombstones: str | Path | None = None,
     reingested: Choice = "exclude",
-    vault: str | None = None,
+    vault: str | Path | None = None,
     seal: Seal | None = None,
     disk_budget: str | float | None = None,
 ) -> Run:
@@ -123,7 +124,7 @@ def fitting(  # noqa: D417
     ledger: str | None = None,
     tombstones: str | Path | None = None,
     reingested: Choice = "exclude",
-    vault: str | None = None,
+    vault: str | Path | None = None,
     seal: Seal | None = None,
     disk_budget: str | float | None = None,
     project: Mapping[str, str] | None = None,
@@ -159,7 +160,8 @@ def fitting(  # noqa: D417
             terms=Terms.new(vault, seal, spacing),
             seal=seal,
         )
-    (folder / MAKING_NAME).unlink(missing_ok=True)
+    with naming(folder):
+        (folder / MAKING_NAME).unlink(missing_ok=True)
     run = Run(folder, recipe, data, seal=seal)
     if disk_budget is None:
         _check_blocks(run, blocks)
@@ -195,9 +197,9 @@ def _check_same(run: Run, subjects: Subjects | None, left_out: NDArray[np.int64]
         )
 
 
-def _check_vault(run: Run, url: str | None, seal: Seal | None) -> None:
+def _check_vault(run: Run, url: str | Path | None, seal: Seal | None) -> None:
     terms = Terms.of(run.facts.vault)
-    if url is not None and url != terms.url:
+    if url is not None and kept_form(url) != terms.url:
         raise InvalidOption(
             f"the vault of {run.folder} is in {run.vault.place.name}, not {url}",
             hint="it stays where the run was made; give that place or none",

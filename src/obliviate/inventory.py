@@ -60,7 +60,9 @@ class Inventory:
         is_sealed: Whether its objects are encrypted.
         objects: All that the ledger knows, also those that are destroyed.
         uses: Block and role of each object in use, by key; several blocks never share one.
-        orphans: Names of what is there and no row names as live or condemned.
+        orphans: Objects that are there and no row names as live or condemned.
+        foreign: Names of what else lies there, which is no object and is never touched.
+        missing: Objects in use that are not there; while there are any, orphans are left alone.
         lost: What is damaged, where that was looked at.
         is_checked: Whether it was.
     """
@@ -70,6 +72,8 @@ class Inventory:
     objects: tuple[ObjectFacts, ...]
     uses: Mapping[str, tuple[int, Role]]
     orphans: tuple[str, ...]
+    foreign: tuple[str, ...] = ()
+    missing: tuple[str, ...] = ()
     lost: tuple[Lost, ...] = ()
     is_checked: bool = False
 
@@ -102,12 +106,6 @@ def held_by(entry: Entry) -> Iterator[tuple[Role, str]]:
             yield role, stored.key
 
 
-def orphans_of(ledger: Ledger, vault: Vault) -> tuple[str, ...]:
-    """The names of what is there and no row names as live or condemned."""
-    there = set(vault)  # listed first: what is written meanwhile is nobody's orphan
-    return tuple(sorted(there - ledger.objects.keys("live", "condemned")))
-
-
 def taking_stock(
     ledger: Ledger, vault: Vault, chain: Chain, *, check: bool = False
 ) -> Generator[Event, None, Inventory]:
@@ -117,14 +115,19 @@ def taking_stock(
         ConnectionLost: The place cannot be reached.
         KeyMissing, WrongKey: Objects are sealed, and the master key is not the run's.
     """
-    orphans = orphans_of(ledger, vault)
+    there = set(vault)  # listed first: what is written meanwhile is nobody's orphan
+    foreign, objects = vault.foreign(), tuple(ledger.objects.all())
+    live = {each.stored.key for each in objects if each.state == "live"}
+    condemned = {each.stored.key for each in objects if each.state == "condemned"}
     lost = (yield from losses(chain)) if check else ()
     return Inventory(
         place=vault.place.name,
         is_sealed=vault.is_sealed,
-        objects=tuple(ledger.objects.all()),
+        objects=objects,
         uses={key: (entry.block, role) for entry in chain.entries for role, key in held_by(entry)},
-        orphans=orphans,
+        orphans=tuple(sorted(there - live - condemned)),
+        foreign=tuple(sorted(foreign)),
+        missing=tuple(sorted(live - there - foreign)),
         lost=lost,
         is_checked=check,
     )

@@ -8,7 +8,6 @@ import secrets
 import shutil
 from collections.abc import Mapping, Set
 from dataclasses import replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -19,13 +18,14 @@ from torch.utils.data import DataLoader, IterableDataset
 from obliviate.blocks import Layout, parts_of
 from obliviate.budget import Sizes
 from obliviate.clock import stamp
+from obliviate.disk import absolute, naming
 from obliviate.environment import Environment, environment_facts
-from obliviate.errors import InvalidOption, RunDamaged, RunMissing
+from obliviate.errors import PUT_BACK, ForeignVault, InvalidOption, RunDamaged, RunMissing
 from obliviate.identity import content_hashes, sampled
 from obliviate.ledger import Entry, Ledger, Newcomers, Part, RunFacts
 from obliviate.ledger.place import PART_NAME, checked_url, has_ledger, prepare
 from obliviate.lock import LOCK_NAME, alone
-from obliviate.options import MOST_WHOLE, noted, path_text, whole
+from obliviate.options import MOST_WHOLE, noted, whole
 from obliviate.probe import probe
 from obliviate.recipe import Recipe, invalid
 from obliviate.reingested import Reingested
@@ -39,6 +39,7 @@ from obliviate.wording import shown
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
+    from pathlib import Path
 
     from numpy.typing import NDArray
     from torch.utils.data import Dataset
@@ -50,18 +51,17 @@ _OWN_FILES = {LOCK_NAME, MAKING_NAME, VAULT_NAME, PART_NAME, f"{PART_NAME}-journ
 
 
 def local_folder(path: str | Path) -> Path:
-    """The folder of a run.
+    """The folder of a run: absolute, so that it stays the same wherever the process goes.
 
     Raises:
         InvalidOption: It is a URL, or no path.
     """
-    text = path_text(path, "the run's folder")
-    if "://" in text:
+    if isinstance(path, str) and "://" in path:
         raise InvalidOption(
-            f"the run {shown(text)} is a URL",
+            f"the run {shown(path)} is a URL",
             hint="this version keeps runs in local folders; give a path",
         )
-    return Path(text)
+    return absolute(path, "the run's folder")
 
 
 def layout_of(recipe: Recipe, parts: Sequence[Part], smallest_batch: int) -> Layout:
@@ -107,6 +107,8 @@ def make(
     """
     if ledger is not None:
         checked_url(ledger)
+    if not _is_free(folder, terms):
+        return  # another process was faster
     trainer = new_trainer(recipe, data, data_length(data), blocks)
     probe(trainer, left_out)
     ids = np.arange(trainer.layout.records, dtype=np.int64)
@@ -162,15 +164,34 @@ def _or_nothing(folder: Path, terms: Terms) -> Iterator[None]:
 
 def _noted(note: Path, terms: Terms, seal: Seal | None) -> Terms:
     """The terms, under the identity that a killed making had given to the place already."""
-    identity = note.read_text() if note.exists() else ""
-    if identity:
-        terms = replace(terms, identity=identity)
-        return terms if seal is None else terms.sealed(seal)
-    with note.open("w") as file:
-        file.write(terms.identity)
-        file.flush()
-        os.fsync(file.fileno())
+    with naming(note):
+        identity = note.read_text() if note.exists() else ""
+        if identity:
+            terms = replace(terms, identity=identity)
+            return terms if seal is None else terms.sealed(seal)
+        with note.open("w") as file:
+            file.write(terms.identity)
+            file.flush()
+            os.fsync(file.fileno())
     return terms
+
+
+def _is_free(folder: Path, terms: Terms) -> bool:
+    """Look whether a vault elsewhere can be the run's; there is nothing yet if another made it.
+
+    Raises:
+        InvalidOption, ForeignVault: It cannot.
+    """
+    note = folder / MAKING_NAME
+    with naming(note):
+        identity = note.read_text() if note.exists() else ""
+    try:
+        replace(terms, identity=identity or terms.identity).check_free(folder)
+    except ForeignVault:
+        if is_made(folder):
+            return False
+        raise
+    return True
 
 
 def is_made(folder: Path) -> bool:
@@ -285,6 +306,11 @@ def checked_recipe(recipe: Any) -> Recipe:
 
 def check_place(folder: Path) -> None:
     """See that a folder is a run, or can become one, without touching it."""
+    with naming(folder):
+        _check_place(folder)
+
+
+def _check_place(folder: Path) -> None:
     if has_ledger(folder) or not folder.exists():
         return
     if not folder.is_dir():
@@ -299,5 +325,5 @@ def check_place(folder: Path) -> None:
     if not was_being_made and any(True for _ in Folder(folder / VAULT_NAME)):
         raise RunDamaged(
             f"{folder} has a vault full of states, but its ledger is gone",
-            hint="restore ledger.sqlite from a copy, or make the run in another folder",
+            hint=PUT_BACK,
         )

@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING, Literal, get_args
 
 import numpy as np
 
+from obliviate.disk import absolute
 from obliviate.errors import Tombstoned
 from obliviate.feed import content_of
 from obliviate.ledger.tombstones import Tombstones
-from obliviate.options import choice, path_text
+from obliviate.options import choice
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -34,7 +35,7 @@ def tombstone_options(file: str | Path | None, reingested: str) -> dict[str, str
     chosen = choice(reingested, "reingested", get_args(Choice), hint)
     if file is None:
         return {}
-    return {"file": str(Path(path_text(file, "tombstones")).resolve()), "reingested": chosen}
+    return {"file": str(absolute(file, "tombstones")), "reingested": chosen}
 
 
 @dataclass(frozen=True, kw_only=True)

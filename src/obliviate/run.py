@@ -9,12 +9,15 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from obliviate import clock
+from obliviate.custody import check_newest, opened
 from obliviate.errors import (
+    PUT_BACK,
     InvalidOption,
     Mismatch,
     RunDamaged,
     RunLocked,
     RunUnfinished,
+    StorageFailed,
     StorageFull,
 )
 from obliviate.growth import Addition, extending, lacking
@@ -31,7 +34,7 @@ from obliviate.residual import DeepObliviate, Exact, Method, method_of
 from obliviate.results import Erasure, Status
 from obliviate.trace import Stitch
 from obliviate.training import Trainer, load_state, made_model
-from obliviate.vault import Terms, check_seal
+from obliviate.vault import check_seal
 from obliviate.verification import (
     Verification,
     block_numbers,
@@ -83,7 +86,7 @@ class Run:
         """Open a run; see `load`."""
         self.folder, self.recipe, self._patience_seconds = folder, recipe, patience_seconds
         self.ledger = Ledger(folder, patience_seconds)
-        self.vault = Terms.of(self.ledger.run().vault).opened(folder, seal)
+        self.vault = opened(self.ledger, folder, seal)
         self.renew(data)
         check_recipe(self.facts, self.trainer.fingerprint())
         self._sweep_if_free()
@@ -109,6 +112,7 @@ class Run:
             return self._model(chain)
         except RunDamaged:
             if chain.is_current():
+                check_newest(self.ledger, self.vault)  # another ledger may have destroyed it
                 raise
         return self._model(self._finished_chain())  # another process rewrote it while we read
 
@@ -155,7 +159,7 @@ class Run:
         """Destroy what a process that was killed after its commit had still to destroy."""
         if not self.ledger.objects.keys("condemned"):
             return
-        with contextlib.suppress(RunLocked, StorageFull):
+        with contextlib.suppress(RunLocked, StorageFull, StorageFailed, RunDamaged):
             finish(self.writer.sweeping(patience_seconds=0))
 
     def _check_data(self) -> None:
@@ -501,6 +505,7 @@ def load(
         WrongKey, KeyMissing: The vault was sealed with another key, or there is none.
         ForeignVault: The vault's place holds something else.
         ForeignRecipe, ForeignData: It was made with something else.
+        RunOutdated: Another ledger than this one last wrote to the vault: this is an older copy.
         RunDamaged, OtherFormat: It cannot be read.
     """
     folder, recipe = local_folder(path), checked_recipe(recipe)
@@ -514,5 +519,5 @@ def load(
 
 def _text(digest: str | None) -> str:
     if digest is None:
-        raise Mismatch("the last block has no digest", hint="restore the run folder from a copy")
+        raise Mismatch("the last block has no digest", hint=PUT_BACK)
     return digest

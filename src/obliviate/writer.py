@@ -17,6 +17,7 @@ import torch
 
 from obliviate import clock
 from obliviate.chain import Chain
+from obliviate.custody import begin, mark
 from obliviate.environment import BITS_DEPEND_ON, environment_facts
 from obliviate.erasure import Erasing
 from obliviate.errors import (
@@ -25,6 +26,7 @@ from obliviate.errors import (
     LeaseLost,
     NothingLearned,
     ObliviateError,
+    StorageFailed,
     StorageFull,
     TrainingFailed,
 )
@@ -61,7 +63,7 @@ if TYPE_CHECKING:
 
 """An option that is not worth a word where it is not taken."""
 
-_ASK_AGAIN = (TrainingFailed, StorageFull)
+_ASK_AGAIN = (TrainingFailed, StorageFull, StorageFailed)
 """What asking again may mend."""
 
 _OUT_OF_REACH = (ConnectionLost, LeaseLost)
@@ -175,12 +177,28 @@ class Writer:
 
     # Carrying out
 
-    def taking_lease(self, patience_seconds: float | None = None) -> Generator[Event, None, None]:
-        """Wait until no other process writes; the lease has to be released afterwards."""
+    def taking_lease(
+        self, patience_seconds: float | None = None, *, is_mending: bool = False
+    ) -> Generator[Event, None, None]:
+        """Wait until no other process writes; the lease has to be released afterwards.
+
+        Args:
+            patience_seconds: How long; the writer's own patience if None.
+            is_mending: Whether a lost marker of the vault is made again.
+
+        Raises:
+            RunLocked: The patience was over first.
+            RunOutdated, RunDamaged, ForeignVault: The vault is not this ledger's to write to.
+        """
         if patience_seconds is None:
             patience_seconds = self.patience_seconds
         for other in self.ledger.lease.held(patience_seconds=patience_seconds):
             yield Event(task=f"wait for {other}", done=0, total=1, block=0)
+        try:
+            begin(self.ledger, self.vault, is_mending=is_mending)
+        except BaseException:
+            self.ledger.lease.release()
+            raise
 
     def sweeping(self, patience_seconds: float) -> Generator[Event, None, None]:
         """Destroy what a process that was killed after its commit had still to destroy."""
@@ -265,7 +283,7 @@ class Writer:
 
     def repairing(self) -> Generator[Event, None, Repair]:
         """Make lost objects of the chain again, where they can be."""
-        yield from self.taking_lease()
+        yield from self.taking_lease(is_mending=True)
         try:
             chain = self.chain()
             found = yield from repairing(
@@ -283,6 +301,7 @@ class Writer:
         chain.sweep()
         if chain.length < chain.blocks:
             yield from self._training(chain)
+            mark(self.ledger, self.vault)
         running = self.ledger.running()
         if running is not None:
             try:

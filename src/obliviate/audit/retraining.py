@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-import tempfile
 import time
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from obliviate.audit.accuracy import accuracy
 from obliviate.errors import RunUnfinished
 from obliviate.fitting import fitting
 from obliviate.progress import Event, watch
+from obliviate.scratch import scratch
 from obliviate.state import l1
 
 if TYPE_CHECKING:
     from collections.abc import Generator
+    from pathlib import Path
 
     from torch.utils.data import Dataset
 
@@ -91,8 +91,8 @@ def auditing(run: Run, test: Dataset[Any] | None = None) -> Generator[Event, Non
     left_out, model, device = run.ledger.erased(), run.model, run.recipe.device
     measured = accuracy(model, test, device)  # before training: a faulty test set fails at once
     started = time.perf_counter()
-    with tempfile.TemporaryDirectory(prefix="obliviate-") as folder:
-        retrained = yield from _retraining(run, left_out.tolist(), Path(folder) / "run")
+    with scratch() as folder:
+        retrained = yield from _retraining(run, left_out.tolist(), folder / "run")
         seconds = time.perf_counter() - started
         found, again = retrained.digest, retrained.model
         retrained.ledger.close()

@@ -5,7 +5,7 @@ from obliviate.cli.options import app
 
 
 def main() -> None:
-    """Run the command line and exit: 0 done, 1 it failed, 2 the request was wrong."""
+    """Run the command line and exit: 0 done, 1 it failed, 2 the request was wrong, 130 stopped."""
     app()
 
 

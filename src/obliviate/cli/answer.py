@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
+import signal
 import sys
+import threading
 import traceback
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -19,11 +22,11 @@ from obliviate.terminal import printing
 from obliviate.wording import plain, printable, shortened, shown
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from rich.console import RenderableType
 
-DONE, FAILED, WRONG, INTERRUPTED = 0, 1, 2, 130
+DONE, FAILED, WRONG, INTERRUPTED, TERMINATED = 0, 1, 2, 130, 143
 _LONGEST_USAGE = 1000
 RESUMED = ("fit", "extend", "forget", "work", "settle", "lab")
 # typer brings click's exceptions along in some versions, and depends on click in others
@@ -128,6 +131,33 @@ def _tried(run: str, one: Callable[[str], Answer]) -> Answer | Fault:
         return Fault.of(error)
 
 
+class Terminated(KeyboardInterrupt):
+    """The process was asked to end, as by systemd, Kubernetes or Slurm."""
+
+
+@contextlib.contextmanager
+def _terminated_in_order() -> Iterator[None]:
+    """Let SIGTERM end a command as Ctrl-C does: what was begun is left in order."""
+    if threading.current_thread() is not threading.main_thread():
+        yield  # only there can signals be caught
+        return
+    owner = os.getpid()
+
+    def end(number: int, _frame: object) -> None:
+        if os.getpid() != owner:  # a child that was forked: it ends as children do
+            signal.signal(number, signal.SIG_DFL)
+            os.kill(os.getpid(), number)
+            return
+        signal.signal(number, signal.SIG_IGN)  # a second one is not to disturb the ending
+        raise Terminated
+
+    before = signal.signal(signal.SIGTERM, end)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before or signal.SIG_DFL)
+
+
 class Commands(TyperGroup):
     """All commands: whatever becomes of one is printed here, once, with its exit code."""
 
@@ -146,7 +176,7 @@ class Commands(TyperGroup):
         # a project file may print what it likes: standard output is for the answer alone
         aside = contextlib.redirect_stdout(sys.stderr) if is_json else contextlib.nullcontext()
         try:
-            with aside:
+            with aside, _terminated_in_order():
                 result = super().main(
                     given,
                     prog_name or "obliviate",
@@ -174,11 +204,12 @@ class Commands(TyperGroup):
             return super().invoke(ctx)
         except ObliviateError as error:
             return Fault.of(error)
-        except KeyboardInterrupt:
+        except KeyboardInterrupt as error:
             goes_on = ctx.invoked_subcommand in RESUMED
             said = "goes on where this one stopped" if goes_on else "starts over; nothing was lost"
-            what = f"interrupted: the same command {said}"
-            return Fault(error=what, hint="", kind="interrupted", code=INTERRUPTED)
+            is_told = isinstance(error, Terminated)
+            word, code = ("terminated", TERMINATED) if is_told else ("interrupted", INTERRUPTED)
+            return Fault(error=f"{word}: the same command {said}", hint="", kind=word, code=code)
 
 
 def _usage_fault(error: Any) -> Fault:

@@ -16,6 +16,7 @@ import typer
 from torch.utils.data import Subset
 
 from obliviate.chain import Chain
+from obliviate.custody import opened
 from obliviate.errors import InvalidOption, InvalidRecipe, ObliviateError
 from obliviate.ledger import Ledger
 from obliviate.making import data_length, local_folder
@@ -101,12 +102,12 @@ def open_chain(place: str, file: Path | None) -> tuple[Ledger, Vault, Chain]:
     """
     ledger, folder = open_ledger(place), local_folder(place)
     facts = ledger.run()
-    terms = Terms.of(facts.vault)
     seal = None
     if file is not None:
         seal = load_project(file, json.loads(facts.project.get("options", "{}"))).seal
-    vault = terms.opened(folder, seal)
-    return ledger, vault, Chain(ledger, vault, facts.blocks, spacing=terms.spacing)
+    vault = opened(ledger, folder, seal)
+    spacing = Terms.of(facts.vault).spacing
+    return ledger, vault, Chain(ledger, vault, facts.blocks, spacing=spacing)
 
 
 def addition_of(project: Project, run: Run) -> dict[str, Any]:

@@ -13,7 +13,9 @@ from obliviate.cli.answer import DONE, FAILED, Answer
 from obliviate.cli.options import Json, Moved, RunFolder, app
 from obliviate.cli.project import open_chain
 from obliviate.cli.shown import facts_table, listed
-from obliviate.inventory import REMEDIES, ROLES, orphans_of, taking_stock
+from obliviate.custody import begin, sweep
+from obliviate.errors import RunDamaged
+from obliviate.inventory import REMEDIES, ROLES, taking_stock
 from obliviate.progress import watch
 from obliviate.vault import KeyFile
 from obliviate.wording import counted, size
@@ -72,16 +74,25 @@ def remove_orphans(ledger: Ledger, vault: Vault) -> tuple[str, ...]:
 
     Raises:
         RunLocked: Another live process writes to the run.
+        LeaseLost: Another process took the run over in the meantime; nothing was removed.
+        RunOutdated: The ledger is an older one than the vault's.
+        RunDamaged: Objects in use are missing, so that the ledger may not know what is nobody's.
     """
     for _ in ledger.lease.held(patience_seconds=0):
         pass  # it is taken at once or not at all
     try:
-        doomed = orphans_of(ledger, vault)
-        for key in doomed:
-            vault.destroy(key)
+        begin(ledger, vault)
+        swept = sweep(ledger, vault)
     finally:
         ledger.lease.release()
-    return doomed
+    if swept.spared:
+        raise RunDamaged(
+            f"{counted(len(swept.missing), 'object')} in use missing from {vault.place.name}, such "
+            f"as {swept.missing[0]}: {counted(len(swept.spared), 'orphan')} left alone",
+            hint="make them again with `obliviate verify RUN --repair` first; where the ledger was "
+            "put back from a copy, put back the vault from the same copy",
+        )
+    return swept.removed
 
 
 def of_inventory(found: Inventory, removed: Sequence[str], *, is_listed: bool) -> Answer:
@@ -96,6 +107,8 @@ def of_inventory(found: Inventory, removed: Sequence[str], *, is_listed: bool) -
             for role in ROLES
         },
         "orphans": found.orphans,
+        "foreign": found.foreign,
+        "missing": found.missing,
         "removed": removed,
         "is_checked": found.is_checked,
         "lost": [vars(each) for each in found.lost],
@@ -112,6 +125,8 @@ def of_inventory(found: Inventory, removed: Sequence[str], *, is_listed: bool) -
             if found.count(role)
         ),
         ("orphans", listed(found.orphans)),
+        *([("missing", listed(found.missing))] if found.missing else []),
+        *([("not ours, never touched", listed(found.foreign))] if found.foreign else []),
         *([("removed", listed(removed))] if removed else []),
     ]
     shown: list[Any] = [facts_table(rows)]

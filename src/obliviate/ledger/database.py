@@ -10,7 +10,7 @@ from urllib.parse import quote
 from sqlalchemy import create_engine, event, exc
 from sqlalchemy.engine import URL
 
-from obliviate.errors import ConnectionLost, RunDamaged, RunLocked, StorageFull
+from obliviate.errors import PUT_BACK, ConnectionLost, RunDamaged, RunLocked, StorageFull
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -268,5 +268,5 @@ def damaged(where: object, reason: str) -> RunDamaged:
     """The error of a ledger that cannot be read."""
     return RunDamaged(
         f"{where} cannot be read as a ledger ({reason})",
-        hint="restore the run folder from a copy, or make the run again in another folder",
+        hint=PUT_BACK,
     )

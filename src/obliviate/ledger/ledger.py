@@ -247,6 +247,30 @@ class Ledger:
             found = connection.execute(query.order_by(written.number.desc()).limit(1)).scalar()
         return found or "none: the journal is empty"
 
+    def journal_hash(self, number: int) -> str | None:
+        """The hash of one entry of the journal; None where there is none of that number."""
+        written = tables.journal.c
+        query = select(written.hash).where(written.run == self._run, written.number == number)
+        with self._reading() as connection:
+            return connection.execute(query).scalar()
+
+    def journal_end(self) -> tuple[int, str]:
+        """The number and the hash of the last entry of the journal."""
+        written = tables.journal.c
+        query = select(written.number, written.hash).where(written.run == self._run)
+        with self._reading() as connection:
+            found = connection.execute(query.order_by(written.number.desc()).limit(1)).one()
+        return found.number, found.hash
+
+    def begin_writing(self, token: str) -> None:
+        """Write down that a process is about to write.
+
+        Args:
+            token: What no other process has: two copies of a ledger that go on differ from here.
+        """
+        with self._changing(f"writing begun by {token}"):
+            pass
+
     def last_change(self) -> str:
         """When something was last written down, ISO 8601 in UTC."""
         query = select(func.max(tables.journal.c.time)).where(tables.journal.c.run == self._run)

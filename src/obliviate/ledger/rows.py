@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from sqlalchemy import select
 
 from obliviate.clock import stamp
-from obliviate.errors import RunDamaged
+from obliviate.errors import PUT_BACK, RunDamaged
 from obliviate.ledger import tables
 from obliviate.ledger.change import batched
 from obliviate.ledger.facts import Entry
@@ -76,7 +76,7 @@ def entry_of(row: Row[Any], objects: Mapping[str, Stored]) -> Entry:
             raise RunDamaged(
                 f"block {row.block} holds on to object {key}, which the ledger does not count as "
                 "live",
-                hint="restore the ledger from a copy, or make the run again in another folder",
+                hint=PUT_BACK,
             )
         values[name] = objects[key] if key else None
     return Entry(**values)

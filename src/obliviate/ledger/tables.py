@@ -21,7 +21,7 @@ from sqlalchemy import (
     UniqueConstraint,
 )
 
-from obliviate.errors import RunDamaged
+from obliviate.errors import PUT_BACK, RunDamaged
 
 if TYPE_CHECKING:
     from sqlalchemy import Dialect
@@ -51,7 +51,7 @@ class JsonText(TypeDecorator[Any]):
         except (ValueError, TypeError) as error:
             raise RunDamaged(
                 f"the ledger holds a value that is no JSON ({error})",
-                hint="restore the ledger from a copy; `obliviate verify` says what was changed",
+                hint=f"`obliviate verify` says what was changed; {PUT_BACK}",
             ) from error
 
 

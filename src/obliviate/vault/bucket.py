@@ -64,6 +64,9 @@ class Bucket:
             s3.limit_retries(self._fs)
         self._patience, self._part_bytes = patience or Patience(), part_bytes
 
+    def make(self) -> None:
+        """See `Place`; a bucket is there, or whoever owns it makes it."""
+
     def write(self, key: str, pieces: Iterable[bytes | memoryview]) -> None:
         """Store an object; see `Place`."""
         path, file, size_bytes = self._at(key), None, 0
@@ -87,6 +90,10 @@ class Bucket:
             self._abandon(path, file)
             raise
 
+    def replace(self, key: str, data: bytes) -> None:
+        """Store an object in the place of what is there; see `Place`."""
+        self._ask(lambda: self._fs.pipe_file(self._at(key), data))
+
     def read(self, key: str) -> bytes:
         """The bytes of an object; see `Place`."""
         data: bytes = self._ask(lambda: self._fs.cat_file(self._at(key)), reading=key)
@@ -98,7 +105,11 @@ class Bucket:
 
     def __iter__(self) -> Iterator[str]:
         """The keys of all objects there are, unfinished ones too; see `Place`."""
-        yield from self._ask(self._listed)
+        yield from self._ask(lambda: self._listed(is_object=True))
+
+    def others(self) -> Iterator[str]:
+        """The names of what is no object; see `Place`."""
+        yield from self._ask(lambda: self._listed(is_object=False))
 
     def _at(self, key: str) -> str:
         return f"{self._path}/{key}"
@@ -157,15 +168,16 @@ class Bucket:
         with contextlib.suppress(FileNotFoundError):
             self._fs.rm_file(path)
 
-    def _listed(self) -> list[str]:
+    def _listed(self, *, is_object: bool) -> list[str]:
         # first, for only this fails where there is no such bucket
-        keys = set(s3.unfinished(self._fs, self._path)) if self._is_s3 else set()
+        keys = set(s3.unfinished(self._fs, self._path)) if self._is_s3 and is_object else set()
         self._fs.invalidate_cache()
         start = f"{self._path}/"
         with contextlib.suppress(FileNotFoundError):  # nothing was written yet
             for each in self._fs.ls(self._path, detail=True):
-                if each["type"] != "directory" and each["name"].startswith(start):
-                    keys.add(each["name"].removeprefix(start))
+                is_file = each["type"] != "directory"
+                if is_file == is_object and each["name"].startswith(start):
+                    keys.add(each["name"].removeprefix(start).rstrip("/"))
         return sorted(keys - {""})  # consoles make objects without a name, to show a folder
 
     def _ask(self, action: Callable[[], Any], *, reading: str | None = None) -> Any:

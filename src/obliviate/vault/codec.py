@@ -195,7 +195,7 @@ def _expected() -> Iterator[None]:
     except (ValueError, KeyError, TypeError, RuntimeError) as error:
         raise RunDamaged(
             f"an object in the vault is not a state or an update ({error})",
-            hint="restore the run folder from a copy, or make the run again",
+            hint="see what can be rebuilt with `obliviate vault RUN --check`",
         ) from error
 
 

@@ -5,88 +5,159 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
-from obliviate.errors import RunDamaged, StorageFull
+from obliviate.disk import is_passing, named, naming
+from obliviate.errors import InvalidOption, RunDamaged
+from obliviate.vault.patience import Patience
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
     from pathlib import Path
 
-_NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM}
+_T = TypeVar("_T")
+_HAS_EFFECTIVE = os.access in os.supports_effective_ids  # whoever the process acts for
+_BRIEF = Patience(attempts=3, first_pause_seconds=0.02, total_seconds=1.0)
+_UNREADABLE = {errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ELOOP, errno.EACCES, errno.EIO}
+"""Where another call helps no more than this one, but making the object again may."""
 
 
 class Folder:
     """A place in the local file system; see `Place`.
 
     An object is written to a temporary name, flushed to the disk and renamed: under its own name it
-    is complete.
+    is complete. Reading, listing and destroying are tried again for a moment where they fail in
+    passing; writing is not, for a disk that failed to flush may say next time that all is well.
     """
 
     def __init__(self, path: Path) -> None:
         self.path, self.name = path, str(path)
 
+    def check_possible(self) -> None:
+        """See that there is such a folder or could be, without making it.
+
+        Raises:
+            InvalidOption: Something else is in its place.
+            StorageFull: It may not be made, or not be written to.
+        """
+        with self._naming():
+            there = next(path for path in (self.path, *self.path.parents) if path.exists())
+            if not there.is_dir():
+                raise InvalidOption(
+                    f"{self.path} cannot be a folder of objects: {there} is a file",
+                    hint="give a folder, or a path where one can be made",
+                )
+            if not os.access(there, os.W_OK | os.X_OK, effective_ids=_HAS_EFFECTIVE):
+                raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+
+    def make(self) -> None:
+        """Make the folder, if it is not there; see `Place`."""
+        with self._naming():
+            self.path.mkdir(parents=True, exist_ok=True)
+
     def write(self, key: str, pieces: Iterable[bytes | memoryview]) -> None:
         """Store an object; see `Place`."""
         path = self.path / key
-        temporary = path.with_suffix(".part")
+        temporary = path.with_name(f"{key}.part")
         try:
-            self._write_durably(path, temporary, pieces)
-        except BaseException as error:
-            for left in (temporary, path):
-                with contextlib.suppress(OSError):  # a disk that cannot be written to
-                    left.unlink(missing_ok=True)
-            if isinstance(error, OSError) and error.errno in _NO_ROOM:
-                raise self._refused(error) from error
+            self._write_durably(temporary, pieces)
+            self._rename(temporary, path)
+        except BaseException:
+            _unlink(temporary, path)
             raise
 
-    def _write_durably(
-        self, path: Path, temporary: Path, pieces: Iterable[bytes | memoryview]
-    ) -> None:
-        self.path.mkdir(parents=True, exist_ok=True)
-        with temporary.open("xb") as file:
-            for piece in pieces:
-                file.write(piece)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.rename(path)
-        self._flush()
+    def replace(self, key: str, data: bytes) -> None:
+        """Store an object in the place of what is there; see `Place`."""
+        temporary = self.path / f"{key}.part"
+        try:
+            with self._naming():
+                temporary.unlink(missing_ok=True)  # what a killed call left
+            self._write_durably(temporary, [data])
+            self._rename(temporary, self.path / key)
+        except BaseException:
+            _unlink(temporary)
+            raise
 
     def read(self, key: str) -> bytes:
         """The bytes of an object; see `Place`."""
         try:
-            return (self.path / key).read_bytes()
+            return self._patiently((self.path / key).read_bytes)
         except OSError as error:
-            raise RunDamaged(
-                f"object {key} is missing from {self.name} ({error.strerror})",
-                hint="see what can be rebuilt with `obliviate vault RUN --check`",
-            ) from error
+            is_lost = error.errno in _UNREADABLE
+            raise self._lost(key, error) if is_lost else named(error, self.name) from error
 
     def destroy(self, key: str) -> None:
         """Remove an object; see `Place`."""
-        try:
-            (self.path / key).unlink(missing_ok=True)
-        except OSError as error:
-            if error.errno in _NO_ROOM:
-                raise self._refused(error) from error
-            raise
+        path = self.path / key
+        with self._naming():
+            if self._patiently(path.is_symlink):
+                raise RunDamaged(
+                    f"{path} is a link, and what it leads to is not for the vault to destroy",
+                    hint="remove the link, and what it leads to if that is the vault's; then call "
+                    "again",
+                )
+            self._patiently(lambda: path.unlink(missing_ok=True))
 
     def __iter__(self) -> Iterator[str]:
         """The keys of all objects there are, unfinished ones too."""
-        if self.path.exists():
-            for path in self.path.iterdir():
-                if not path.is_dir():
-                    yield path.name
+        return iter([name for name, is_file in self._listed() if is_file])
 
-    def _flush(self) -> None:
-        descriptor = os.open(self.path, os.O_RDONLY)
+    def others(self) -> Iterator[str]:
+        """The names of what is no object; see `Place`."""
+        return iter([name for name, is_file in self._listed() if not is_file])
+
+    def _listed(self) -> list[tuple[str, bool]]:
+        def listed() -> list[tuple[str, bool]]:
+            with os.scandir(self.path) as found:
+                return [(each.name, each.is_file(follow_symlinks=False)) for each in found]
+
+        with self._naming():
+            try:
+                return self._patiently(listed)
+            except FileNotFoundError:
+                return []
+
+    def _write_durably(self, temporary: Path, pieces: Iterable[bytes | memoryview]) -> None:
+        with self._naming():
+            file = temporary.open("xb")
         try:
-            os.fsync(descriptor)
+            for piece in pieces:  # what these raise is not the disk's
+                with self._naming():
+                    file.write(piece)
+            with self._naming():
+                file.flush()
+                os.fsync(file.fileno())
+                file.close()
         finally:
-            os.close(descriptor)
+            with contextlib.suppress(OSError):
+                file.close()
 
-    def _refused(self, error: OSError) -> StorageFull:
-        return StorageFull(
-            f"{self.name} cannot be written to ({error.strerror})",
-            hint="make room or allow writing there, then call again; nothing was lost",
+    def _rename(self, temporary: Path, path: Path) -> None:
+        with self._naming():
+            temporary.rename(path)
+            descriptor = os.open(self.path, os.O_RDONLY)
+            try:
+                os.fsync(descriptor)
+            finally:
+                os.close(descriptor)
+
+    def _naming(self) -> contextlib.AbstractContextManager[None]:
+        return naming(self.name)
+
+    @staticmethod
+    def _patiently(action: Callable[[], _T]) -> _T:
+        return _BRIEF.call(action, is_passing)
+
+    def _lost(self, key: str, error: OSError) -> RunDamaged:
+        is_missing = error.errno in {errno.ENOENT, errno.ENOTDIR}
+        return RunDamaged(
+            f"object {key} {'is missing' if is_missing else 'cannot be read'} from {self.name} "
+            f"({error.strerror})",
+            hint="see what can be rebuilt with `obliviate vault RUN --check`",
         )
+
+
+def _unlink(*paths: Path) -> None:
+    for path in paths:
+        with contextlib.suppress(OSError):  # a disk that cannot be written to
+            path.unlink(missing_ok=True)

@@ -6,11 +6,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 from urllib.parse import unquote, urlsplit
 
+from obliviate.disk import absolute
 from obliviate.errors import InvalidOption
 from obliviate.vault.folder import Folder
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
+
+_LOCAL = {"file", "local"}
 
 
 class Place(Protocol):
@@ -22,6 +25,16 @@ class Place(Protocol):
 
     name: str
 
+    def make(self) -> None:
+        """Make the place, where that is needed before something can be written.
+
+        Nothing else makes it: what was moved away is missed, not begun anew.
+
+        Raises:
+            StorageFull, StorageFailed: It cannot be made.
+        """
+        ...
+
     def write(self, key: str, pieces: Iterable[bytes | memoryview]) -> None:
         """Store an object durably, given piece by piece, under a key that is new.
 
@@ -29,7 +42,18 @@ class Place(Protocol):
 
         Raises:
             StorageFull: There is no room, or no permission; nothing is left behind.
+            StorageFailed: The disk failed for the moment; nothing is left behind.
             ConnectionLost: It cannot be reached; something may be left behind, as an orphan.
+        """
+        ...
+
+    def replace(self, key: str, data: bytes) -> None:
+        """Store a small object, durably, in the place of what is under that key.
+
+        Where this fails, the one before is there, or the new one.
+
+        Raises:
+            StorageFull, StorageFailed, ConnectionLost: See `write`.
         """
         ...
 
@@ -38,7 +62,7 @@ class Place(Protocol):
 
         Raises:
             RunDamaged: It is missing, or cannot be read.
-            ConnectionLost: The place cannot be reached.
+            StorageFailed, ConnectionLost: The place cannot be reached for the moment.
         """
         ...
 
@@ -46,8 +70,9 @@ class Place(Protocol):
         """Remove an object; one that is gone already is no error.
 
         Raises:
+            RunDamaged: It is a link to something else.
             StorageFull: There is no permission.
-            ConnectionLost: The place cannot be reached.
+            StorageFailed, ConnectionLost: The place cannot be reached for the moment.
         """
         ...
 
@@ -56,8 +81,12 @@ class Place(Protocol):
 
         Raises:
             StorageFull: There is no such bucket, or no permission.
-            ConnectionLost: The place cannot be reached.
+            StorageFailed, ConnectionLost: The place cannot be reached for the moment.
         """
+        ...
+
+    def others(self) -> Iterator[str]:
+        """The names of what lies there and is no object: folders, links."""
         ...
 
 
@@ -67,17 +96,34 @@ def place_of(where: str | Path) -> Place:
     Raises:
         InvalidOption: The URL holds a secret, or names nothing that can be reached from here.
     """
-    text = str(where)
-    if isinstance(where, Path) or "://" not in text:
-        return Folder(Path(where))
-    if not text.startswith("file://"):
-        from obliviate.vault.bucket import Bucket  # noqa: PLC0415 - others need no fsspec
+    kept = kept_form(where)
+    if "://" not in kept:
+        return Folder(Path(kept))
+    from obliviate.vault.bucket import Bucket  # noqa: PLC0415 - others need no fsspec
 
-        return Bucket(text)
-    url = urlsplit(text)
-    if url.netloc not in {"", "localhost"} or not url.path:
+    return Bucket(kept)
+
+
+def kept_form(where: str | Path) -> str:
+    """A place as a run keeps it: an absolute path, whatever the working directory is, or a URL.
+
+    Raises:
+        InvalidOption: It is neither, or a URL of a folder that is not on this computer.
+    """
+    if not isinstance(where, str) or "://" not in where:
+        return str(absolute(where, "the vault"))
+    scheme, _, rest = where.partition("://")
+    if scheme.lower() not in _LOCAL:
+        return where.rstrip("/") if rest.strip("/") else where
+    url = urlsplit(f"file://{rest}")
+    if url.netloc not in {"", "localhost"} or not url.path.strip("/"):
         raise InvalidOption(
-            f"the URL {text} names no folder of this computer",
+            f"the URL {where} names no folder of this computer",
             hint="give a path, or a URL such as file:///data/run: with three slashes",
         )
-    return Folder(Path(unquote(url.path)))
+    if "#" in where or "?" in where:
+        raise InvalidOption(
+            f"the URL {where} has a query or a fragment, which no folder has",
+            hint="give the path itself, or write %3F for ? and %23 for #",
+        )
+    return str(absolute(unquote(url.path), "the vault"))

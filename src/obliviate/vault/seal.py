@@ -18,8 +18,9 @@ from typing import TYPE_CHECKING, Any, Protocol
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
+from obliviate.disk import absolute
 from obliviate.errors import InvalidOption, KeyMissing, ObliviateError, WrongKey
-from obliviate.options import path_text, regular, text
+from obliviate.options import regular, text
 from obliviate.vault.frames import KEY_BYTES, NONCE_BYTES
 from obliviate.wording import shown
 
@@ -97,7 +98,7 @@ class KeyFile:
     path: str | Path
 
     def __post_init__(self) -> None:
-        path_text(self.path, "the path of the master key")
+        object.__setattr__(self, "path", absolute(self.path, "the path of the master key"))
 
     @classmethod
     def create(cls, path: str | Path) -> KeyFile:
@@ -106,7 +107,7 @@ class KeyFile:
         Raises:
             InvalidOption: There is such a file, or it cannot be made.
         """
-        path = path_text(path, "the path of the master key")
+        path = absolute(path, "the path of the master key")
         try:
             descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, _PRIVATE)
         except OSError as error:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import secrets
 import uuid
 from dataclasses import dataclass
@@ -9,8 +10,9 @@ from typing import TYPE_CHECKING
 
 from blake3 import blake3
 
-from obliviate.errors import KeyMissing, RunDamaged
+from obliviate.errors import RunDamaged
 from obliviate.vault.frames import KEY_BYTES, Plain, Sealed, framed
+from obliviate.vault.marker import MARKER_NAME, Marker
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -19,8 +21,8 @@ if TYPE_CHECKING:
     from obliviate.vault.seal import Seal
 
 
-MARKER_NAME = "obliviate.json"
-"""Says whose vault it is, where that is not plain from the folder."""
+_OURS = re.compile(r"[0-9a-f]{32}(\.part)?")
+"""The names of objects, and of what a killed process had not finished."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,7 +74,7 @@ class Vault:
 
         Raises:
             StorageFull: There is no room, or no permission; nothing is left behind.
-            ConnectionLost: The place cannot be reached.
+            StorageFailed, ConnectionLost: The place cannot be reached for the moment.
             KeyMissing: The master key cannot be had.
         """
         key, sealed, sealed_key = uuid.uuid4().hex, None, None
@@ -101,28 +103,35 @@ class Vault:
         """The plain bytes of an object, once the hash of what is there has been checked.
 
         Raises:
-            RunDamaged: It is missing, or not what was written.
+            RunDamaged: It is missing, not what was written, or sealed where the vault is not, or
+                the other way round.
             OtherFormat: Another version of Obliviate wrote it.
-            KeyMissing, WrongKey: It is sealed, and the master key cannot be had or is another.
-            ConnectionLost: The place cannot be reached.
+            KeyMissing, WrongKey: The master key cannot be had or is another.
+            StorageFailed, ConnectionLost: The place cannot be reached for the moment.
         """
         data = self.checked(stored)
-        if stored.sealed_key is None:
+        self._check_sealed(stored)
+        if self._seal is None or stored.sealed_key is None:
             return Plain(data)
-        if self._seal is None:
-            raise KeyMissing(
-                f"object {stored.key} is sealed, and there is no master key",
-                hint="give the key that the run was made with",
-            )
         data_key = self._seal.unwrap(stored.sealed_key, self._context(stored.key))
         return Plain(data, Sealed(data_key, stored.key))
+
+    def _check_sealed(self, stored: Stored) -> None:
+        # whoever can write to the ledger could put any object into a sealed vault otherwise
+        if self.is_sealed != (stored.sealed_key is not None):
+            said = "sealed, but not the object" if self.is_sealed else "not sealed, but the object"
+            raise RunDamaged(
+                f"the vault {self.place.name} is {said} {stored.key}",
+                hint="the ledger was changed from outside: `obliviate verify RUN` says what; see "
+                "what can be rebuilt with `obliviate vault RUN --check`",
+            )
 
     def checked(self, stored: Stored) -> bytes:
         """The bytes of an object as they lie there, once their hash has been checked.
 
         Raises:
             RunDamaged: It is missing, or not what was written.
-            ConnectionLost: The place cannot be reached.
+            StorageFailed, ConnectionLost: The place cannot be reached for the moment.
         """
         data = self.place.read(stored.key)
         if blake3(data).hexdigest() != stored.hash:
@@ -138,8 +147,26 @@ class Vault:
         self.place.destroy(key)
 
     def __iter__(self) -> Iterator[str]:
-        """The keys of all objects there are, unfinished ones too."""
-        return (key for key in self.place if key != MARKER_NAME)
+        """The keys of all objects there are, unfinished ones too; nothing that is not ours."""
+        return (key for key in self.place if _OURS.fullmatch(key))
+
+    def foreign(self) -> set[str]:
+        """The names of what else lies there: no object of any run, and never touched."""
+        is_marker = {MARKER_NAME, f"{MARKER_NAME}.part"}
+        names = {name for name in self.place if not _OURS.fullmatch(name)}
+        return (names | set(self.place.others())) - is_marker
+
+    def marker(self) -> Marker:
+        """Whose vault this is, and what last wrote to it; see `Marker.of` for the errors."""
+        return Marker.of(self.place, self._identity)
+
+    def mark(self, number: int, head: str) -> None:
+        """Write down which entry of the journal its ledger has by now.
+
+        Raises:
+            StorageFull, StorageFailed, ConnectionLost: It cannot be written to.
+        """
+        Marker(vault=self._identity, number=number, head=head).write(self.place)
 
     def _context(self, key: str) -> bytes:
         return f"{self._identity}/{key}".encode()

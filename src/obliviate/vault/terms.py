@@ -2,27 +2,25 @@
 
 from __future__ import annotations
 
-import json
 import uuid
 from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from obliviate.errors import ForeignVault, ObliviateError, OtherFormat
+from obliviate.errors import ForeignVault, InvalidOption
 from obliviate.vault.folder import Folder
-from obliviate.vault.frames import FORMAT
-from obliviate.vault.place import place_of
+from obliviate.vault.marker import MARKER_NAME, OWN_PLACE
+from obliviate.vault.place import kept_form, place_of
 from obliviate.vault.seal import check_probe, probe_of, seal_of
-from obliviate.vault.store import MARKER_NAME, Vault
+from obliviate.vault.store import Vault
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
-    from pathlib import Path
 
     from obliviate.vault.place import Place
     from obliviate.vault.seal import Seal
 
 VAULT_NAME = "vault"
-_ELSEWHERE = "give a place of its own, such as an empty prefix of a bucket"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,7 +29,8 @@ class Terms:
 
     Attributes:
         identity: What no other vault has.
-        url: Where the objects lie; in a folder of the run's own if empty.
+        url: Where the objects lie, an absolute path or a URL; in a folder inside the run's own if
+            empty, which moves with it.
         seal: Where the master key is found again; empty where objects are in the clear.
         probe: What tells whether a master key is the right one.
         spacing: How many blocks lie between two keyframes; by the number of blocks if 0.
@@ -44,16 +43,18 @@ class Terms:
     spacing: int = 0
 
     @classmethod
-    def new(cls, url: str | None, seal: Seal | None, spacing: int = 0) -> Terms:
+    def new(cls, url: str | Path | None, seal: Seal | None, spacing: int = 0) -> Terms:
         """The terms of a vault that does not exist yet.
 
         Raises:
-            InvalidOption: The URL is none.
+            InvalidOption: This is no path and no URL.
             KeyMissing: The master key cannot be had.
         """
+        kept = ""
         if url is not None:
-            place_of(url)
-        terms = cls(identity=uuid.uuid4().hex, url=url or "", spacing=spacing)
+            kept = kept_form(url)
+            place_of(kept)
+        terms = cls(identity=uuid.uuid4().hex, url=kept, spacing=spacing)
         return terms if seal is None else terms.sealed(seal)
 
     @classmethod
@@ -77,40 +78,60 @@ class Terms:
             folder: Of the run.
             seal: The master key; where it is found again if None.
 
+        It is not asked yet whether the place is the run's: see `custody.opened`.
+
         Raises:
             WrongKey, KeyMissing: The master key is another, or cannot be had.
-            ForeignVault: The place is not the run's.
-            OtherFormat: Another version of Obliviate wrote there.
-            ConnectionLost: The place cannot be reached.
         """
+        return Vault(self._place(folder), self._seal(seal), self.identity)
+
+    def check_free(self, folder: Path) -> None:
+        """See that a run can have its vault there, without touching anything.
+
+        Raises:
+            InvalidOption: It is in the run's own folder, where only `vault` is its vault.
+            ForeignVault: Something else is in that place.
+            StorageFailed, ConnectionLost: It cannot be read.
+        """
+        if not self.url:
+            return
+        if "://" not in self.url:
+            path, own = Path(self.url), folder / VAULT_NAME
+            if path == folder or (folder in path.parents and path != own):
+                raise InvalidOption(
+                    f"the vault {path} is in the run's own folder {folder}",
+                    hint=f"leave it out: then it is {own}; or give a place outside",
+                )
         place = self._place(folder)
-        if self.url:
-            self._check_marker(place)
-        return Vault(place, self._seal(seal), self.identity)
+        if isinstance(place, Folder):
+            place.check_possible()
+        self._check_free(place)
 
     def claimed(self, folder: Path, seal: Seal | None) -> Vault:
         """The vault, empty, for a run that is being made.
 
         Raises:
             ForeignVault: Something else is in that place.
-            StorageFull, ConnectionLost: It cannot be written to.
+            StorageFull, StorageFailed, ConnectionLost: It cannot be written to.
         """
         place = self._place(folder)
         vault = Vault(place, self._seal(seal), self.identity)
-        if self.url:
-            keys = set(place)
-            if MARKER_NAME in keys:
-                self._check_marker(place)
-            elif keys:
-                raise ForeignVault(
-                    f"{place.name} holds something else, such as {min(keys)}", hint=_ELSEWHERE
-                )
-            else:
-                said = {"format": FORMAT, "vault": self.identity}
-                place.write(MARKER_NAME, [json.dumps(said).encode()])
+        self._check_free(place)
+        place.make()
+        if MARKER_NAME not in set(place):
+            vault.mark(0, "")
         for key in list(vault):  # what a killed call left
             vault.destroy(key)
         return vault
+
+    def _check_free(self, place: Place) -> None:
+        keys = {*place, *place.others()} - {f"{MARKER_NAME}.part"}
+        if MARKER_NAME in keys:
+            Vault(place, None, self.identity).marker()
+        elif keys:
+            raise ForeignVault(
+                f"{place.name} holds something else, such as {min(keys)}", hint=OWN_PLACE
+            )
 
     def _seal(self, given: Seal | None) -> Seal | None:
         if not self.seal:
@@ -121,20 +142,3 @@ class Terms:
 
     def _place(self, folder: Path) -> Place:
         return place_of(self.url) if self.url else Folder(folder / VAULT_NAME)
-
-    def _check_marker(self, place: Place) -> None:
-        try:
-            said = json.loads(place.read(MARKER_NAME))
-            identity, form = str(said["vault"]), int(said["format"])
-        except (ValueError, KeyError, TypeError):
-            identity, form = "", FORMAT
-        except ObliviateError as error:
-            error.message += "; it is not the vault of this run, or it was emptied"
-            raise
-        if form != FORMAT:
-            raise OtherFormat(
-                f"the vault in {place.name} has format {form}; this version reads {FORMAT}",
-                hint="use the version of obliviate that wrote it; nothing was changed",
-            )
-        if identity != self.identity:
-            raise ForeignVault(f"{place.name} holds the vault of another run", hint=_ELSEWHERE)
