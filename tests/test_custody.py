@@ -98,6 +98,8 @@ def test_a_vault_may_be_a_path_object_and_begin_at_home(tmp_path, monkeypatch):
         "run",
         "run/mine",
         "file",
+        "file/below",
+        ".",
     ],
 )
 def test_a_wrong_vault_leaves_nothing_behind(tmp_path, monkeypatch, vault):
@@ -175,7 +177,7 @@ def test_an_older_copy_neither_reads_nor_deletes(copied, change):
     if change == "forget":
         with pytest.raises(RunOutdated):
             still_open.model  # noqa: B018
-    for command in ("vault", "vault --orphans", "vault --check"):
+    for command in ("vault", "vault --orphans", "vault --check", "report"):
         name, *options = command.split()
         assert "older" in ask(name, place / "b", *options, code=1)["error"]
     assert files(place / "objects") == before
@@ -405,6 +407,24 @@ def test_a_woken_process_sweeps_nothing(tmp_path):
     run.ledger.lease.release()
     other.lease.release()
     other.close()
+
+
+@pytest.mark.parametrize("method", ["exact", ob.DeepObliviate(epsilon=9)])
+def test_a_process_that_lost_the_lease_takes_its_own_objects_along(tmp_path, method):
+    """Nobody else could know that they are nobody's, before the next one writes."""
+    run = made(tmp_path / "run")
+    events = run.forgetting(records=records_in(run, 2), method=method)
+    while not (run.vault.fresh and run.ledger.running()):
+        next(events)
+    other = taken_over(run)
+    with pytest.raises(LeaseLost):
+        list(events)
+    other.lease.release()
+    other.close()
+    staged = load(run.folder).ledger.objects.keys("live")
+    assert set(run.vault) == staged
+    run.forget(records=records_in(run, 2), method=method)
+    assert is_whole(run)
 
 
 def test_a_read_only_folder_can_be_opened(guarded_folder):

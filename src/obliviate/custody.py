@@ -8,11 +8,19 @@ refused wherever it is opened, and asked again before anything is destroyed.
 
 from __future__ import annotations
 
+import contextlib
 import secrets
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from obliviate.errors import RunDamaged, RunOutdated
+from obliviate.errors import (
+    ConnectionLost,
+    ObliviateError,
+    RunDamaged,
+    RunOutdated,
+    StorageFailed,
+    StorageFull,
+)
 from obliviate.vault import Terms
 from obliviate.vault.folder import Folder
 
@@ -87,6 +95,20 @@ def check_newest(ledger: Ledger, vault: Vault) -> None:
         )
 
 
+def refuse_outdated(ledger: Ledger, folder: Path) -> None:
+    """See that a ledger is not known to be outdated, where only the ledger is read.
+
+    Raises:
+        RunOutdated, ForeignVault: See `check_newest`.
+    """
+    try:
+        check_newest(ledger, Terms.of(ledger.run().vault).unread(folder))
+    except RunOutdated:
+        raise
+    except (RunDamaged, StorageFailed, ConnectionLost):
+        return  # the vault is lost or out of reach: nothing is known against the ledger
+
+
 def begin(ledger: Ledger, vault: Vault, *, is_mending: bool = False) -> None:
     """Let the vault know that this ledger is the one that writes; under the lease.
 
@@ -112,6 +134,7 @@ def begin(ledger: Ledger, vault: Vault, *, is_mending: bool = False) -> None:
             )
             raise
         vault.place.make()
+    vault.fresh.clear()
     ledger.begin_writing(secrets.token_hex(_TOKEN_BYTES))
     mark(ledger, vault)
 
@@ -119,6 +142,17 @@ def begin(ledger: Ledger, vault: Vault, *, is_mending: bool = False) -> None:
 def mark(ledger: Ledger, vault: Vault) -> None:
     """Let the vault know what its ledger says by now: no older one is its ledger any more."""
     vault.mark(*ledger.journal_end())
+
+
+def forsake(ledger: Ledger, vault: Vault) -> None:
+    """Destroy what this process wrote and cannot commit any more, having lost the lease.
+
+    No row will ever name it: only who wrote an object knows its key before it is committed.
+    """
+    with contextlib.suppress(ObliviateError):  # then the next writer sweeps it
+        known = {each.stored.key for each in ledger.objects.all()}
+        for key in vault.fresh - known:
+            vault.destroy(key)
 
 
 def _check_ours(ledger: Ledger, vault: Vault, error: RunDamaged) -> None:
@@ -159,7 +193,8 @@ def sweep(ledger: Ledger, vault: Vault) -> Swept:
     condemned, live = objects.keys("condemned"), objects.keys("live")
     missing, nobodys = live - there, there - live - condemned
     if condemned:
-        mark(ledger, vault)  # no ledger that still holds them live may come back
+        with contextlib.suppress(StorageFull):  # on a full disk, destroying is what makes room
+            mark(ledger, vault)  # no ledger that still holds them live may come back
     is_wiped = objects.wipe(condemned)
     removed = set() if missing else nobodys
     gone = {key for key in condemned if _is_destroyed(vault, key)}

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 
 from filelock import FileLock, Timeout
 
-from obliviate.errors import RunLocked, StorageFull
+from obliviate.disk import named
+from obliviate.errors import RunLocked
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -28,7 +29,7 @@ def alone(folder: Path, *, is_patient: bool = True) -> Iterator[None]:
 
     Raises:
         RunLocked: Another process is at it, and this one would not wait.
-        StorageFull: The folder cannot be written to.
+        StorageFull, StorageFailed: The folder cannot be written to.
     """
     lock = FileLock(folder / LOCK_NAME)
     try:
@@ -41,10 +42,7 @@ def alone(folder: Path, *, is_patient: bool = True) -> Iterator[None]:
         ) from None
     except OSError as error:
         lock.release()
-        raise StorageFull(
-            f"{folder} cannot be written to ({error.strerror})",
-            hint="make room or allow writing there, or choose another folder",
-        ) from error
+        raise named(error, folder) from error
     try:
         yield
     finally:

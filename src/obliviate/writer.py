@@ -17,7 +17,7 @@ import torch
 
 from obliviate import clock
 from obliviate.chain import Chain
-from obliviate.custody import begin, mark
+from obliviate.custody import begin, forsake, mark
 from obliviate.environment import BITS_DEPEND_ON, environment_facts
 from obliviate.erasure import Erasing
 from obliviate.errors import (
@@ -300,7 +300,11 @@ class Writer:
         chain = self.chain()
         chain.sweep()
         if chain.length < chain.blocks:
-            yield from self._training(chain)
+            try:
+                yield from self._training(chain)
+            except LeaseLost:
+                forsake(self.ledger, self.vault)
+                raise
             mark(self.ledger, self.vault)
         running = self.ledger.running()
         if running is not None:
@@ -371,6 +375,8 @@ class Writer:
             outcome = yield from self._erasing_of(facts, chain, trace).run()
         except Exception as error:
             is_lost = isinstance(error, _OUT_OF_REACH)
+            if isinstance(error, LeaseLost):
+                forsake(self.ledger, self.vault)
             if not (is_lost or (is_waiting and isinstance(error, _ASK_AGAIN))):
                 self.ledger.give_up(facts.id, str(error), is_refused=not is_waiting)
                 chain.sweep()

@@ -38,13 +38,16 @@ STOP = STOP.with_name("slow")
 """
 
 
-def start(*words):
+STOPPED = {signal.SIGINT: (130, "interrupted"), signal.SIGTERM: (143, "terminated")}
+
+
+def start(*words, **environment):
     return subprocess.Popen(
         [str(word) for word in words],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
+        env=os.environ | {"OMP_NUM_THREADS": "1"} | environment,
     )
 
 
@@ -68,19 +71,26 @@ def test_the_module_is_the_command(tmp_path):
     )
 
 
-def test_control_c_and_again(tmp_path):
+def wait_for(is_there):
+    until = time.monotonic() + 60
+    while not is_there() and time.monotonic() < until:
+        time.sleep(0.02)
+    assert is_there()
+
+
+@pytest.mark.parametrize("number", STOPPED)
+def test_stopped_and_again(tmp_path, number):
+    code_then, word = STOPPED[number]
     project, slow = write_project(tmp_path), tmp_path / "slow"
     project.write_text(project.read_text() + SLOW)
     slow.touch()
     process = start(OBLIVIATE, "fit", project, tmp_path / "run")
     ledger = tmp_path / "run" / "ledger.sqlite"
-    until = time.monotonic() + 30
-    while not ledger.exists() and time.monotonic() < until:
-        time.sleep(0.02)
-    process.send_signal(signal.SIGINT)
+    wait_for(ledger.exists)
+    process.send_signal(number)
     _, said = process.communicate(timeout=60)
-    assert process.returncode == 130, said
-    assert said.splitlines()[-1] == "interrupted: the same command goes on where this one stopped"
+    assert process.returncode == code_then, said
+    assert said.splitlines()[-1] == f"{word}: the same command goes on where this one stopped"
     slow.unlink()
     code, out, said = done(OBLIVIATE, "fit", project, tmp_path / "run", "--json")
     assert code == 0, said
@@ -88,3 +98,22 @@ def test_control_c_and_again(tmp_path):
     assert "the project is being loaded" in said
     code, _, said = done(OBLIVIATE, "audit", tmp_path / "run")
     assert code == 0, said
+
+
+@pytest.mark.parametrize("number", STOPPED)
+@pytest.mark.parametrize("command", ["audit", "bench"])
+def test_a_comparison_that_is_stopped_leaves_no_chain_behind(tmp_path, command, number):
+    project, slow, place = write_project(tmp_path), tmp_path / "slow", tmp_path / "tmp"
+    project.write_text(project.read_text() + SLOW)
+    place.mkdir()
+    code, _, said = done(OBLIVIATE, "fit", project, tmp_path / "run")
+    assert code == 0, said
+    slow.touch()
+    what = tmp_path / "run" if command == "audit" else project
+    process = start(OBLIVIATE, command, what, TMPDIR=str(place))
+    wait_for(lambda: list(place.glob("obliviate-*/run/vault/*")))
+    process.send_signal(number)
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == STOPPED[number][0], said
+    assert "starts over" in said.splitlines()[-1]
+    assert not list(place.glob("obliviate-*"))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
 import signal
@@ -15,6 +16,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import typer
 from typer.core import TyperGroup
 
+from obliviate.disk import named
 from obliviate.errors import ObliviateError, RequestError, UnknownSubject
 from obliviate.ledger.place import check_made
 from obliviate.making import local_folder
@@ -204,6 +206,10 @@ class Commands(TyperGroup):
             return super().invoke(ctx)
         except ObliviateError as error:
             return Fault.of(error)
+        except OSError as error:
+            if error.errno == errno.EPIPE:  # nobody reads what is said
+                raise
+            return Fault.of(named(error, error.filename or "the disk"))
         except KeyboardInterrupt as error:
             goes_on = ctx.invoked_subcommand in RESUMED
             said = "goes on where this one stopped" if goes_on else "starts over; nothing was lost"

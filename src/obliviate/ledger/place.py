@@ -13,6 +13,7 @@ from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError, NoSuchModuleError
 
 from obliviate.clock import stamp
+from obliviate.disk import is_passing, named, naming
 from obliviate.errors import (
     ConnectionLost,
     InvalidOption,
@@ -53,11 +54,16 @@ def is_there(path: Path) -> bool:
 
     Raises:
         RunDamaged: It may not look.
+        StorageFailed: The disk failed for the moment.
     """
     try:
         return path.exists()
     except OSError as error:
-        raise damaged(path, str(error.strerror)) from error
+        raise _unreadable(path, error) from error
+
+
+def _unreadable(path: Path, error: OSError) -> ObliviateError:
+    return named(error, path) if is_passing(error) else damaged(path, str(error.strerror or error))
 
 
 def check_made(folder: Path) -> None:
@@ -134,7 +140,13 @@ def found(folder: Path, patience_seconds: float | None) -> tuple[Database, str |
     Raises:
         RunMissing: It names none.
         RunDamaged: It cannot be read.
+        StorageFailed: The disk failed for the moment.
     """
+    with naming(folder):
+        return _found(folder, patience_seconds)
+
+
+def _found(folder: Path, patience_seconds: float | None) -> tuple[Database, str | None]:
     path, pointer = folder / LEDGER_NAME, folder / POINTER_NAME
     if is_there(path):
         if path.stat().st_size == 0:
@@ -145,7 +157,9 @@ def found(folder: Path, patience_seconds: float | None) -> tuple[Database, str |
     try:
         said = json.loads(regular(pointer).read_text())
         url, name = checked_url(said["url"]), str(said["run"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except OSError as error:
+        raise _unreadable(pointer, error) from error
+    except (ValueError, KeyError, TypeError) as error:
         raise damaged(pointer, str(error)) from error
     return Database(url, patience_seconds=patience_seconds), name
 
@@ -225,7 +239,8 @@ def created(
     name = uuid.uuid4().hex
     if url is None:
         part = folder / PART_NAME
-        part.unlink(missing_ok=True)
+        with naming(folder):
+            part.unlink(missing_ok=True)
         database = Database(sqlite_url(part), pragmas=())
     else:
         database = Database(checked_url(url))
@@ -242,12 +257,14 @@ def created(
                 tables.subject_index.create(connection)
     except ObliviateError as error:
         if not isinstance(error, ConnectionLost):  # then it may have been written all the same
-            (folder / POINTER_NAME).unlink(missing_ok=True)
+            with naming(folder):
+                (folder / POINTER_NAME).unlink(missing_ok=True)
         raise
     finally:
         database.close()
     if url is None:
-        (folder / PART_NAME).rename(folder / LEDGER_NAME)
+        with naming(folder):
+            (folder / PART_NAME).rename(folder / LEDGER_NAME)
 
 
 def _write_run(
@@ -275,10 +292,11 @@ def _point(folder: Path, database: Database, name: str) -> None:
     """Say in the folder where the ledger is."""
     url = database.engine.url.render_as_string()
     part = folder / PART_NAME
-    part.write_text(json.dumps({"url": url, "run": name}))
-    with part.open("rb") as file:
-        os.fsync(file.fileno())
-    part.rename(folder / POINTER_NAME)
+    with naming(folder):
+        part.write_text(json.dumps({"url": url, "run": name}))
+        with part.open("rb") as file:
+            os.fsync(file.fileno())
+        part.rename(folder / POINTER_NAME)
 
 
 def _insert_run(connection: Connection, number: int, name: str, run: RunFacts) -> None:

@@ -15,6 +15,7 @@ from sqlalchemy import Column, LargeBinary, MetaData, String, Table, insert, sel
 from sqlalchemy.exc import DatabaseError
 
 from obliviate.clock import stamp
+from obliviate.disk import naming
 from obliviate.errors import InvalidOption
 from obliviate.ledger.change import batched
 from obliviate.ledger.database import Database
@@ -46,8 +47,9 @@ class Tombstones:
             StorageFull: It cannot be written to.
         """
         self.path = path
-        path.parent.mkdir(parents=True, exist_ok=True)
-        self._database = Database.file(path)
+        with naming(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            self._database = Database.file(path)
         try:
             with self._database.writing() as connection:
                 metadata.create_all(connection)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import obliviate
 from obliviate.clock import stamp
+from obliviate.custody import refuse_outdated
 from obliviate.ledger import Ledger
 from obliviate.ledger.facts import ERASED
 from obliviate.making import local_folder
@@ -161,10 +162,12 @@ def gathered(folder: str | Path) -> Evidence:
 
     Raises:
         RunMissing, RunDamaged, OtherFormat: It cannot be read.
+        RunOutdated: Another ledger than this one last wrote to the vault.
     """
     place = local_folder(folder)
     ledger = Ledger(place)
     try:
+        refuse_outdated(ledger, place)
         return _evidence(ledger, place.resolve().name)
     finally:
         ledger.close()

@@ -50,6 +50,7 @@ class Vault:
 
     Attributes:
         place: Where they lie.
+        fresh: The keys of what was written since this process began to write.
     """
 
     def __init__(self, place: Place, seal: Seal | None = None, identity: str = "") -> None:
@@ -61,6 +62,7 @@ class Vault:
             identity: What no other vault has: keys are bound to it.
         """
         self.place, self._seal, self._identity = place, seal, identity
+        self.fresh: set[str] = set()
 
     @property
     def is_sealed(self) -> bool:
@@ -91,6 +93,7 @@ class Vault:
                 size_bytes += len(piece)
                 yield piece
 
+        self.fresh.add(key)
         self.place.write(key, counted())
         return Stored(
             key=key,

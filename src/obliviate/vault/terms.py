@@ -85,11 +85,16 @@ class Terms:
         """
         return Vault(self._place(folder), self._seal(seal), self.identity)
 
+    def unread(self, folder: Path) -> Vault:
+        """The vault without its master key: for whoever reads no object."""
+        return Vault(self._place(folder), None, self.identity)
+
     def check_free(self, folder: Path) -> None:
         """See that a run can have its vault there, without touching anything.
 
         Raises:
-            InvalidOption: It is in the run's own folder, where only `vault` is its vault.
+            InvalidOption: It is in the run's own folder, where only `vault` is its vault, or the
+                other way round.
             ForeignVault: Something else is in that place.
             StorageFailed, ConnectionLost: It cannot be read.
         """
@@ -97,10 +102,10 @@ class Terms:
             return
         if "://" not in self.url:
             path, own = Path(self.url), folder / VAULT_NAME
-            if path == folder or (folder in path.parents and path != own):
+            if path in (folder, *folder.parents) or (folder in path.parents and path != own):
                 raise InvalidOption(
-                    f"the vault {path} is in the run's own folder {folder}",
-                    hint=f"leave it out: then it is {own}; or give a place outside",
+                    f"the vault {path} and the run's folder {folder} lie in each other",
+                    hint=f"leave the vault out: then it is {own}; or give a place beside",
                 )
         place = self._place(folder)
         if isinstance(place, Folder):
