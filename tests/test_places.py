@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import gc
 import itertools
+import os
 import socket
 import sys
 import time
@@ -15,7 +17,14 @@ import fsspec
 import pytest
 from fsspec.spec import AbstractFileSystem
 
-from obliviate.errors import ConnectionLost, InvalidOption, RunDamaged, StorageFull
+from obliviate.errors import (
+    ConnectionLost,
+    InvalidOption,
+    ObliviateError,
+    RunDamaged,
+    StorageFailed,
+    StorageFull,
+)
 from obliviate.vault.bucket import Bucket
 from obliviate.vault.folder import Folder
 from obliviate.vault.patience import Patience
@@ -77,6 +86,57 @@ class TestFolder(PlaceContract):
     def leave_unfinished(self, place):
         (place.path / "key.part").write_bytes(b"half")
 
+    def put_deeper(self, place, folder, key):
+        (place.path / folder).mkdir()
+        (place.path / folder / key).write_bytes(b"x")
+
+    def test_links_are_no_objects_and_are_not_followed(self, place, tmp_path):
+        precious = tmp_path / "precious"
+        precious.write_bytes(b"my only copy")
+        for name, target in (("file", precious), ("folder", tmp_path), ("nothing", "nowhere")):
+            (place.path / name).symlink_to(target)
+            with pytest.raises(RunDamaged, match="is a link"):
+                place.destroy(name)
+        assert set(place) == set()
+        assert set(place.others()) == {"file", "folder", "nothing"}
+        assert precious.read_bytes() == b"my only copy"
+
+    def test_a_folder_that_was_moved_away_is_not_begun_anew(self, place, tmp_path):
+        place.write("key", [b"x"])
+        place.path.rename(tmp_path / "moved")
+        with pytest.raises(ObliviateError):
+            place.write("key2", [b"y"])
+        with pytest.raises(ObliviateError):
+            place.replace("key2", b"y")
+        assert not place.path.exists()
+
+    @pytest.mark.parametrize("number", [errno.EIO, errno.EMFILE, errno.ENOSPC])
+    @pytest.mark.parametrize("call", ["unlink", "rename", "fsync", "scandir", "mkdir", "stat"])
+    def test_what_the_system_refuses_is_named(self, place, monkeypatch, call, number):
+        place.write("key", [b"x"])
+        real, failed = getattr(os, call), []
+
+        def fail(*arguments, **options):
+            if call == "stat" and failed:  # once: more is looked at than by us
+                return real(*arguments, **options)
+            failed.append(call)
+            raise OSError(number, os.strerror(number))
+
+        with monkeypatch.context() as patch:
+            patch.setattr(os, call, fail)
+            for action in (
+                lambda: place.write("key2", [b"y"]),
+                lambda: place.replace("key", b"z"),
+                lambda: place.destroy("key"),
+                lambda: list(place),
+                place.make,
+            ):
+                with contextlib.suppress(StorageFull, StorageFailed):
+                    action()
+        assert failed
+        written = set() if call in ("rename", "fsync") else {"key2"}
+        assert self.listed(place) - {"key"} == written
+
 
 class TestMemory(PlaceContract):
     """The memory of this process."""
@@ -104,6 +164,9 @@ class TestMemory(PlaceContract):
     def leave_unfinished(self, place):
         fsspec.filesystem("memory").pipe_file(self._start(place) + "key", b"half")
 
+    def put_deeper(self, place, folder, key):
+        fsspec.filesystem("memory").pipe_file(f"{self._start(place)}{folder}/{key}", b"x")
+
 
 class TestS3(PlaceContract):
     """S3."""
@@ -125,6 +188,10 @@ class TestS3(PlaceContract):
 
     def leave_unfinished(self, place):
         self.side.begin_upload("run/vault/key")
+
+    def put_deeper(self, place, folder, key):
+        where = {"Bucket": self.side.name, "Key": f"run/vault/{folder}/{key}"}
+        self.side.client.put_object(**where, Body=b"x")
 
 
 # What lies beside a place in S3

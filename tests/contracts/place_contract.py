@@ -37,6 +37,10 @@ class PlaceContract:
         """Leave what a killed process would, behind the place's back."""
         raise NotImplementedError
 
+    def put_deeper(self, place, folder: str, key: str) -> None:
+        """Put something into a folder inside the place, behind its back."""
+        raise NotImplementedError
+
     @pytest.mark.parametrize("data", [b"", b"x", bytes(range(256)) * 1000])
     def test_what_was_written_is_there_and_is_read(self, place, data):
         place.write("key", [data])
@@ -151,3 +155,22 @@ class PlaceContract:
         (left,) = set(place) - {"other"}
         place.destroy(left)
         assert set(place) == {"other"} == self.listed(place)
+
+    def test_a_small_object_is_replaced_as_a_whole(self, place):
+        place.write("other", [b"other"])
+        for data in (b"first", b"", b"a longer second one"):
+            place.replace("key", data)
+            assert place.read("key") == self.raw(place, "key") == data
+            assert set(place) == {"key", "other"} == self.listed(place)
+
+    def test_making_a_place_again_changes_nothing(self, place):
+        place.write("key", [b"x"])
+        place.make()
+        assert set(place) == {"key"}
+        assert set(place.others()) == set()
+
+    def test_what_lies_deeper_is_no_object_and_is_named(self, place):
+        place.write("key", [b"x"])
+        self.put_deeper(place, "folder", "inner")
+        assert set(place) == {"key"}
+        assert set(place.others()) == {"folder"}

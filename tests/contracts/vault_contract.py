@@ -100,6 +100,17 @@ class VaultContract:
         with pytest.raises(RunDamaged, match="not what was written"):
             vault.read(stored)
 
+    @pytest.mark.parametrize("name", ["README.txt", "thesis.part", f"{1:032x}.bak", "A" * 32])
+    def test_what_is_no_object_is_named_and_not_listed(self, vault, name):
+        stored = vault.write([b"x"])
+        self.tamper(vault, name, b"of somebody")
+        self.tamper(vault, f"{1:032x}.part", b"half an object")
+        assert set(vault) == {stored.key, f"{1:032x}.part"}
+        assert vault.foreign() == {name}
+        vault.mark(7, "head")
+        assert vault.foreign() == {name}
+        assert (vault.marker().number, vault.marker().head) == (7, "head")
+
     def test_swapped_objects_are_found(self, vault):
         one, other = vault.write([b"one"]), vault.write([b"two"])
         raw = [self.raw(vault, each.key) for each in (one, other)]
