@@ -121,7 +121,7 @@ def test_closed_requests_are_not_read_for_the_queue(ledger):
 def test_many_people_are_previewed_with_as_many_queries_as_one(run):
     one = cost_of(run.ledger, lambda: run.preview(subjects=["u3"]))
     many = cost_of(run.ledger, lambda: run.preview(subjects=[f"u{n}" for n in range(18)]))
-    assert one[0] == many[0]
+    assert many[0] <= one[0]
     assert len(run.preview(subjects=["u3", "u4"]).records) == 4
 
 

@@ -13,17 +13,18 @@ from itertools import islice, repeat
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
-from sqlalchemy import or_, select, union_all
+from sqlalchemy import or_, select
 
 from obliviate.ledger import journal, tables
 from obliviate.ledger.change import batched
 from obliviate.ledger.database import damaged
+from obliviate.ledger.rows import columns_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
 
     from numpy.typing import NDArray
-    from sqlalchemy import Connection, Select, Table
+    from sqlalchemy import Column, ColumnElement, Connection, Table
 
     from obliviate.ledger.change import Change
     from obliviate.ledger.database import Database
@@ -31,12 +32,17 @@ if TYPE_CHECKING:
 
 _IDS_AT_ONCE = 10_000
 _DENSE = 4  # of so many neighbours one has to be asked for, then they are read in one stretch
-_NOBODY = np.array([], dtype=np.int64)
 
 
 def subject_hash(subject: str, key: bytes) -> bytes:
     """The keyed hash by which the ledger knows a subject (HMAC-SHA256, 16 bytes)."""
     return hmac.digest(key, subject.encode(errors="surrogatepass"), hashlib.sha256)[:16]
+
+
+def _near(column: Column[int], some: Sequence[int]) -> ColumnElement[bool]:
+    """That a column holds one of some sorted numbers; or, where they lie dense, one between."""
+    is_dense = some[-1] - some[0] < _DENSE * len(some)
+    return column.between(some[0], some[-1]) if is_dense else column.in_(some)
 
 
 class People:
@@ -102,38 +108,36 @@ class People:
         Returns:
             Record ids, sorted, each once; and the hashes of those who have no records.
         """
-        queries = [self._of_subjects(table) for table in (tables.records, tables.further)]
-        asked, found = list(dict.fromkeys(subjects)), [_NOBODY]
-        missing = set(asked)
+        people, asked = tables.subjects.c, list(dict.fromkeys(subjects))
+        numbers: dict[bytes, int] = {}
+        found = [columns_of((), 2)]
+        query = select(people.hash, people.id).where(people.run == self._run)
         with self._database.reading() as connection:
             for some in batched(asked):
-                are_theirs = tables.subjects.c.hash.in_(some)
-                both = union_all(*(query.where(are_theirs) for query in queries))
-                rows = connection.execute(both).all()
-                missing.difference_update(row[0] for row in rows)
-                found.append(np.fromiter((row[1] for row in rows), dtype=np.int64))
-        return np.unique(np.concatenate(found)), missing
-
-    def _of_subjects(self, table: Table) -> Select[Any]:
-        people = tables.subjects.c
-        is_theirs = (table.c.run == people.run) & (table.c.subject == people.id)
-        return select(people.hash, table.c.record).where(people.run == self._run, is_theirs)
+                rows = connection.execute(query.where(people.hash.in_(some))).all()
+                numbers.update(map(tuple, rows))
+            ids = sorted(numbers.values())
+            for some in batched(ids):
+                for table in (tables.records, tables.further):
+                    theirs = select(table.c.subject, table.c.record)
+                    theirs = theirs.where(table.c.run == self._run, _near(table.c.subject, some))
+                    found.append(columns_of(connection.execute(theirs).all(), 2))
+        subject, record = map(np.concatenate, zip(*found, strict=True))
+        has_records = set(subject.tolist())
+        missing = {each for each in asked if numbers.get(each) not in has_records}
+        return np.unique(record[np.isin(subject, ids)]), missing
 
     def blocks_of(self, ids: NDArray[np.int64]) -> NDArray[np.int32]:
         """The block of each record. Shape (n,) -> (n,); without laying out the whole dataset."""
         records, asked = tables.records.c, np.unique(ids)
         query = select(records.record, records.block).where(records.run == self._run)
         query = query.order_by(records.record)
-        found = [np.empty((0, 2), dtype=np.int64)]
+        found = [columns_of((), 2)]
         with self._database.reading() as connection:
             for some in batched(asked.tolist()):
-                first, last = some[0], some[-1]
-                is_dense = last - first < _DENSE * len(some)
-                near = records.record.between(first, last)
-                condition = near if is_dense else records.record.in_(some)
-                rows = connection.execute(query.where(condition)).all()
-                found.append(np.array(rows, dtype=np.int64).reshape(-1, 2))
-        known, blocks = np.concatenate(found).T
+                rows = connection.execute(query.where(_near(records.record, some))).all()
+                found.append(columns_of(rows, 2))
+        known, blocks = map(np.concatenate, zip(*found, strict=True))
         if not np.isin(asked, known).all():
             raise damaged(self._database.where, "it lacks records that belong there")
         places: NDArray[np.int32] = blocks[np.searchsorted(known, ids)].astype(np.int32)

@@ -19,6 +19,7 @@ from obliviate.ledger import tables
 from obliviate.ledger.change import batched
 from obliviate.ledger.database import damaged
 from obliviate.ledger.facts import CARRIED_OUT, ERASED, OPEN, RequestFacts
+from obliviate.ledger.rows import columns_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
@@ -31,7 +32,6 @@ if TYPE_CHECKING:
     from obliviate.ledger.database import Database
     from obliviate.ledger.facts import RequestState
 
-_NO_ROWS = np.empty((0, 3), dtype=np.int64)
 _NOTHING_ELSE: Mapping[str, Any] = MappingProxyType({})
 _IS_CARRIED_OUT = tables.requests.c.state.in_(CARRIED_OUT)
 
@@ -95,7 +95,7 @@ class Requests:
 
     def named(self, numbers: Iterable[int]) -> Named:
         """What some requests name, some thousand of them at a time."""
-        named, records, found = tables.requested.c, tables.records.c, [_NO_ROWS]
+        named, records, found = tables.requested.c, tables.records.c, [columns_of((), 3)]
         is_it = (records.run == named.run) & (records.record == named.record)
         query = (
             select(named.request, named.record, records.block)
@@ -108,9 +108,9 @@ class Requests:
                 rows = connection.execute(query.where(named.request.in_(some))).all()
                 if any(row.block is None for row in rows):
                     raise damaged(self._database.where, "it lacks records that belong there")
-                found.append(np.array(rows, dtype=np.int64).reshape(-1, 3))
-        columns = np.concatenate(found).T
-        return Named(requests=columns[0], records=columns[1], blocks=columns[2])
+                found.append(columns_of(rows, 3))
+        requests, ids, blocks = map(np.concatenate, zip(*found, strict=True))
+        return Named(requests=requests, records=ids, blocks=blocks)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 from sqlalchemy import select
 
 from obliviate.clock import stamp
@@ -16,12 +17,22 @@ from obliviate.vault.store import Stored
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    from numpy.typing import NDArray
     from sqlalchemy import ColumnElement, Connection, Row, Table
 
     from obliviate.ledger.change import Change
 
 OBJECT_COLUMNS = ("update", "keyframe", "optimizer")
 _PLAIN_COLUMNS = ("block", "origin", "guarantee", "digest", "loss", "seconds", "erasure")
+
+
+def columns_of(rows: Sequence[Sequence[int]], count: int) -> list[NDArray[np.int64]]:
+    """The columns of rows of whole numbers. Shape (n,) each.
+
+    numpy takes a row of SQLAlchemy's for an object to be asked, which makes it ten times as slow.
+    """
+    columns = zip(*rows, strict=True) if rows else ((),) * count
+    return [np.array(column, dtype=np.int64) for column in columns]
 
 
 def insert_entries(change: Change, table: Table, entries: Sequence[Entry]) -> None:
