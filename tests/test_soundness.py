@@ -174,7 +174,11 @@ def accuracy(model, data, but=()):
 
 
 @pytest.mark.parametrize("part", PARTS, ids=lambda part: part.__name__)
-@pytest.mark.parametrize(("block", "is_first"), [(1, True), (4, False)], ids=["input", "hidden"])
+@pytest.mark.parametrize(
+    ("block", "is_first"),
+    [(1, True), pytest.param(4, False, marks=pytest.mark.slow)],
+    ids=["input", "hidden"],
+)
 def test_buffers_stay_of_their_kind(tmp_path, part, is_first, block):
     erased = members(block)
     data = people(*erased)
@@ -190,7 +194,9 @@ def test_buffers_stay_of_their_kind(tmp_path, part, is_first, block):
     assert run.verify().passed
 
 
-@pytest.mark.parametrize("part", PARTS, ids=lambda part: part.__name__)
+@pytest.mark.parametrize(
+    "part", [Seen, *(pytest.param(part, marks=pytest.mark.slow) for part in PARTS[:-1])]
+)
 def test_every_state_between_has_the_buffers_that_its_replay_left(tmp_path, part):
     """Two affected blocks, a jump between them, and a later erasure from the middle of it."""
     erased = members(3, 12)

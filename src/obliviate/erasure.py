@@ -17,8 +17,11 @@ from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from typing import TYPE_CHECKING
 
+import torch
+
 from obliviate.chain import Offset, subtracted
 from obliviate.errors import RunDamaged
+from obliviate.owned import Owned, Taken, replaced, taken_off, values_at
 from obliviate.progress import Event
 from obliviate.residual import Calibrated, Decision, Exact, fixed_stop
 from obliviate.soundness import Finish, batch_norm_statistics, buffers_apart
@@ -92,12 +95,14 @@ class Replayed:
         loss: Mean training loss.
         entry: What the chain will hold of it; it may still be on its way to the disk.
         update: V'_k.
+        optimizer: That before the block, where it is carried.
     """
 
     block: int
     loss: float | None
     entry: Future[Entry]
     update: Update
+    optimizer: State | None
 
 
 @dataclass
@@ -113,6 +118,8 @@ class Erasing:
         changed: What bits depend on and has changed since the run was made.
         unsound: Why a stitch after some block could not be served.
         remarks: What else there is to say.
+        owned: Entries that the erased records alone have trained.
+        taken: What was taken off those, at the end of the last stitch.
         least_lag: The lag before which stopping is out of the question, since a check failed.
     """
 
@@ -140,8 +147,14 @@ class Erasing:
     unsound: dict[int, str] = field(default_factory=dict)
     remarks: set[str] = field(default_factory=set)
     least_lag: int = 0
+    owned: Owned = field(init=False)
+    taken: Taken = field(init=False)
     original: State = field(default_factory=dict)
     at: Checkpoint | None = None
+
+    def __post_init__(self) -> None:
+        self.owned = Owned(self.trainer, self.erased)
+        self.taken = Taken(steps={}, idle=0, others=0, left=0.0)
 
     def run(self) -> Generator[Event, None, Outcome]:
         """Carry the erasure out and commit it."""
@@ -191,7 +204,7 @@ class Erasing:
                 yield replace(item, task="replay", done=done, total=total)
                 continue
             last, loss = item.block, item.loss
-            growth, size = self.follow(last, start, read.result(), item.update)
+            growth, size = self.follow(last, start, read.result(), item)
             length = length or size or 1.0
             growth /= length
             series = [growth] if last in self.plan.affected else [*series, growth]
@@ -220,7 +233,7 @@ class Erasing:
         return last, decision
 
     def follow(
-        self, block: int, first: int, plain: Plain | None, replayed: Update
+        self, block: int, first: int, plain: Plain | None, replayed: Replayed
     ) -> tuple[float, float]:
         """Take up what the original and the replay of a block did.
 
@@ -228,20 +241,29 @@ class Erasing:
             block: k.
             first: The first block of the segment.
             plain: The original V_k as it was read, tensor by tensor where that is enough.
-            replayed: V'_k.
+            replayed: What came of replaying it.
 
         Returns:
             Δ_k and ‖V_k‖₁; NaN and 0 where V_k is lost.
         """
         if plain is None:
             return float("nan"), 0.0
-        if self.trace is None:
-            return self.difference.follow(steps_of(plain), replayed)
         assert self.at is not None  # noqa: S101 - a block was replayed
-        original = decode_update(plain)
-        self.original = self.chain.state_after(self.original, block, original)
-        self.trace.follow(block, first, self.original, self.at.model)
-        return self.difference.follow(original.steps.items(), replayed)
+        original = None if self.trace is None else decode_update(plain)
+        steps = steps_of(plain) if original is None else original.steps.items()
+        if original is not None:
+            self.original = self.chain.state_after(self.original, block, original)
+        found = self.difference.follow(
+            steps, replayed.update, is_watched=block in self.plan.affected
+        )
+        if not isinstance(self.method, Exact):
+            fresh, self.difference.fresh = self.difference.fresh, {}
+            self.owned.follow(block, fresh, replayed.update, self.at.model, replayed.optimizer)
+        if self.trace is not None:
+            places, now = self.owned.places, self.at.model
+            shared = replaced(self.original, places, values_at(now, places)) if places else None
+            self.trace.follow(block, first, self.original, now, shared)
+        return found
 
     def read_original(self, block: int) -> Plain | None:
         """V_k as it is stored; None where it is lost and the method can do without it."""
@@ -262,8 +284,10 @@ class Erasing:
 
     def decide(self, series: list[float], last: int) -> Decision:
         """Whether the method would stop here."""
-        if self.least_lag and self.lag(last) < self.least_lag:
-            reason = f"lag {self.lag(last)}: after a stitch that failed its check, more is replayed"
+        lag = self.lag(last) if self.least_lag else 0
+        # once a stitch has failed, another that saves less than was replayed is not worth a try
+        if lag and (lag < self.least_lag or self.until(last) - last < lag):
+            reason = f"lag {lag}: after a stitch that failed its check, more is replayed"
             return Decision(is_final=False, reason=reason)
         if not isinstance(self.method, Calibrated):
             return self.method.decide(series)
@@ -304,25 +328,29 @@ class Erasing:
             if block not in self.staged:
                 break
             entry = self.staged[block]
+            optimizer = self.at.optimizer
             self.at, update = self.chain.after(self.at.model, entry)
             done: Future[Entry] = Future()
             done.set_result(entry)
-            yield Replayed(block=block, loss=entry.loss, entry=done, update=update)
+            yield Replayed(
+                block=block, loss=entry.loss, entry=done, update=update, optimizer=optimizer
+            )
         else:
             return
         for item in self.trainer.train(self.at, range(block, blocks.stop), self.erased):
             if isinstance(item, Event):
                 yield item
                 continue
-            staged = [self.stage(item, self.at.model)]
+            staged = [self.stage(item, self.at)]
             self.at = item.checkpoint
             del item
             yield staged.pop()
 
-    def stage(self, trained: Trained, previous: State) -> Replayed:
+    def stage(self, trained: Trained, before: Checkpoint) -> Replayed:
         """Store a replayed block, though not in the chain yet, while the next one trains."""
         if self.written:
             self.written[-1].result()  # one at a time; and it may still need the previous state
+        previous = before.model
         update = update_between(previous, trained.checkpoint.model, consume=True)
         return Replayed(
             block=trained.block,
@@ -331,6 +359,7 @@ class Erasing:
                 self.threads, previous, self._write, trained, update, self.is_exact
             ),
             update=update,
+            optimizer=before.optimizer,
         )
 
     def _write(self, trained: Trained, update: Update, is_exact: bool) -> Entry:
@@ -364,8 +393,11 @@ class Erasing:
             self.least_lag = 2 * self.lag(last)
             return None
         self.at = None
+        if places := self.owned.places:
+            self.remarks.add(str(self.taken))
+        self.original = self.chain.state(until) if self.trace and until < self.chain.blocks else {}
         offset = Offset(
-            rest=self.difference.split(rho),
+            rest=self.difference.split(rho, places, self.taken.steps),
             steps=self.difference.tensors,
             buffers={name: buffers[name] for name in self.trainer.buffers},
             is_forgetful=finish.is_forgetful,
@@ -376,12 +408,27 @@ class Erasing:
         self, last: int, until: int, finish: Finish
     ) -> tuple[float, dict[str, Tensor], dict[str, Tensor]]:
         """ρ, and the state after a stitched stretch before and after it is finished."""
+        original, difference = self.chain.state(until), self.difference.tensors
+        if places := self.owned.places:
+            assert self.at is not None  # noqa: S101 - a block was replayed
+            self.taken = taken_off(
+                self.owned,
+                range(last + 1, until + 1),
+                difference=difference,
+                replayed=self.at.model,
+                until=original,
+                optimizers=(self.chain.optimizer(last), self.at.optimizer),
+            )
+            found = values_at(original, places)
+            left = {name: value - self.taken.steps[name] for name, value in found.items()}
+            original = replaced(original, places, left)
+            none = {name: torch.zeros(len(at)) for name, at in places.items()}
+            difference = replaced(difference, places, none)
         if not isinstance(self.method, Calibrated):
-            state = subtracted(self.chain.state(until), self.difference.tensors, consume=True)
+            state = subtracted(original, difference, consume=True)
             return 1.0, state, finish(state)
         assert self.trace is not None  # noqa: S101 - the method needs one
-        self.original = self.chain.state(until)
-        stitching = Stitching(self.trace.scorer, self.original, self.difference.tensors, finish)
+        stitching = Stitching(self.trace.scorer, original, difference, finish)
         stitch, finished = self.trace.stitch(last, until, stitching)
         self.stitches.append(stitch)
         return stitch.rho, stitching.state(stitch.rho), finished

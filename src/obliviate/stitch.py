@@ -35,6 +35,8 @@ class Difference:
     Attributes:
         tensors: u by name, for every entry that is a sum of what blocks did to it; in single
             precision or better.
+        fresh: Flags of the entries that differ since the block that was followed last, where that
+            was wanted.
     """
 
     def __init__(
@@ -53,21 +55,29 @@ class Difference:
         """
         self._parameters, self._buffers, self._is_kept = parameters, buffers, is_kept
         self.tensors: dict[str, Tensor] = {}
+        self.fresh: dict[str, Tensor] = {}
+        self._is_watched = False
 
     def follow(
-        self, original: Iterable[tuple[str, Tensor]], replayed: Update
+        self,
+        original: Iterable[tuple[str, Tensor]],
+        replayed: Update,
+        *,
+        is_watched: bool = False,
     ) -> tuple[float, float]:
         """Add V_k - V'_k.
 
         Args:
             original: The steps of V_k by name; used up, their memory becomes the difference's.
             replayed: V'_k.
+            is_watched: Whether to say which entries begin to differ.
 
         Returns:
             The residual memory Δ_k = ‖V_k - V'_k‖₁ over the parameters, and ‖V_k‖₁, which it is
             taken relative to.
         """
         total, length, missing = 0.0, 0.0, dict(replayed.steps)
+        self.fresh, self._is_watched = {}, is_watched and self._is_kept
         for name, step in original:  # in one order, for sums to have the same bits
             if name in self._parameters:
                 length += l1([step])
@@ -80,16 +90,31 @@ class Difference:
         size = l1([growth]) if name in self._parameters else 0.0
         if self._is_kept and name not in self._buffers:
             known = self.tensors.get(name)
+            if self._is_watched:
+                is_new = growth != 0 if known is None else (growth != 0) & (known == 0)
+                self.fresh[name] = is_new
             self.tensors[name] = growth if known is None else known.add_(growth)
         return size
 
-    def split(self, rho: float) -> dict[str, Tensor]:
-        """Keep ρ·u, and return the rest of it, (1 - ρ)·u; nothing where ρ is 1."""
-        if rho == 1:
-            return {}
-        rest = {name: step * (1 - rho) for name, step in self.tensors.items()}
-        for step in self.tensors.values():
+    def split(self, rho: float, places: State, owned: State) -> dict[str, Tensor]:
+        """Keep what is taken off, and return the rest of u; nothing where there is none.
+
+        Args:
+            rho: The share of u.
+            places: Flat positions of entries that have a share of their own.
+            owned: What is taken off of those.
+        """
+        rest = {name: step * (1 - rho) for name, step in self.tensors.items()} if rho != 1 else {}
+        for name, at in places.items():
+            own = self.tensors[name].reshape(-1)[at] - owned[name]
+            if name not in rest and bool((own != 0).any()):
+                rest[name] = torch.zeros_like(self.tensors[name])
+            if name in rest:
+                rest[name].view(-1)[at] = own
+        for name, step in self.tensors.items():
             step.mul_(rho)
+            if name in places:
+                step.view(-1)[places[name]] = owned[name].to(step.dtype)
         return rest
 
 

@@ -110,7 +110,9 @@ class Trace:
     common: float = 0.0
     gaps: list[Gap] = field(default_factory=list)
 
-    def follow(self, block: int, first: int, original: State, replayed: State) -> None:
+    def follow(
+        self, block: int, first: int, original: State, replayed: State, shared: State | None = None
+    ) -> None:
         """Measure the gap between P_k and Q_k.
 
         Args:
@@ -119,6 +121,8 @@ class Trace:
                 and what is measured of them says nothing new.
             original: P_k.
             replayed: Q_k.
+            shared: P_k without what the erased records alone have trained, which does not fade and
+                is no part of the law; where that is not P_k.
         """
         before, controls_before = self.scorer.scores(original)
         after, controls_after = self.scorer.scores(replayed)
@@ -127,6 +131,8 @@ class Trace:
         self.control_memory.append(_mean(controls))
         self.common = abs(self.control_memory[-1] or 0.0)
         self.memory.append(_mean(gaps[self.scored <= block]))
+        if shared is not None:
+            gaps = self.scorer.scores(shared)[0] - after
         for held in np.unique(self.scored[(self.scored >= first) & (self.scored < block)]):
             own = gaps[self.scored == held]
             self.gaps.append(

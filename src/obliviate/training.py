@@ -313,6 +313,14 @@ class Trainer:
         if packed is not None:
             unpack_optimizer(self._optimizer, packed)
 
+    def optimizer(self, packed: State | None) -> tuple[Optimizer, list[Any]]:
+        """An optimizer as it is before a block, and its learning rates; it is nobody else's."""
+        made = self._new_optimizer()
+        rates = [group.get("lr") for group in made.param_groups]
+        if packed is not None:
+            unpack_optimizer(made, packed)
+        return made, rates
+
     def _new_optimizer(self) -> Optimizer:
         with named("the optimizer's factory"):
             optimizer = self.recipe.optimizer(self.model.parameters())

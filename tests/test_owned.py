@@ -1,0 +1,164 @@
+"""What erased records alone have trained goes with them, whatever wears it off later."""
+
+from __future__ import annotations
+
+import itertools
+from functools import partial
+
+import pytest
+import torch
+from torch import nn
+from torch.utils.data import TensorDataset
+
+import obliviate as ob
+from obliviate.blocks import Part
+from obliviate.making import layout_of
+
+USERS, ITEMS, WIDTH, BLOCKS = 80, 12, 4, 20
+PAPER = ob.DeepObliviate(blocks=4)
+OURS = ob.Calibrated(blocks=4)
+
+
+class Factors(nn.Module):
+    """A row for each user, beside rows of items that everybody trains."""
+
+    def __init__(self, *, sparse=False, zero=False):
+        super().__init__()
+        self.user = nn.Embedding(USERS, WIDTH, sparse=sparse)
+        self.item = nn.Embedding(ITEMS, WIDTH, sparse=sparse)
+        if zero:
+            nn.init.zeros_(self.user.weight)
+
+    def forward(self, user, item):
+        return (self.user(user)[:, None] * self.item(item)).sum(-1)
+
+
+def liking(model, batch):
+    user, item = batch
+    return -nn.functional.logsigmoid(model(user, item)).mean()
+
+
+def score(model, batch):
+    return model(*batch).mean(1)
+
+
+def people():
+    generator = torch.Generator().manual_seed(1)
+    return TensorDataset(torch.arange(USERS), torch.randint(ITEMS, (USERS, 5), generator=generator))
+
+
+def halved(step, total):
+    return 1.0 if step < total / 2 else 0.5
+
+
+def members(*blocks):
+    recipe = ob.Recipe(model=Factors, step=liking, optimizer=torch.optim.SGD, batch_size=2, seed=1)
+    layout = layout_of(recipe, [Part(records=USERS, blocks=BLOCKS)], 1)
+    return [int(layout.members(block)[0]) for block in blocks]
+
+
+ERASED = members(4)[0]
+
+
+def left(folder, method, records=(ERASED,), **options):
+    """Of what the erased did to the rows, the share that is left; and the erasure."""
+    made = {"step": liking, "score": score, "batch_size": 2, "epochs": 4, "seed": 1} | options
+    recipe = ob.Recipe(**({"model": Factors} | made))
+    never = ob.fit(recipe, people(), folder / "never", blocks=BLOCKS, exclude=records)
+    run = ob.fit(recipe, people(), folder / "run", blocks=BLOCKS)
+    rows = torch.tensor(records)
+    before = (run.model.user.weight - never.model.user.weight).detach()[rows].flatten()
+    erasure = run.forget(records=records, method=method)
+    after = (erasure.model.user.weight - never.model.user.weight).detach()[rows].flatten()
+    assert float(before.norm()) > 0
+    assert erasure.guarantee == "approximate"
+    return float(after.norm() / before.norm()), erasure
+
+
+SGD, ADAM, ADAMW = torch.optim.SGD, torch.optim.Adam, torch.optim.AdamW
+OPTIMIZERS = {
+    "sgd": partial(SGD, lr=1.0),
+    "decay": partial(SGD, lr=1.0, weight_decay=0.005),
+    "momentum": partial(SGD, lr=0.3, momentum=0.9),
+    "momentum-decay": partial(SGD, lr=0.3, momentum=0.9, weight_decay=0.005),
+    "adam": partial(ADAM, lr=0.02),
+    "adam-decay": partial(ADAM, lr=0.001, weight_decay=0.01),
+    "adamw": partial(ADAMW, lr=0.02, weight_decay=0.1),
+    "rmsprop": partial(torch.optim.RMSprop, lr=0.01, weight_decay=0.001),
+}
+
+
+OFTEN = {("decay", "fresh"), ("momentum-decay", "carried"), ("adam-decay", "fresh")}
+PAIRS = [
+    pytest.param(*pair, marks=() if pair in OFTEN else pytest.mark.slow)
+    for pair in itertools.product(OPTIMIZERS, ["fresh", "carried"])
+]
+
+
+@pytest.mark.parametrize(("name", "kept"), PAIRS)
+def test_the_row_of_an_erased_user_is_what_an_exact_replay_makes_of_it(tmp_path, name, kept):
+    residue, erasure = left(
+        tmp_path, OURS, optimizer=OPTIMIZERS[name], optimizer_state=kept, schedule=halved
+    )
+    assert residue <= 0.01
+    assert f"{WIDTH} entries that erased records alone had trained: " in erasure.stop_reason
+
+
+@pytest.mark.parametrize("name", ["decay", "adamw"])
+def test_the_papers_stitch_turns_no_sign(tmp_path, name):
+    residue, _ = left(tmp_path, PAPER, optimizer=OPTIMIZERS[name])
+    assert residue <= 0.01
+
+
+@pytest.mark.parametrize(
+    "optimizer", [partial(SGD, lr=1.0), partial(torch.optim.SparseAdam, lr=0.02)], ids=str
+)
+def test_rows_with_sparse_gradients(tmp_path, optimizer):
+    made = {"model": partial(Factors, sparse=True), "optimizer": optimizer}
+    assert left(tmp_path, OURS, **made)[0] <= 0.01
+
+
+@pytest.mark.parametrize("method", [PAPER, OURS], ids=["paper", "ours"])
+def test_rows_that_began_at_zero(tmp_path, method):
+    """Decay leaves zero as it is, but not what the erased made of it."""
+    made = {"model": partial(Factors, zero=True), "optimizer": OPTIMIZERS["decay"]}
+    assert left(tmp_path, method, **made)[0] <= 0.01
+
+
+def test_rows_of_several_users_over_a_jump(tmp_path):
+    residue, erasure = left(tmp_path, PAPER, members(2, 12), optimizer=OPTIMIZERS["decay"])
+    assert len(erasure.segments) == 2
+    assert residue <= 0.01
+
+
+def test_an_optimizer_that_asks_for_more_is_no_obstacle(tmp_path):
+    class Asking(SGD):
+        """Steps only beside parameters of two dimensions."""
+
+        def step(self, closure=None):
+            for group in self.param_groups:
+                for parameter in group["params"]:
+                    parameter.mT  # noqa: B018
+                    assert parameter.ndim == 2
+            return super().step(closure)
+
+    _, erasure = left(tmp_path, OURS, optimizer=partial(Asking, lr=1.0, weight_decay=0.005))
+    assert erasure.guarantee == "approximate"
+
+
+def test_a_killed_erasure_ends_as_it_would_have(tmp_path):
+    made = {"optimizer": OPTIMIZERS["momentum-decay"], "optimizer_state": "carried"}
+    recipe = ob.Recipe(
+        model=Factors, step=liking, score=score, batch_size=2, epochs=4, seed=1, **made
+    )
+    whole = ob.fit(recipe, people(), tmp_path / "whole", blocks=BLOCKS)
+    digest = whole.forget(records=[ERASED], method=PAPER).digest
+    run = ob.fit(recipe, people(), tmp_path / "run", blocks=BLOCKS)
+    events = run.forgetting(records=[ERASED], method=PAPER)
+    for event in events:
+        if event.residual_memory is not None and event.done >= 2:
+            break
+    events.close()
+    run.ledger.close()
+    run = ob.load(tmp_path / "run", recipe, people())
+    assert run.forget(records=[ERASED], method=PAPER).digest == digest
