@@ -118,6 +118,13 @@ def flat(state):
     return torch.cat([value.double().reshape(-1) for _, value in sorted(state.items())])
 
 
+def is_less(new, old, difference, rho):
+    """Whether a state is an old one less ρ·u; or less u, where the replay trained nothing."""
+    most = torch.isclose(new, old - rho * difference, atol=1e-5, rtol=0)
+    rest = torch.isclose(new, old - difference, atol=1e-5, rtol=0)
+    return bool((most | rest).all()) and float(most.double().mean()) > 0.9
+
+
 # What it promises
 
 
@@ -193,8 +200,7 @@ def test_the_chain_is_the_old_one_less_a_share_of_the_difference(opened):
         if block < HELD:
             assert torch.equal(new[block], old[block])
         elif block > last:
-            expected = old[block] - stitch.rho * difference
-            assert torch.allclose(new[block], expected, atol=1e-5), block
+            assert is_less(new[block], old[block], difference, stitch.rho), block
     assert set(run.vault) == run.ledger.objects.keys("live")
 
 
@@ -247,11 +253,9 @@ def test_many_blocks_are_erased_in_segments_with_damped_jumps(opened, tmp_path):
     new = [flat(run.chain().state(block)) for block in range(BLOCKS + 1)]
     difference = old[first.after] - new[first.after]
     for block in (first.after + 1, 12, 19):
-        expected = old[block] - first.rho * difference
-        assert torch.allclose(new[block], expected, atol=1e-5), block
+        assert is_less(new[block], old[block], difference, first.rho), block
     difference = old[second.after] - new[second.after]
-    expected = old[-1] - second.rho * difference
-    assert torch.allclose(new[-1], expected, atol=1e-5)
+    assert is_less(new[-1], old[-1], difference, second.rho)
     data.forbidden.update(ids)
     assert run.settle().digest == never(tmp_path, data, ids).digest
 
