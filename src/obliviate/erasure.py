@@ -409,6 +409,7 @@ class Erasing:
     ) -> tuple[float, dict[str, Tensor], dict[str, Tensor]]:
         """ρ, and the state after a stitched stretch before and after it is finished."""
         original, difference = self.chain.state(until), self.difference.tensors
+        served = original if self.owned.places and self.trace else None
         if places := self.owned.places:
             assert self.at is not None  # noqa: S101 - a block was replayed
             self.taken = taken_off(
@@ -428,7 +429,7 @@ class Erasing:
             state = subtracted(original, difference, consume=True)
             return 1.0, state, finish(state)
         assert self.trace is not None  # noqa: S101 - the method needs one
-        stitching = Stitching(self.trace.scorer, original, difference, finish)
+        stitching = Stitching(self.trace.scorer, original, difference, finish, served)
         stitch, finished = self.trace.stitch(last, until, stitching)
         self.stitches.append(stitch)
         return stitch.rho, stitching.state(stitch.rho), finished

@@ -297,6 +297,7 @@ class Stitching:
         original: State,
         difference: State,
         finish: Callable[[State], dict[str, Tensor]],
+        served: State | None = None,
     ) -> None:
         """Score the original state.
 
@@ -305,10 +306,14 @@ class Stitching:
             original: P_k.
             difference: u.
             finish: What is done to a stitched state before it is used: its buffers.
+            served: P_k with what the erased records alone have trained, where that is taken off
+                the original: the controls may lose nothing by that either.
         """
         self._scorer, self._finish = scorer, finish
         self._original, self._difference = original, difference
         self._before, self._controls_before = scorer.scores(original)
+        if served is not None:
+            _, self._controls_before = scorer.scores(served)
         self._results: dict[float, Result] = {}
 
     def state(self, rho: float) -> dict[str, Tensor]:
