@@ -20,7 +20,14 @@ from obliviate.budget import Sizes
 from obliviate.clock import stamp
 from obliviate.disk import absolute, naming
 from obliviate.environment import Environment, environment_facts
-from obliviate.errors import PUT_BACK, ForeignVault, InvalidOption, RunDamaged, RunMissing
+from obliviate.errors import (
+    PUT_BACK,
+    ConnectionLost,
+    ForeignVault,
+    InvalidOption,
+    RunDamaged,
+    RunMissing,
+)
 from obliviate.identity import content_hashes, sampled
 from obliviate.ledger import Entry, Ledger, Newcomers, Part, RunFacts
 from obliviate.ledger.place import PART_NAME, checked_url, has_ledger, prepare
@@ -117,11 +124,12 @@ def make(
     facts = _facts(recipe, trainer, left_out, project or {}, tombstones=tombstones, terms=terms)
     if ledger is not None:
         prepare(ledger)
-    with _or_nothing(folder, terms), alone(folder):
+    with _or_nothing(folder) as elsewhere, alone(folder):
         if is_made(folder):
             return  # another process was faster
         terms = _noted(folder / MAKING_NAME, terms, seal)
         vault = terms.claimed(folder, seal)  # what is there was left by a killed call
+        elsewhere.extend([terms.url] if terms.url else [])
         initial = trainer.initial().model
         first = Entry(
             block=0,
@@ -145,16 +153,20 @@ def make(
 
 
 @contextlib.contextmanager
-def _or_nothing(folder: Path, terms: Terms) -> Iterator[None]:
+def _or_nothing(folder: Path) -> Iterator[list[str]]:
     """Leave no folder that was not there before, where no run could be made in it.
 
-    A vault elsewhere is known by a note in the folder, so that the next call can go on with it.
+    Yields:
+        Where a vault was begun elsewhere: it is known by a note in the folder, so that the next
+        call can go on with it. The folder stays then.
     """
+    elsewhere: list[str] = []
     new = [each for each in (folder, *folder.parents) if not each.exists()]
     try:
-        yield
-    except Exception:
-        if new and not terms.url and not has_ledger(folder):
+        yield elsewhere
+    except Exception as error:
+        is_begun = elsewhere or isinstance(error, ConnectionLost) or has_ledger(folder)
+        if new and not is_begun:
             shutil.rmtree(folder, ignore_errors=True)
             with contextlib.suppress(OSError):  # somebody else put something there
                 for each in new[1:]:
