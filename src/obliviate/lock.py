@@ -31,9 +31,9 @@ def alone(folder: Path, *, is_patient: bool = True) -> Iterator[None]:
         RunLocked: Another process is at it, and this one would not wait.
         StorageFull, StorageFailed: The folder cannot be written to.
     """
-    lock = FileLock(folder / LOCK_NAME)
+    lock = FileLock(folder / LOCK_NAME, mode=0o600)
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         lock.acquire(timeout=-1 if is_patient else 0)
     except Timeout:
         raise RunLocked(

@@ -149,6 +149,7 @@ def make(
                 excluded=left_out,
             ),
             url=ledger,
+            wrap=vault.wrapped,
         ).close()
 
 

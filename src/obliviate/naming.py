@@ -68,13 +68,26 @@ def _id(record: Any, what: str) -> int:
 
 
 def records_of_subjects(
-    subjects: Iterable[Subject], ledger: Ledger, facts: RunFacts, place: str
+    subjects: Iterable[Subject],
+    ledger: Ledger,
+    facts: RunFacts,
+    place: str,
+    *,
+    is_final: bool = False,
 ) -> NDArray[np.int64]:
     """The records of some subjects, sorted.
+
+    Args:
+        subjects: Who.
+        ledger: Where they are looked up.
+        facts: Of the run.
+        place: Its name in messages.
+        is_final: Whether they are to be erased: then the tables are read as well as the indexes.
 
     Raises:
         InvalidOption: A subject is no string, int or UUID, or blank.
         UnknownSubject: A subject has no records, or the run knows of no subjects.
+        RunDamaged: An index does not say what its table says.
     """
     named = named_once(subjects)
     if named:
@@ -82,6 +95,8 @@ def records_of_subjects(
     key = facts.subject_key or b""
     hashes = {subject_hash(name, key): given for name, given in named.items()}
     records, missing = ledger.people.records_of(hashes)
+    if is_final:
+        ledger.people.check_index(hashes, records)
     if missing:
         unknown = next(given for said, given in hashes.items() if said in missing)
         raise UnknownSubject(

@@ -86,7 +86,9 @@ class Run:
         """Open a run; see `load`."""
         self.folder, self.recipe, self._patience_seconds = folder, recipe, patience_seconds
         self.ledger = Ledger(folder, patience_seconds)
+        self.ledger.check(names=("runs", "parts", "samples"))  # before any of it is believed
         self.vault = opened(self.ledger, folder, seal)
+        self.ledger.unlock(self.vault.unwrapped)
         self.renew(data)
         check_recipe(self.facts, self.trainer.fingerprint())
         self._sweep_if_free()
@@ -220,7 +222,7 @@ class Run:
         method: str | Method = DEFAULT_METHOD,
     ) -> Generator[Event, None, Erasure]:
         """`forget`, yielding its progress."""
-        chosen, named = method_of(method), self._named(records, subjects)
+        chosen, named = method_of(method), self._named(records, subjects, is_final=True)
         self._check_finished(self.ledger.length())
         self.writer.left_of(named)
         return self._erasure((yield from self.writer.erasing("forget", named, chosen)))
@@ -267,7 +269,7 @@ class Run:
             NothingLeft: It would erase every record.
         """
         deadline = due_date(due, clock.now())
-        chosen, named = method_of(method), self._named(records, subjects)
+        chosen, named = method_of(method), self._named(records, subjects, is_final=True)
         self.writer.left_of(named)
         return self.ledger.request(options_of(chosen), named, due=clock.stamp(deadline))
 
@@ -416,13 +418,16 @@ class Run:
     # Inside
 
     def _named(
-        self, records: Iterable[int] | None, subjects: Iterable[Subject] | None
+        self,
+        records: Iterable[int] | None,
+        subjects: Iterable[Subject] | None,
+        *,
+        is_final: bool = False,
     ) -> NDArray[np.int64]:
         ids = record_ids(() if records is None else records, self.facts.records)
-        people = () if subjects is None else subjects
-        ids = np.union1d(
-            ids, records_of_subjects(people, self.ledger, self.facts, str(self.folder))
-        )
+        people, place = () if subjects is None else subjects, str(self.folder)
+        theirs = records_of_subjects(people, self.ledger, self.facts, place, is_final=is_final)
+        ids = np.union1d(ids, theirs)
         if not len(ids):
             raise InvalidOption(
                 "the request names nobody", hint="give records=[...] or subjects=[...]"

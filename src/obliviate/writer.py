@@ -195,6 +195,7 @@ class Writer:
         for other in self.ledger.lease.held(patience_seconds=patience_seconds):
             yield Event(task=f"wait for {other}", done=0, total=1, block=0)
         try:
+            self.ledger.check()  # before anything is destroyed by what it says
             begin(self.ledger, self.vault, is_mending=is_mending)
         except BaseException:
             self.ledger.lease.release()
@@ -232,7 +233,9 @@ class Writer:
             plan = self.plan(named, method.name)
             if not plan.records and plan.start is None:
                 return self._nothing_to_do(kind, named, resumed, chain, plan)
-            trace = self._trace(method, np.array(plan.records, dtype=np.int64), chain)
+            ids = np.array(plan.records, dtype=np.int64)
+            self.ledger.check(ids, names=("erased",))
+            trace = self._trace(method, ids, chain)
             facts = self._begin(kind, plan, method, requests)
             outcome = yield from self._carrying_out(facts, chain, trace, is_waiting=bool(requests))
             return Carried(

@@ -32,6 +32,9 @@ MOST_SECONDS = 30.0
 HANGING_SECONDS = 120.0
 """After how long a server ends a session that does nothing in the middle of a transaction."""
 
+QUICKLY_CHECKED_BYTES = 1 << 25
+"""Files up to this size are looked through in a fraction of a second."""
+
 FLUSH_SECONDS = 5.0
 """How long others are waited for that read from before what is to be gone."""
 
@@ -74,6 +77,7 @@ class Database:
     def file(cls, path: Path, patience_seconds: float | None = None) -> Database:
         """The database in a file; one that may not be written to is opened for reading alone."""
         if may_write(path):
+            private(path)
             return cls(sqlite_url(path), patience_seconds=patience_seconds)
         # without a write-ahead log the file is all there is, and needs no files beside it
         log, shared = (path.with_name(path.name + end) for end in ("-wal", "-shm"))
@@ -143,6 +147,31 @@ class Database:
             is_busy, *_ = cursor.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
         return not is_busy
 
+    def faults(self, most_bytes: int | None = None) -> list[str]:
+        """What is wrong with an SQLite file itself: its pages, its indexes, its tables' form.
+
+        Args:
+            most_bytes: Files that are larger are not looked at.
+        """
+        if not self.is_file or (most_bytes is not None and self._size_bytes() > most_bytes):
+            return []
+        with self.reading() as connection:
+            said = connection.exec_driver_sql("PRAGMA integrity_check(5)").scalars().all()
+        return [f"{self.where}: {each}" for each in said if each != "ok"]
+
+    def lost_links(self) -> list[str]:
+        """Rows of an SQLite file that point at rows that are not there."""
+        if not self.is_file:
+            return []
+        with self.reading() as connection:
+            rows = connection.exec_driver_sql("PRAGMA foreign_key_check").all()
+        return [f"{each[0]}: rows that point at nothing" for each in rows[:1]]
+
+    def _size_bytes(self) -> int:
+        with self.reading() as connection:
+            pages = connection.exec_driver_sql("PRAGMA page_count").scalar_one()
+            return int(pages) * int(connection.exec_driver_sql("PRAGMA page_size").scalar_one())
+
     def close(self) -> None:
         """Let go of the database."""
         self.engine.dispose()
@@ -195,6 +224,14 @@ def is_sqlite(url: URL) -> bool:
 def sqlite_url(path: Path) -> URL:
     """The URL of an SQLite file."""
     return URL.create("sqlite", database=str(path))
+
+
+def private(path: Path) -> None:
+    """Make an empty file that its owner alone can read, if there is none."""
+    with contextlib.suppress(
+        FileExistsError, OSError
+    ):  # whoever writes to it is told what is wrong
+        os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600))
 
 
 def may_write(path: Path) -> bool:

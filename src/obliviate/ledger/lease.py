@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import json
 import os
 import platform
 import threading
@@ -18,7 +19,7 @@ import uuid
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import insert, select, update
+from sqlalchemy import String, insert, select, type_coerce, update
 from sqlalchemy.exc import DatabaseError
 
 from obliviate.errors import ObliviateError, RunLocked
@@ -73,6 +74,15 @@ def is_dead(process: dict[str, Any]) -> bool:
     """Whether a process is seen to be dead; it may be dead and not be seen."""
     is_here = process.get("machine") == _machine() and process.get("started") is not None
     return is_here and _started(process["pid"]) != process["started"]
+
+
+def _process(found: Any) -> dict[str, Any]:
+    """The process that a row names; none where the row was damaged: then silence tells."""
+    with contextlib.suppress(ValueError, TypeError):
+        said = json.loads(found.process)
+        if isinstance(said, dict):
+            return said
+    return {}
 
 
 class _Heart(threading.Thread):
@@ -130,12 +140,13 @@ class Lease:
             connection.execute(select(runs.id).where(runs.id == self._run).with_for_update())
             found = self._row(connection)
             if found is not None and found.holder is not None and not self._is_over(found):
-                if {**this_process(), **found.process} == this_process():
+                process = _process(found)
+                if {**this_process(), **process} == this_process() and process:
                     raise RunLocked(
                         "this run is being written to by another call in this very thread",
                         hint="let that call come to its end first",
                     )
-                return f"process {found.process['pid']} on {found.process['host']}"
+                return f"process {process.get('pid', '?')} on {process.get('host', '?')}"
             holder = uuid.uuid4().hex
             values = {"holder": holder, "process": this_process(), "beat": 0}
             if found is None:
@@ -162,7 +173,7 @@ class Lease:
             found = self._row(connection)
             if found is None or found.holder != holder:
                 return False
-            self._update(connection, {"beat": found.beat + 1})
+            self._update(connection, {"beat": int(found.beat) + 1})
         return True
 
     def release(self) -> None:
@@ -211,7 +222,7 @@ class Lease:
             return "another process", error  # in a transaction that takes long
 
     def _is_over(self, found: Any) -> bool:
-        if is_dead(found.process) or self._is_given_up(found):
+        if is_dead(_process(found)) or self._is_given_up(found):
             return True
         seen, looked = self._seen, self._looked
         self._seen, self._looked = (found.holder, found.beat), time.monotonic()
@@ -226,12 +237,14 @@ class Lease:
     @staticmethod
     def _is_given_up(found: Any) -> bool:
         """Whether it is held in the name of this process, which could not give it back."""
-        is_ours = {**found.process, "thread": 0} == {**this_process(), "thread": 0}
+        is_ours = {**_process(found), "thread": 0} == {**this_process(), "thread": 0}
         return is_ours and not _is_held_here(found.holder)
 
     def _row(self, connection: Connection) -> Any:
-        query = select(tables.leases).where(tables.leases.c.run == self._run).with_for_update()
-        return connection.execute(query).first()
+        columns = tables.leases.c
+        process = type_coerce(columns.process, String).label("process")
+        query = select(columns.holder, columns.beat, process).where(columns.run == self._run)
+        return connection.execute(query.with_for_update()).first()
 
     def _update(self, connection: Connection, values: dict[str, Any]) -> None:
         mine = tables.leases.c.run == self._run

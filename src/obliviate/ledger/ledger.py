@@ -12,7 +12,7 @@ from sqlalchemy import func, select, true
 from obliviate.clock import stamp
 from obliviate.ledger import journal, tables
 from obliviate.ledger.change import batched, changing
-from obliviate.ledger.database import damaged
+from obliviate.ledger.database import QUICKLY_CHECKED_BYTES, damaged
 from obliviate.ledger.facts import (
     ERASED,
     STITCHED,
@@ -25,7 +25,7 @@ from obliviate.ledger.facts import (
 from obliviate.ledger.lease import Lease
 from obliviate.ledger.objects import Objects
 from obliviate.ledger.people import Newcomers, People, unlink
-from obliviate.ledger.place import created, insert_part, opened
+from obliviate.ledger.place import created, in_the_clear, insert_part, opened
 from obliviate.ledger.requests import (
     Requests,
     commit_overtaken,
@@ -45,7 +45,7 @@ from obliviate.ledger.rows import (
 from obliviate.ledger.settling import close_finished
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Mapping, Sequence
     from contextlib import AbstractContextManager
     from pathlib import Path
 
@@ -54,6 +54,8 @@ if TYPE_CHECKING:
 
     from obliviate.ledger.change import Change
 
+_ACKNOWLEDGED_SECONDS = 1.0
+_FAULTS_SHOWN = 5
 REPORTS_NAME, PAGE_NAME, PICTURE_NAME = "reports", "report.html", "erasure-{}.png"
 """What is written of a run for people, in its folder."""
 
@@ -83,6 +85,8 @@ class Ledger:
             ConnectionLost: Its server cannot be reached.
         """
         self._folder = folder
+        self._unwrap: Callable[[bytes, str], bytes] | None = None
+        self._keys: dict[bytes, bytes] = {}
         self._database, self._run = opened(folder, patience_seconds)
         self.people = People(self._database, self._run)
         self.requests = Requests(self._database, self._run, self._changing)
@@ -99,6 +103,8 @@ class Ledger:
         first: Entry,
         new: Newcomers,
         url: str | None = None,
+        *,
+        wrap: Callable[[bytes, str], bytes] = in_the_clear,
     ) -> Ledger:
         """Make the ledger of a new run; it is there in full or not at all.
 
@@ -108,9 +114,25 @@ class Ledger:
             first: The initial state, block 0.
             new: Its records.
             url: The database; a file in the folder if None.
+            wrap: Makes a key fit to be kept, by what it is for.
         """
-        created(folder, run, first, new, url)
+        created(folder, run, first, new, url, wrap=wrap)
         return cls(folder)
+
+    def unlock(self, unwrap: Callable[[bytes, str], bytes]) -> None:
+        """Be able to read the keys of a sealed run: those under which people and records are known.
+
+        Args:
+            unwrap: Gives a key from what is kept of it, and what it is for.
+        """
+        self._unwrap = unwrap
+
+    def _key(self, kept: bytes, purpose: str) -> bytes:
+        if self._unwrap is None:
+            return kept
+        if kept not in self._keys:  # a service is asked once
+            self._keys[kept] = self._unwrap(kept, purpose)
+        return self._keys[kept]
 
     @property
     def where(self) -> str:
@@ -153,8 +175,8 @@ class Ledger:
                 smallest_batch=row.smallest_batch,
                 fingerprint=row.fingerprint,
                 environment=row.environment,
-                subject_key=row.subject_key,
-                content_key=row.content_key,
+                subject_key=row.subject_key and self._key(row.subject_key, "subjects"),
+                content_key=self._key(row.content_key, "content"),
                 tombstones=row.tombstones or {},
                 vault=row.vault or {},
                 project=row.project,
@@ -228,11 +250,39 @@ class Ledger:
     # The journal
 
     def faults(self) -> list[str]:
-        """What was changed in the ledger from outside: rows, or the journal itself."""
+        """What was changed in the ledger from outside: its file, rows, or the journal itself."""
+        broken = self._database.faults()
+        if broken:
+            return broken
         name = select(tables.runs.c.name).where(tables.runs.c.id == self._run)
         with self._reading() as connection:
             run_name = connection.execute(name).scalar_one()
-            return list(journal.faults(connection, self._run, run_name))
+            found = list(journal.faults(connection, self._run, run_name))
+        return found or self._database.lost_links()
+
+    def check(self, records: NDArray[np.int64] | None = None, names: Sequence[str] = ()) -> None:
+        """See that what is about to be relied on is what was written: all but the long tables.
+
+        Args:
+            records: Of the long tables, the rows of these.
+            names: The tables; all but the long ones if none are named.
+
+        Raises:
+            RunDamaged: It is not; the message says what.
+        """
+        with self._reading() as connection:
+            found = [
+                fault
+                for name in names or journal.GROUPED
+                for fault in journal.unsaid(connection, self._run, name)
+            ]
+            if records is not None:
+                spans = set(np.unique(records // journal.SPAN_ROWS).tolist())
+                found += journal.unsaid(connection, self._run, tables.records.name, spans)
+        if not found and not names:
+            found = self._database.faults(most_bytes=QUICKLY_CHECKED_BYTES)
+        if found:
+            raise damaged(self.where, "; ".join(found[:_FAULTS_SHOWN]))
 
     def journal(self) -> list[journal.JournalEntry]:
         """All that was done, from the first entry on."""
@@ -323,6 +373,8 @@ class Ledger:
             number = insert_request(change, method, records, due=due)
             if commit_overtaken(change, None, number):
                 close_finished(change)
+        # what was acknowledged must not hang on the log beside the file
+        self._database.flush(_ACKNOWLEDGED_SECONDS)
         return self.requests.request(number)
 
     def begin(

@@ -78,7 +78,7 @@ class Objects:
         telling = [columns[name].is_not(None) for name in _NOTHING_TOLD]
         doomed = self._keys(or_(*telling)) & set(keys)
         if doomed:
-            with self._changing("data keys and hashes destroyed") as change:
+            with self._changing("data keys destroyed") as change:
                 for some in batched(sorted(doomed)):
                     change.update(tables.objects, columns.key.in_(some), _NOTHING_TOLD)
         return self._database.flush() if keys else True

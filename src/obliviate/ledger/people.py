@@ -127,6 +127,37 @@ class People:
         missing = {each for each in asked if numbers.get(each) not in has_records}
         return np.unique(record[np.isin(subject, ids)]), missing
 
+    def check_index(self, subjects: Iterable[bytes], found: NDArray[np.int64]) -> None:
+        """See that the tables say the same of some people as the indexes by which they were found.
+
+        All rows are read for it. On a server that is the server's task.
+
+        Raises:
+            RunDamaged: They do not: an index, or a table, is damaged.
+        """
+        if not self._database.is_file:
+            return
+        there: list[int] = []
+        with self._database.reading() as connection:
+            for some in batched(list(dict.fromkeys(subjects))):
+                numbers = self._unindexed(connection, "id", tables.subjects, "hash", some)
+                for table in (tables.records, tables.further):
+                    there += self._unindexed(connection, "record", table, "subject", numbers)
+        if sorted(set(there)) != found.tolist():
+            raise damaged(self._database.where, "an index does not say what its table says")
+
+    def _unindexed(
+        self, connection: Connection, column: str, table: Table, by: str, values: Sequence[Any]
+    ) -> list[int]:
+        """A column of some rows of an SQLite file, found in the table itself."""
+        marks = ", ".join("?" for _ in values)
+        # SQLite looks a sum up in no index, and only the table itself has this order
+        query = (
+            f"SELECT {column} FROM {table.name} WHERE run = ? AND +{by} IN ({marks}) "  # noqa: S608
+            f"ORDER BY run, {column}"
+        )
+        return list(connection.exec_driver_sql(query, (self._run, *values)).scalars())
+
     def blocks_of(self, ids: NDArray[np.int64]) -> NDArray[np.int32]:
         """The block of each record. Shape (n,) -> (n,); without laying out the whole dataset."""
         records, asked = tables.records.c, np.unique(ids)

@@ -6,6 +6,7 @@ import json
 import os
 import re
 import uuid
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from sqlalchemy import func, insert, inspect, select, true
@@ -23,12 +24,13 @@ from obliviate.errors import (
 )
 from obliviate.ledger import tables
 from obliviate.ledger.change import Change
-from obliviate.ledger.database import Database, damaged, sqlite_url
+from obliviate.ledger.database import Database, damaged, private, sqlite_url
 from obliviate.ledger.people import Newcomers, insert_people
 from obliviate.ledger.rows import insert_entries
 from obliviate.options import regular
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
     from sqlalchemy import Connection
@@ -228,12 +230,19 @@ def _ready(connection: Connection, database: Database) -> None:
     check_revision(connection, database.where)
 
 
+def in_the_clear(key: bytes, _purpose: str) -> bytes:
+    """A key as it is kept where there is no master key."""
+    return key
+
+
 def created(
     folder: Path,
     run: RunFacts,
     first: Entry,
     new: Newcomers,
     url: str | None,
+    *,
+    wrap: Callable[[bytes, str], bytes],
 ) -> None:
     """Write the ledger of a new run; see `Ledger.create`."""
     name = uuid.uuid4().hex
@@ -241,6 +250,7 @@ def created(
         part = folder / PART_NAME
         with naming(folder):
             part.unlink(missing_ok=True)
+            private(part)
         database = Database(sqlite_url(part), pragmas=())
     else:
         database = Database(checked_url(url))
@@ -252,7 +262,7 @@ def created(
             _ready(connection, database)
             if database.is_file:  # an index is built faster in one go, when all rows are there
                 tables.subject_index.drop(connection)
-            _write_run(connection, name, run, first, new)
+            _write_run(connection, name, run, first, new, wrap=wrap)
             if database.is_file:
                 tables.subject_index.create(connection)
     except ObliviateError as error:
@@ -268,10 +278,21 @@ def created(
 
 
 def _write_run(
-    connection: Connection, name: str, run: RunFacts, first: Entry, new: Newcomers
+    connection: Connection,
+    name: str,
+    run: RunFacts,
+    first: Entry,
+    new: Newcomers,
+    *,
+    wrap: Callable[[bytes, str], bytes],
 ) -> None:
     number = int(connection.execute(select(func.max(tables.runs.c.id))).scalar() or 0) + 1
-    _insert_run(connection, number, name, run)
+    kept = replace(
+        run,
+        subject_key=run.subject_key and wrap(run.subject_key, "subjects"),
+        content_key=wrap(run.content_key, "content"),
+    )
+    _insert_run(connection, number, name, kept)
     change = Change(connection, number)
     # the row of the run is there already; the journal should know of it
     change.update(tables.runs, true(), {"made": run.made})
@@ -293,6 +314,7 @@ def _point(folder: Path, database: Database, name: str) -> None:
     url = database.engine.url.render_as_string()
     part = folder / PART_NAME
     with naming(folder):
+        private(part)
         part.write_text(json.dumps({"url": url, "run": name}))
         with part.open("rb") as file:
             os.fsync(file.fileno())

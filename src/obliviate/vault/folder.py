@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 _T = TypeVar("_T")
 _HAS_EFFECTIVE = os.access in os.supports_effective_ids  # whoever the process acts for
+_NEW, _PRIVATE = os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600
 _BRIEF = Patience(attempts=3, first_pause_seconds=0.02, total_seconds=1.0)
 _UNREADABLE = {errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ELOOP, errno.EACCES, errno.EIO}
 """Where another call helps no more than this one, but making the object again may."""
@@ -53,7 +54,7 @@ class Folder:
     def make(self) -> None:
         """Make the folder, if it is not there; see `Place`."""
         with self._naming():
-            self.path.mkdir(parents=True, exist_ok=True)
+            self.path.mkdir(mode=0o700, parents=True, exist_ok=True)
 
     def write(self, key: str, pieces: Iterable[bytes | memoryview]) -> None:
         """Store an object; see `Place`."""
@@ -119,7 +120,7 @@ class Folder:
 
     def _write_durably(self, temporary: Path, pieces: Iterable[bytes | memoryview]) -> None:
         with self._naming():
-            file = temporary.open("xb")
+            file = os.fdopen(os.open(temporary, _NEW, _PRIVATE), "wb")
         try:
             for piece in pieces:  # what these raise is not the disk's
                 with self._naming():

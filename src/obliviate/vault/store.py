@@ -145,6 +145,22 @@ class Vault:
             )
         return data
 
+    def wrapped(self, secret: bytes, purpose: str) -> bytes:
+        """A secret of the run as it may be kept: wrapped by the master key, where there is one."""
+        if self._seal is None:
+            return secret
+        return self._seal.wrap(secret, self._context(f"secret/{purpose}"))
+
+    def unwrapped(self, kept: bytes, purpose: str) -> bytes:
+        """A secret that `wrapped` made fit to be kept.
+
+        Raises:
+            WrongKey, KeyMissing: The master key is another, or cannot be had.
+        """
+        if self._seal is None:
+            return kept
+        return self._seal.unwrap(kept, self._context(f"secret/{purpose}"))
+
     def destroy(self, key: str) -> None:
         """Remove an object; one that is gone already is no error."""
         self.place.destroy(key)
