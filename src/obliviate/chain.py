@@ -17,6 +17,7 @@ from hashlib import sha256
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from obliviate.budget import keyframe_spacing
+from obliviate.contents import packed, unpacked
 from obliviate.custody import sweep
 from obliviate.errors import PUT_BACK, Mismatch, RunDamaged
 from obliviate.ledger import Entry
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
+    from obliviate.contents import Hashes
     from obliviate.custody import Swept
     from obliviate.ledger import Ledger
     from obliviate.ledger.facts import Guarantee, Origin
@@ -261,6 +263,10 @@ class Chain:
     def _update(self, entry: Entry) -> Update:
         return decode_update(self._vault.read(_present(entry.update, entry.block)))
 
+    def contents(self, block: int) -> Hashes:
+        """What the records of a block were when they were trained on."""
+        return unpacked(self._ledger.contents(block))
+
     def check(self, entry: Entry, role: str) -> None:
         """Read one object of an entry: its hash, its form and, of a keyframe, what it says.
 
@@ -330,7 +336,7 @@ class Chain:
         """
         update = update_between(previous, trained.checkpoint.model, consume=True)
         entry = self.stored(trained, update, origin="trained", guarantee=guarantee)
-        self._ledger.append(entry)
+        self._ledger.append(entry, packed(trained.contents))
         self.entries.append(entry)
         return {*update.steps, *update.taken}
 
@@ -418,9 +424,16 @@ class Chain:
         replaced: Sequence[Entry],
         stitched: Sequence[range],
         outcome: Mapping[str, object],
+        contents: Mapping[int, Hashes],
     ) -> None:
         """Commit an erasure; see `Ledger.commit`."""
-        self._ledger.commit(erasure, replaced=replaced, stitched=stitched, outcome=outcome)
+        self._ledger.commit(
+            erasure,
+            replaced=replaced,
+            stitched=stitched,
+            outcome=outcome,
+            contents={block: packed(hashes) for block, hashes in contents.items()},
+        )
         for span in stitched:
             for at in span:
                 self.entries[at] = replace(self.entries[at], **STITCHED, erasure=erasure)

@@ -20,9 +20,11 @@ from typing import TYPE_CHECKING
 import torch
 
 from obliviate.chain import Offset, subtracted
+from obliviate.contents import NOTHING, without
 from obliviate.errors import RunDamaged
 from obliviate.owned import Owned, Taken, replaced, taken_off, values_at
 from obliviate.progress import Event
+from obliviate.reproduction import Reproduction, changed_records, chosen_blocks, reproducing
 from obliviate.residual import Calibrated, Decision, Exact, fixed_stop
 from obliviate.soundness import Finish, batch_norm_statistics, buffers_apart
 from obliviate.state import captured, update_between
@@ -38,6 +40,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from obliviate.chain import Chain
+    from obliviate.contents import Hashes
     from obliviate.ledger import Entry, Ledger
     from obliviate.ledger.facts import Guarantee
     from obliviate.plan import Plan
@@ -71,6 +74,8 @@ class Outcome:
         control_memory: The same over the control records.
         stitches: How each stretch of blocks was stitched on, where ρ was chosen.
         seconds: Until the new model was in place.
+        reproduced: Blocks that were trained again, as they are stored, before the result was called
+            exact; 0 is the initial state. Empty where it is not exact.
     """
 
     guarantee: Guarantee
@@ -84,6 +89,7 @@ class Outcome:
     control_memory: tuple[float | None, ...] = ()
     stitches: tuple[Stitch, ...] = ()
     seconds: float = 0.0
+    reproduced: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -115,7 +121,8 @@ class Erasing:
         is_exact: Whether the replay so far rests on exact states alone.
         at: The state that the replay has come to; None where nobody needs it any more.
         trace: What follows the trace as a function, where the method asks for it.
-        changed: What bits depend on and has changed since the run was made.
+        doubts: Why nothing that is replayed can be called exact, in words.
+        unchecked: Earlier erasures that replayed blocks without comparing any.
         unsound: Why a stitch after some block could not be served.
         remarks: What else there is to say.
         owned: Entries that the erased records alone have trained.
@@ -134,7 +141,9 @@ class Erasing:
     is_exact: bool
     staged: dict[int, Entry]
     trace: Trace | None = None
-    changed: dict[str, tuple[str, str]] = field(default_factory=dict)
+    doubts: list[str] = field(default_factory=list)
+    unchecked: frozenset[int] = frozenset()
+    contents: dict[int, Hashes] = field(default_factory=dict)
     entries: list[Entry] = field(default_factory=list)
     written: list[Future[Entry]] = field(default_factory=list)
     threads: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(2))
@@ -181,11 +190,21 @@ class Erasing:
             if until == self.chain.blocks:
                 break
             first = until + 1
-        result = self.entries[-1] if last < until else self.written[-1].result()
-        outcome = self.outcome(result, decision, time.perf_counter() - started)
-        replaced = [*self.entries, *(entry.result() for entry in self.written)]
+        entries = [*self.entries, *(entry.result() for entry in self.written)]
+        self.at, self.original = None, {}  # states are large
+        reproduction = yield from self.compared(entries)
+        if reproduction.doubt is not None:
+            self.doubts.append(reproduction.doubt)
+            entries = [replace(entry, guarantee="approximate") for entry in entries]
+        result = next(entry for entry in entries if entry.block == self.chain.blocks)
+        seconds = time.perf_counter() - started
+        outcome = self.outcome(result, decision, seconds, reproduction.blocks)
         self.chain.rewrite(
-            self.number, replaced=replaced, stitched=self.stitched, outcome=asdict(outcome)
+            self.number,
+            replaced=entries,
+            stitched=self.stitched,
+            outcome=asdict(outcome),
+            contents=self.contents,
         )
         return outcome
 
@@ -329,6 +348,8 @@ class Erasing:
                 break
             entry = self.staged[block]
             optimizer = self.at.optimizer
+            self.is_exact &= entry.guarantee == "exact"
+            self.take_contents(block, NOTHING)
             self.at, update = self.chain.after(self.at.model, entry)
             done: Future[Entry] = Future()
             done.set_result(entry)
@@ -341,10 +362,29 @@ class Erasing:
             if isinstance(item, Event):
                 yield item
                 continue
+            self.take_contents(item.block, item.contents)
             staged = [self.stage(item, self.at)]
             self.at = item.checkpoint
             del item
             yield staged.pop()
+
+    def take_contents(self, block: int, found: Hashes) -> None:
+        """Compare a block's records with what they were, and forget the erased ones."""
+        differing = changed_records(self.chain, self.trainer, block, found)
+        if differing is not None:
+            self.is_exact = False
+            self.doubts.append(differing)
+        known = found if len(found) else self.chain.contents(block)
+        self.contents[block] = without(known, self.trainer.layout.members(block), self.erased)
+
+    def compared(self, entries: list[Entry]) -> Generator[Event, None, Reproduction]:
+        """See whether what claims to be exact is: the last thing before the chain is rewritten."""
+        if all(entry.block < self.chain.blocks or entry.guarantee != "exact" for entry in entries):
+            return Reproduction()
+        blocks = chosen_blocks(
+            self.chain.entries, self.plan.start or 1, self.plan.affected, self.unchecked
+        )
+        return (yield from reproducing(self.chain, self.trainer, blocks, self.erased))
 
     def stage(self, trained: Trained, before: Checkpoint) -> Replayed:
         """Store a replayed block, though not in the chain yet, while the next one trains."""
@@ -461,14 +501,15 @@ class Erasing:
         self.entries += self.chain.restitched(span, offset, state, self.number)
         return Checkpoint(model=state)
 
-    def outcome(self, result: Entry, decision: Decision, seconds: float) -> Outcome:
+    def outcome(
+        self, result: Entry, decision: Decision, seconds: float, reproduced: tuple[int, ...]
+    ) -> Outcome:
         """What is written down of the erasure."""
         reason = decision.reason
         if self.segments[-1][1] == self.chain.blocks and not isinstance(self.method, Exact):
             reason = f"the end of the chain was reached ({reason})"
         reason += "".join(f"; {each}" for each in self.stitching_in_words())
-        for name, (then, now) in self.changed.items():
-            reason += f"; not exact, since the run was made with {name} {then}, not {now}"
+        reason += "".join(f"; not exact: {doubt}" for doubt in dict.fromkeys(self.doubts))
         assert result.digest is not None  # noqa: S101 - block B always has one
         return Outcome(
             guarantee=result.guarantee,
@@ -482,6 +523,7 @@ class Erasing:
             control_memory=tuple(self.trace.control_memory) if self.trace else (),
             stitches=tuple(self.stitches),
             seconds=seconds,
+            reproduced=reproduced,
         )
 
     def stitching_in_words(self) -> Iterator[str]:

@@ -145,4 +145,4 @@ def _resumed(writer: Writer, old: Dataset[Any], new: Dataset[Any]) -> Dataset[An
 def _trainer(writer: Writer, data: Dataset[Any], parts: Sequence[Part]) -> Trainer:
     facts, recipe = writer.facts, writer.trainer.recipe
     layout = layout_of(recipe, parts, facts.smallest_batch)
-    return Trainer(recipe, data, layout, facts.environment)
+    return Trainer(recipe, data, layout, facts.environment, facts.content_key)

@@ -39,6 +39,7 @@ from obliviate.verification import (
     Verification,
     block_numbers,
     check_head,
+    comparing_data,
     journal_faults,
     verifying,
 )
@@ -102,6 +103,7 @@ class Run:
             data,
             layout_of(self.recipe, self.facts.parts, self.facts.smallest_batch),
             self.facts.environment,
+            self.facts.content_key,
         )
         self.writer = Writer(self.ledger, self.vault, self.trainer, self.facts)
         self.writer.patience_seconds = self._patience_seconds
@@ -359,6 +361,7 @@ class Run:
         *,
         journal_head: str | None = None,
         repair: bool = False,
+        data: bool = False,
     ) -> Verification:
         """Replay stored blocks and compare digests; all of them, and the journal, if none is named.
 
@@ -368,13 +371,16 @@ class Run:
                 journal still holds that entry, and all before it.
             repair: First make lost objects again: each block from the one before. What was
                 stitched cannot be made again; `settle` puts exact states in its place.
+            data: Also read every retained record of these blocks, and compare it with what it was
+                when it was trained on.
 
         Raises:
             InvalidOption: There is no such block, or this is no head of a journal.
             RunDamaged: The ledger cannot even be read.
             RunLocked, StorageFull: It could not be repaired.
         """
-        return watch(self.verifying(blocks, journal_head=journal_head, repair=repair))
+        events = self.verifying(blocks, journal_head=journal_head, repair=repair, data=data)
+        return watch(events)
 
     def verifying(
         self,
@@ -382,21 +388,25 @@ class Run:
         *,
         journal_head: str | None = None,
         repair: bool = False,
+        data: bool = False,
     ) -> Generator[Event, None, Verification]:
         """`verify`, yielding its progress."""
-        is_repairing = flag(repair, "repair")
+        is_repairing, is_reading = flag(repair, "repair"), flag(data, "data")
         blocks = None if blocks is None else block_numbers(blocks, self.ledger.length())
         check_head(journal_head)
         repaired = (yield from self.writer.repairing()) if is_repairing else None
         is_journal_due = blocks is None or journal_head is not None
         faults = journal_faults(self.ledger, journal_head) if is_journal_due else ()
-        found = yield from verifying(
+        given = (
             self.chain(),
             self.trainer,
             blocks,
             self.ledger.erased(),
             self.writer.waiting_blocks(),
         )
+        found = yield from verifying(*given)
+        if is_reading:
+            found = replace(found, changed=(yield from comparing_data(*given)))
         if repaired is not None:  # what is still lost counts as failed, whatever was asked for
             found = replace(
                 found, rebuilt=repaired.rebuilt, failed={**repaired.left, **found.failed}

@@ -12,7 +12,7 @@ import copy
 import inspect
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from hashlib import sha256
 from typing import TYPE_CHECKING, Any
 
@@ -24,6 +24,7 @@ from torch.nn.utils.rnn import PackedSequence
 from torch.optim import Optimizer
 
 from obliviate.blocks import Layout, key
+from obliviate.contents import NOTHING, placed
 from obliviate.environment import Environment, seed_generators
 from obliviate.errors import (
     NotFinite,
@@ -44,7 +45,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch.utils.data import Dataset
 
-    from obliviate.feed import Feed
+    from obliviate.contents import Hashes
+    from obliviate.feed import Feed, Fetched
     from obliviate.recipe import Recipe
     from obliviate.state import State
 
@@ -73,6 +75,7 @@ class Trained:
         checkpoint: The state after it.
         loss: Mean loss over its steps; None where every batch was left empty.
         seconds: How long it took.
+        contents: What its records are; see `obliviate.contents`.
         is_learning: Whether steps were made with a learning rate above 0: then some parameter has
             to be another afterwards.
     """
@@ -81,6 +84,7 @@ class Trained:
     checkpoint: Checkpoint
     loss: float | None
     seconds: float
+    contents: Hashes = field(default_factory=lambda: NOTHING)
     is_learning: bool = False
 
 
@@ -110,7 +114,12 @@ class Trainer:
     """
 
     def __init__(
-        self, recipe: Recipe, data: Dataset[Any], layout: Layout, environment: Mapping[str, str]
+        self,
+        recipe: Recipe,
+        data: Dataset[Any],
+        layout: Layout,
+        environment: Mapping[str, str],
+        content_key: bytes | None = None,
     ) -> None:
         """Make a model.
 
@@ -119,9 +128,12 @@ class Trainer:
             data: On what.
             layout: Which record is trained on where.
             environment: In what environment; see `environment_facts`.
+            content_key: What the records are hashed under while they are trained on; they are not
+                if None.
         """
         self.recipe, self.layout = recipe, layout
-        self._feed: Feed = feed_of(data, recipe.workers, int(environment["data threads"]))
+        data_threads = int(environment["data threads"])
+        self._feed: Feed = feed_of(data, recipe.workers, data_threads, content_key)
         self._is_busy = False
         self.environment = Environment.of(recipe.device, environment)
         with self.environment.entered():
@@ -216,8 +228,8 @@ class Trainer:
         self, block: int, erased: NDArray[np.int64]
     ) -> Generator[Event, None, Trained]:
         started = time.perf_counter()
-        steps = self.layout.batches(block, erased)
-        feed = self._feed.batches(steps, key(self.recipe.seed, "fetch", block))
+        contents = np.zeros(len(self.layout.members(block)), dtype=np.uint64)
+        feed = self._fetching(block, erased, contents)
         losses: list[Tensor] = []
         self.model.train()
         is_over = False
@@ -241,9 +253,41 @@ class Trainer:
             ),
             loss=loss,
             seconds=time.perf_counter() - started,
+            contents=contents,
             is_learning=loss is not None
             and any(group.get("lr", 1) for group in self._optimizer.param_groups),
         )
+
+    def _fetching(
+        self,
+        block: int,
+        erased: NDArray[np.int64],
+        contents: Hashes,
+        *,
+        is_first_epoch: bool = False,
+    ) -> Iterator[Fetched]:
+        """The batches of a block; the hashes of its records are written down on the way."""
+        members, steps = self.layout.members(block), self.layout.batches(block, erased)
+        first_epoch = self.layout.steps(block) // self.layout.epochs
+        if is_first_epoch:
+            steps = (each for each in steps if each[0] < first_epoch)
+        seed = key(self.recipe.seed, "fetch", block)
+        for fetched in self._feed.batches(steps, seed, hashed_steps=first_epoch):
+            if len(fetched.hashes):
+                placed(contents, members, fetched.records, fetched.hashes)
+            yield fetched
+
+    def contents(self, block: int, erased: NDArray[np.int64]) -> Hashes:
+        """What the records of a block are, by reading them as training does.
+
+        Raises:
+            TrainingFailed: The dataset raised.
+        """
+        contents = np.zeros(len(self.layout.members(block)), dtype=np.uint64)
+        with self.environment.entered(), named(f"block {block}: the dataset"):
+            for _ in self._fetching(block, erased, contents, is_first_epoch=True):
+                pass
+        return contents
 
     def _check_finite(self, state: State, block: int) -> None:
         for name in sorted(self.parameters):
@@ -252,9 +296,7 @@ class Trainer:
             if tensor.numel() and not torch.linalg.vector_norm(tensor, float("inf")).isfinite():
                 raise not_finite(f"block {block}: parameter {name!r} is no longer finite")
 
-    def _spurt(
-        self, block: int, feed: Iterator[tuple[int, Any]], losses: list[Tensor]
-    ) -> tuple[int, bool]:
+    def _spurt(self, block: int, feed: Iterator[Fetched], losses: list[Tensor]) -> tuple[int, bool]:
         """Make steps until some time has gone by; return the last step and whether all is done."""
         until, step = time.perf_counter() + SECONDS_BETWEEN_EVENTS, 0
         first_step, total = self.layout.first_step(block), self.layout.total_steps(block)
@@ -263,10 +305,10 @@ class Trainer:
                 fetched = next(feed, None)
             if fetched is None:
                 return step, True
-            step, batch = fetched
+            step = fetched.step
             with named(f"block {block}, step {step}: training"):
                 self._set_rates(first_step + step, total)
-                loss = self._step(moved(batch, self.recipe.device), block, step)
+                loss = self._step(moved(fetched.batch, self.recipe.device), block, step)
                 if loss is not None:
                     losses.append(loss)
         return step, False

@@ -6,9 +6,10 @@ import re
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from obliviate.errors import InvalidOption, Mismatch, RunDamaged
+from obliviate.errors import InvalidOption, Mismatch, RunDamaged, TrainingFailed
 from obliviate.options import index_of, listed
 from obliviate.progress import Event
+from obliviate.reproduction import changed_records
 from obliviate.state import digest
 from obliviate.walk import Walk
 from obliviate.wording import shown
@@ -38,6 +39,8 @@ class Verification:
         journal: What was changed in the ledger from outside, by its journal; where that was looked
             at.
         rebuilt: Blocks whose lost objects were made again first, where that was asked for.
+        changed: Records that are not what they were trained on, by block, in words; where all of
+            the data was looked at.
     """
 
     reproduced: tuple[int, ...] = ()
@@ -45,11 +48,12 @@ class Verification:
     skipped: dict[int, str] = field(default_factory=dict)
     journal: tuple[str, ...] = ()
     rebuilt: tuple[int, ...] = ()
+    changed: dict[int, str] = field(default_factory=dict)
 
     @property
     def passed(self) -> bool:
-        """Whether no block failed, and the journal neither. Skipped blocks do neither."""
-        return not (self.failed or self.journal)
+        """Whether no block, record or journal failed. Skipped blocks did not."""
+        return not (self.failed or self.journal or self.changed)
 
 
 def journal_faults(ledger: Ledger, head: str | None) -> tuple[str, ...]:
@@ -129,6 +133,41 @@ def verifying(
     return Verification(reproduced=tuple(reproduced), failed=failed, skipped=skipped)
 
 
+def comparing_data(
+    chain: Chain,
+    trainer: Trainer,
+    blocks: Iterable[int] | None,
+    erased: NDArray[np.int64],
+    waiting: frozenset[int] = frozenset(),
+) -> Generator[Event, None, dict[int, str]]:
+    """Read the retained records of blocks, and compare each with what it was trained on.
+
+    Args:
+        chain: The chain.
+        trainer: What to read with.
+        blocks: Their numbers; None for all.
+        erased: Sorted ids of erased records; they are not read.
+        waiting: Blocks that hold records of an erasure that has not been carried out yet.
+
+    Returns:
+        What was found, in words, by block.
+    """
+    last = chain.length
+    numbers = range(1, last + 1) if blocks is None else block_numbers(blocks, last)
+    found = {}
+    for done, number in enumerate(numbers):
+        yield Event(task="compare data", done=done, total=len(numbers), block=number)
+        if number in waiting:
+            continue
+        try:
+            differing = changed_records(chain, trainer, number, trainer.contents(number, erased))
+        except TrainingFailed as error:
+            differing = error.message
+        if differing is not None:
+            found[number] = differing
+    return found
+
+
 def block_numbers(blocks: Iterable[int], last: int) -> list[int]:
     """The numbers of blocks, sorted, each once.
 
@@ -162,6 +201,7 @@ def _fault(
         walk.state(number)
     except (RunDamaged, Mismatch) as error:
         return error.message
+    differing = None
     if number == 0:
         state = trainer.initial().model
     else:
@@ -169,7 +209,8 @@ def _fault(
         *_, trained = trainer.train(start.pop(), [number], erased)
         assert not isinstance(trained, Event)  # noqa: S101 - the last item is the block
         state = trained.checkpoint.model
+        differing = changed_records(chain, trainer, number, trained.contents)
     found, stored = digest(state), chain.entries[number].digest
     if found == stored:
         return None
-    return f"the replay has digest {found[:12]}, the stored state {str(stored)[:12]}"
+    return differing or f"the replay has digest {found[:12]}, the stored state {str(stored)[:12]}"

@@ -361,9 +361,7 @@ class Writer:
                 written.result()
 
     def _goes_on_exactly(self, chain: Chain) -> bool:
-        return chain.entries[-1].guarantee == "exact" and not (
-            len(self.facts.parts) > 1 and self.changed_environment()
-        )
+        return chain.entries[-1].guarantee == "exact" and not self.changed_environment()
 
     def _carrying_out(
         self, facts: ErasureFacts, chain: Chain, trace: Trace | None, *, is_waiting: bool
@@ -400,7 +398,10 @@ class Writer:
         records = self.ledger.records_of_erasure(facts.id)
         plan = self.plan(records, method.name)
         start = plan.start or 1
-        changed = self.changed_environment()
+        doubts = [
+            f"the run was made with {name} {then}, not {now}"
+            for name, (then, now) in self.changed_environment().items()
+        ]
         return Erasing(
             chain=chain,
             trainer=self.trainer,
@@ -414,10 +415,15 @@ class Writer:
                 self.trainer.buffers,
                 is_kept=not isinstance(method, Exact),
             ),
-            is_exact=chain.entries[start - 1].guarantee == "exact" and not changed,
+            is_exact=chain.entries[start - 1].guarantee == "exact" and not doubts,
             staged=self.ledger.staged(facts.id),
             trace=trace or self._trace(method, records, chain),
-            changed=changed,
+            doubts=doubts,
+            unchecked=frozenset(
+                each.id
+                for each in self.ledger.erasures()
+                if each.state == "committed" and not each.outcome.get("reproduced")
+            ),
         )
 
     def _sample_again(self) -> None:

@@ -212,12 +212,15 @@ def verify(
     repair: Annotated[
         bool, typer.Option("--repair", help="First make lost objects of the vault again.")
     ] = False,
+    data: Annotated[
+        bool, typer.Option("--data", help="Also compare every record with what it was.")
+    ] = False,
     project: Moved = None,
     _json: Json = False,
 ) -> Answer:
     """Replay stored blocks, all and the journal unless some are named, and compare digests."""
     opened = open_run(run, project)[1]
-    events = opened.verifying(block, journal_head=journal_head, repair=repair)
+    events = opened.verifying(block, journal_head=journal_head, repair=repair, data=data)
     return shown.of_verification(watch(events))
 
 

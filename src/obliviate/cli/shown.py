@@ -329,6 +329,7 @@ def of_verification(found: Verification) -> Answer:
             f"{listed(list(found.skipped))}"
         )
     shown += [f"block {block} failed: {reason}" for block, reason in found.failed.items()]
+    shown += [f"block {block}, data: {reason}" for block, reason in found.changed.items()]
     shown += [f"the ledger was changed from outside: {fault}" for fault in found.journal]
     return Answer(
         facts=facts | {"passed": found.passed}, shown=shown, code=DONE if found.passed else FAILED

@@ -35,6 +35,7 @@ GROUPED: dict[str, str | None] = {
     "samples": None,
     "objects": "key",
     "chain": "block",
+    "contents": "block",
     "staged": "block",
     "erasures": "id",
     "erased": "erasure",

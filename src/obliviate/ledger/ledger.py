@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import weakref
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -358,10 +359,23 @@ class Ledger:
             raise damaged(self.where, "it lacks blocks of the chain")
         return int(last)
 
-    def append(self, entry: Entry) -> None:
-        """Add a checkpoint at the end of the chain; its objects become live with it."""
+    def append(self, entry: Entry, contents: bytes = b"") -> None:
+        """Add a checkpoint at the end of the chain; its objects become live with it.
+
+        Args:
+            entry: The checkpoint.
+            contents: What the block's records were; see `obliviate.contents`.
+        """
         with self._changing(f"block {entry.block} trained") as change:
             insert_entries(change, tables.chain, [entry])
+            _set_contents(change, {entry.block: contents})
+
+    def contents(self, block: int) -> bytes:
+        """What the records of a block were; nothing where that is not known."""
+        columns = tables.contents.c
+        query = select(columns.hashes).where(columns.run == self._run, columns.block == block)
+        with self._reading() as connection:
+            return connection.execute(query).scalar() or b""
 
     # Requests and erasures
 
@@ -459,6 +473,7 @@ class Ledger:
         replaced: Sequence[Entry],
         stitched: Sequence[range],
         outcome: Mapping[str, object],
+        contents: Mapping[int, bytes] = MappingProxyType({}),
     ) -> None:
         """Carry out an erasure, all or nothing: rewrite the chain and condemn the old objects.
 
@@ -468,6 +483,7 @@ class Ledger:
             stitched: Blocks whose state is from now on the stitched one: they keep their update and
                 lose keyframe, optimizer state and digest, unless they are among the replaced too.
             outcome: What came of it.
+            contents: What the records of blocks are from now on, where that is another.
         """
         chain, blocks = tables.chain, [entry.block for entry in replaced]
         with self._changing("erasure committed") as change:
@@ -488,6 +504,7 @@ class Ledger:
             records = select(tables.erased.c.record).where(mine)
             change.delete(tables.samples, tables.samples.c.record.in_(records))
             unlink(change, change.connection.execute(records).scalars())
+            _set_contents(change, contents)
             self._finish(change, erasure, state="committed", outcome=outcome)
             move(change, erasure, "committed")
             commit_overtaken(change, erasure)
@@ -521,3 +538,9 @@ class Ledger:
     def flush(self) -> bool:
         """See `Database.flush`."""
         return self._database.flush()
+
+
+def _set_contents(change: Change, contents: Mapping[int, bytes]) -> None:
+    change.delete(tables.contents, tables.contents.c.block.in_(list(contents)))
+    rows = [{"block": block, "hashes": hashes} for block, hashes in contents.items() if hashes]
+    change.insert(tables.contents, rows)

@@ -188,6 +188,14 @@ def _entry_columns() -> list[Any]:
 
 chain = Table("chain", metadata, _run(), _number("block"), *_entry_columns())
 
+contents = Table(
+    "contents",
+    metadata,
+    _run(),
+    _number("block"),
+    Column("hashes", LargeBinary, nullable=False),  # of its records, by obliviate.contents
+)
+
 # replayed blocks of the running erasure: there is one at a time
 staged = Table("staged", metadata, _run(), _number("block"), *_entry_columns())
 
