@@ -113,13 +113,12 @@ def _fault(chain: Chain, trainer: Trainer, block: int, erased: NDArray[np.int64]
         assert not isinstance(trained, Event)  # noqa: S101 - the last item is the block
         found = digest(trained.checkpoint.model)
         differing = changed_records(chain, trainer, block, trained.contents)
-    stored = str(chain.entries[block].digest)
-    if found == stored:
+    if found == chain.entries[block].digest:
         return None
+    # no digests: what is written down must confirm no guess about a record
     return differing or (
-        f"block {block} cannot be reproduced here: trained again it has digest {found[:12]}, the "
-        f"stored state {stored[:12]}; the environment, the recipe or the data is another than it "
-        "was"
+        f"block {block} cannot be reproduced here: trained again it ends in another state than the "
+        "stored one; the environment, the recipe or the data is not what it was"
     )
 
 

@@ -31,6 +31,7 @@ from obliviate.errors import (
     TrainingFailed,
 )
 from obliviate.identity import SAMPLED_RECORDS, content_hashes, sampled
+from obliviate.ledger.facts import ERASED
 from obliviate.ledger.tombstones import Tombstones
 from obliviate.planner import Planner, check_left
 from obliviate.policy import due_date
@@ -422,7 +423,7 @@ class Writer:
             unchecked=frozenset(
                 each.id
                 for each in self.ledger.erasures()
-                if each.state == "committed" and not each.outcome.get("reproduced")
+                if each.state in ERASED and not each.outcome.get("reproduced")
             ),
         )
 

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from obliviate.ledger.change import Change
 
-_LASTING = ("guarantee", "segments", "seconds")
+_LASTING = ("guarantee", "segments", "seconds", "reproduced")
 DESTROYED = (
     "destroyed when the run became exact: what was measured would confirm guesses about the "
     "erased records"
