@@ -100,6 +100,8 @@ def guarded_folder():
             is_superuser = os.geteuid() == 0
             for each in (folder, *inner):
                 each.chmod(0o555)
+                for file in filter(Path.is_file, each.iterdir()):
+                    file.chmod(0o644)  # what is ours alone by itself, others are let read here
             if is_superuser:
                 os.seteuid(NOBODY)
             try:

@@ -15,7 +15,7 @@ from obliviate.vault.folder import Folder
 from obliviate.vault.frames import FRAME_BYTES, Plain, Sealed, framed
 from obliviate.vault.seal import KeyFile, KeyService, KeyVariable
 from obliviate.vault.store import Vault
-from tests.models import BLOCKS, images, recipe, records_in
+from tests.models import BLOCKS, RECORDS, images, recipe, records_in
 
 KEY = bytes(range(32))
 
@@ -245,3 +245,22 @@ def test_a_sealed_vault_gives_no_object_in_the_clear_nor_the_other_way_round(
     assert run.stock(check=True).lost[0].key == forged.key
     assert run.verify(repair=True).passed
     assert ob.load(tmp_path / "run", recipe(), images()).digest == run.digest
+
+
+def test_a_stolen_folder_does_not_even_hold_the_keys_of_names(tmp_path):
+    folder, seal = tmp_path / "run", ob.KeyFile.create(tmp_path / "key")
+    subjects = [f"u{record % 9}" for record in range(RECORDS)]
+    run = ob.fit(recipe(), images(), folder, blocks=BLOCKS, subjects=subjects, seal=seal)
+    keys = (run.facts.subject_key, run.facts.content_key)
+    run.ledger.flush()
+    files = b"".join(path.read_bytes() for path in folder.rglob("*") if path.is_file())
+    assert not any(key in files for key in keys)
+    again = ob.load(folder, recipe(), images(), seal=seal)
+    assert (again.facts.subject_key, again.facts.content_key) == keys
+    assert again.forget(subjects=["u3"]).records == RECORDS // 9
+
+
+def test_what_is_made_is_its_owners_alone(tmp_path):
+    run = ob.fit(recipe(), images(), tmp_path / "run", blocks=BLOCKS)
+    for path in (run.folder, *run.folder.rglob("*")):
+        assert path.stat().st_mode & 0o077 == 0, path

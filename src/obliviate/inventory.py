@@ -64,6 +64,7 @@ class Inventory:
         foreign: Names of what else lies there, which is no object and is never touched.
         missing: Objects in use that are not there; while there are any, orphans are left alone.
         lost: What is damaged, where that was looked at.
+        faults: What is wrong with the ledger itself, where that was looked at.
         is_checked: Whether it was.
     """
 
@@ -75,6 +76,7 @@ class Inventory:
     foreign: tuple[str, ...] = ()
     missing: tuple[str, ...] = ()
     lost: tuple[Lost, ...] = ()
+    faults: tuple[str, ...] = ()
     is_checked: bool = False
 
     @property
@@ -129,6 +131,7 @@ def taking_stock(
         foreign=tuple(sorted(foreign)),
         missing=tuple(sorted(live - there - foreign)),
         lost=lost,
+        faults=tuple(ledger.faults()) if check else (),
         is_checked=check,
     )
 

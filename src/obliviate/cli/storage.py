@@ -112,6 +112,7 @@ def of_inventory(found: Inventory, removed: Sequence[str], *, is_listed: bool) -
         "removed": removed,
         "is_checked": found.is_checked,
         "lost": [vars(each) for each in found.lost],
+        "faults": list(found.faults),
     }
     if is_listed:
         facts["objects"] = [_listed(found, each) for each in found.objects]
@@ -138,7 +139,8 @@ def of_inventory(found: Inventory, removed: Sequence[str], *, is_listed: bool) -
     ]
     if found.is_checked:
         shown.append(_verdict(found))
-    return Answer(facts=facts, shown=shown, code=FAILED if found.lost else DONE)
+    shown += [f"the ledger was changed from outside: {fault}" for fault in found.faults]
+    return Answer(facts=facts, shown=shown, code=FAILED if found.lost or found.faults else DONE)
 
 
 def _verdict(found: Inventory) -> str:

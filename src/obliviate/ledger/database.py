@@ -32,7 +32,7 @@ MOST_SECONDS = 30.0
 HANGING_SECONDS = 120.0
 """After how long a server ends a session that does nothing in the middle of a transaction."""
 
-QUICKLY_CHECKED_BYTES = 1 << 25
+QUICKLY_CHECKED_BYTES = 1 << 22
 """Files up to this size are looked through in a fraction of a second."""
 
 FLUSH_SECONDS = 5.0
