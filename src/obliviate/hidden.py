@@ -60,7 +60,7 @@ class Hidden:
         return [
             name
             for name, parameter in self._model.named_parameters()
-            if parameter.requires_grad != self._trainable.get(name)
+            if parameter.requires_grad != self._trainable.get(name, parameter.requires_grad)
         ]
 
 
