@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import statistics
 import tempfile
 import time
@@ -128,4 +129,5 @@ if __name__ == "__main__":
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as place:
         figures = measure(Path(place), chosen.blocks, chosen.requests, chosen.people)
-    write("scale", **figures)
+    load = os.getloadavg()[2] / (os.cpu_count() or 1)
+    write("scale", load=load, **figures)
