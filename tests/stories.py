@@ -123,8 +123,8 @@ def lived(folder, url=None) -> Ledger:
         subjects=Subjects.of([("ann@example.org", "eve@example.org"), "dora@example.org", None], 3),
         excluded=ids(12),
     )
-    ledger.extend(Part(records=3, blocks=2), new, {10: "the-hash-of-record-10"})
-    ledger.append(entry(5, keyframe=True))
+    samples = {10: "the-hash-of-record-10"}
+    ledger.extend(Part(records=3, blocks=2), new, samples, entry(5, keyframe=True))
     ledger.append(entry(6, loss=None))
     ledger.destroy_subject_key()
     running = ledger.begin("forget", METHOD, ids(2, 4), requests=[1])

@@ -274,7 +274,7 @@ def test_a_reader_is_not_told_of_damage_when_the_run_was_rewritten(tmp_path):
     assert verification.reproduced == tuple(range(BLOCKS + 1))
 
 
-def test_a_resumed_erasure_that_cannot_go_on_stays_and_is_named(tmp_path):
+def test_a_resumed_erasure_that_cannot_go_on_waits_and_is_named(tmp_path):
     class Moody(type(images())):
         fails = False
 
@@ -290,9 +290,10 @@ def test_a_resumed_erasure_that_cannot_go_on_stays_and_is_named(tmp_path):
     data.fails = True
     with pytest.raises(errors.TrainingFailed, match=r"erasure 1, begun .*: block 3.*no connection"):
         run.settle()
+    assert [facts.state for facts in run.ledger.requests.all()] == ["requested"]
     data.fails = False
-    run.settle()
-    assert [facts.state for facts in run.ledger.erasures()] == ["committed"]
+    assert len(run.work(everything=True)) == 1
+    assert [facts.state for facts in run.ledger.requests.all()] == ["settled"]
     assert run.status().erased == 1
 
 

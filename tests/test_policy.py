@@ -6,7 +6,16 @@ import pytest
 
 from obliviate.errors import InvalidOption
 from obliviate.plan import Pace, make_plan
-from obliviate.policy import DUE_DAYS, Policy, Waiting, batches, due_date, settle_by, steps
+from obliviate.policy import (
+    DUE_DAYS,
+    Policy,
+    Waiting,
+    batches,
+    due_date,
+    latest_of,
+    settle_by,
+    steps,
+)
 
 NOW = datetime(2030, 5, 1, 12, tzinfo=UTC)
 FAST, FASTER, EXACT = (
@@ -86,6 +95,40 @@ def test_a_deadline_that_has_passed_is_made_up_for_at_once():
 def test_the_exact_replay_is_taken_where_it_costs_no_more():
     (step,) = now(None, waiting(1), plans=[plan(blocks=(18,))])
     assert (step.method, step.requests) == (EXACT, (1,))
+
+
+def days(*offsets):
+    return [NOW + timedelta(days=each) for each in offsets]
+
+
+@pytest.mark.parametrize(
+    ("offsets", "expected"),
+    [
+        ([0, 1, 2], 2),
+        ([0, 1, 23_000], 1),  # a clock that was wrong for one call
+        ([0, 1, 23_000, 23_000.9], 1),
+        ([0, 1, 500, 501], 501),  # a run that lay untouched
+        ([-9000, 0, 1], 1),  # a clock that was set back
+        ([5], 5),
+        ([], 0),
+    ],
+)
+def test_one_call_with_a_wrong_clock_is_not_believed(offsets, expected):
+    assert latest_of(NOW, days(*offsets)) == NOW + timedelta(days=expected)
+
+
+def test_passes_that_are_exact_anyway_are_one_and_come_first():
+    far, near = plan(), plan(blocks=(18,))
+    requests = (waiting(1), waiting(2, FASTER), waiting(3, {"name": "deepobliviate", "epsilon": 1}))
+    found = now(None, *requests, plans=[far, near, near])
+    assert [(step.method, step.requests) for step in found] == [(EXACT, (2, 3)), (FAST, (1,))]
+
+
+def test_one_exact_replay_is_taken_where_all_passes_together_cost_no_less():
+    requests = (waiting(1), waiting(2, FASTER), waiting(3, EXACT))
+    plans = [plan(blocks=(13,)), plan(blocks=(14,)), plan(method="exact")]
+    (step,) = now(None, *requests, plans=plans, seconds_exact=9.0)
+    assert (step.method, step.requests) == (EXACT, (1, 2, 3))
 
 
 @pytest.mark.parametrize("days", [-1, float("inf"), float("nan")])

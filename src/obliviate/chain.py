@@ -327,16 +327,27 @@ class Chain:
         return done
 
     def append(
-        self, trained: Trained, previous: State, *, guarantee: Guarantee = "exact"
+        self,
+        trained: Trained,
+        previous: State,
+        *,
+        guarantee: Guarantee = "exact",
+        commit: Callable[[Entry, bytes], None] | None = None,
     ) -> set[str]:
         """Add the next block that was trained on; the previous state is used up.
+
+        Args:
+            trained: The block.
+            previous: The state before it.
+            guarantee: What is promised of it.
+            commit: What writes its entry down, where that is more than the entry alone.
 
         Returns:
             The names of what the block changed.
         """
         update = update_between(previous, trained.checkpoint.model, consume=True)
         entry = self.stored(trained, update, origin="trained", guarantee=guarantee)
-        self._ledger.append(entry, packed(trained.contents))
+        (commit or self._ledger.append)(entry, packed(trained.contents))
         self.entries.append(entry)
         return {*update.steps, *update.taken}
 

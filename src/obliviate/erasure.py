@@ -24,6 +24,7 @@ from obliviate.contents import NOTHING, without
 from obliviate.errors import RunDamaged
 from obliviate.owned import Owned, Taken, replaced, taken_off, values_at
 from obliviate.progress import Event
+from obliviate.recipe import READS_MORE
 from obliviate.reproduction import Reproduction, changed_records, chosen_blocks, reproducing
 from obliviate.residual import Calibrated, Decision, Exact, fixed_stop
 from obliviate.soundness import Finish, batch_norm_statistics, buffers_apart
@@ -171,8 +172,9 @@ class Erasing:
             return (yield from self._run())
 
     def _run(self) -> Generator[Event, None, Outcome]:
+        if self.plan.start is None:
+            return self.nothing_replayed()
         started = time.perf_counter()
-        assert self.plan.start is not None  # noqa: S101 - the caller saw to it
         self.chain.initial_hashes  # noqa: B018 - before there are states in memory
         self.at, first = self.chain.checkpoint(self.plan.start - 1), self.plan.start
         if self.trace is not None:
@@ -187,7 +189,7 @@ class Erasing:
                     continue
                 self.at = self.stitch(range(last + 1, until + 1), *end)
             self.estimate_tail(last, until, decision)
-            if until == self.chain.blocks:
+            if until == self.chain.length:
                 break
             first = until + 1
         entries = [*self.entries, *(entry.result() for entry in self.written)]
@@ -196,7 +198,7 @@ class Erasing:
         if reproduction.doubt is not None:
             self.doubts.append(reproduction.doubt)
             entries = [replace(entry, guarantee="approximate") for entry in entries]
-        result = next(entry for entry in entries if entry.block == self.chain.blocks)
+        result = next(entry for entry in entries if entry.block == self.chain.length)
         seconds = time.perf_counter() - started
         outcome = self.outcome(result, decision, seconds, reproduction.blocks)
         self.chain.rewrite(
@@ -208,6 +210,21 @@ class Erasing:
         )
         return outcome
 
+    def nothing_replayed(self) -> Outcome:
+        """Commit the erasure of records that no block of the chain has been trained on yet."""
+        last = self.chain.entries[-1]
+        assert last.digest is not None  # noqa: S101 - the last block always has one
+        outcome = Outcome(
+            guarantee=last.guarantee,
+            digest=last.digest,
+            digest_before=last.digest,
+            stop_reason="no block that holds the records has been trained on yet",
+        )
+        self.chain.rewrite(
+            self.number, replaced=[], stitched=[], outcome=asdict(outcome), contents={}
+        )
+        return outcome
+
     def replay(self, first: int) -> Generator[Event, None, tuple[int, Decision]]:
         """Replay from a block on until the method stops; return where it stopped, and why."""
         series: list[float] = []
@@ -215,9 +232,9 @@ class Erasing:
         is_more = self.is_more(first)
         start = merged([*self.segments, (first, first)])[-1][0]
         length = self.lengths[-1] if is_more else 0.0
-        total = self.chain.blocks - (self.plan.start or 1) + 1
+        total = self.chain.length - (self.plan.start or 1) + 1
         read = self.threads.submit(self.read_original, first)  # while the replay trains
-        for item in self.replayed(range(first, self.chain.blocks + 1)):
+        for item in self.replayed(range(first, self.chain.length + 1)):
             if isinstance(item, Event):
                 done = len(self.residual_memory) + item.done
                 yield replace(item, task="replay", done=done, total=total)
@@ -242,7 +259,7 @@ class Erasing:
             )
             if decision.is_final:
                 break
-            if last < self.chain.blocks:
+            if last < self.chain.length:
                 read = self.threads.submit(self.read_original, last + 1)
         if is_more:
             self.segments[-1] = (self.segments[-1][0], last)
@@ -327,7 +344,7 @@ class Erasing:
     def until(self, last: int) -> int:
         """The last block that would be stitched on, if replaying stopped here."""
         later = (block for block in self.plan.affected if block > last)
-        return next(later, self.chain.blocks + 1) - 1
+        return next(later, self.chain.length + 1) - 1
 
     def estimate_tail(self, last: int, until: int, decision: Decision) -> None:
         """Add up what the fitted curve predicts for the blocks that are about to be stitched."""
@@ -379,7 +396,7 @@ class Erasing:
 
     def compared(self, entries: list[Entry]) -> Generator[Event, None, Reproduction]:
         """See whether what claims to be exact is: the last thing before the chain is rewritten."""
-        if all(entry.block < self.chain.blocks or entry.guarantee != "exact" for entry in entries):
+        if all(entry.block < self.chain.length or entry.guarantee != "exact" for entry in entries):
             return Reproduction()
         blocks = chosen_blocks(
             self.chain.entries, self.plan.start or 1, self.plan.affected, self.unchecked
@@ -435,7 +452,7 @@ class Erasing:
         self.at = None
         if places := self.owned.places:
             self.remarks.add(str(self.taken))
-        self.original = self.chain.state(until) if self.trace and until < self.chain.blocks else {}
+        self.original = self.chain.state(until) if self.trace and until < self.chain.length else {}
         offset = Offset(
             rest=self.difference.split(rho, places, self.taken.steps),
             steps=self.difference.tensors,
@@ -490,7 +507,7 @@ class Erasing:
             replayed=replayed,
             apart=apart,
             original=partial(self.chain.state, until),
-            is_last=until == self.chain.blocks,
+            is_last=until == self.chain.length,
         )
         return finish, replayed
 
@@ -506,10 +523,12 @@ class Erasing:
     ) -> Outcome:
         """What is written down of the erasure."""
         reason = decision.reason
-        if self.segments[-1][1] == self.chain.blocks and not isinstance(self.method, Exact):
+        if self.segments[-1][1] == self.chain.length and not isinstance(self.method, Exact):
             reason = f"the end of the chain was reached ({reason})"
         reason += "".join(f"; {each}" for each in self.stitching_in_words())
         reason += "".join(f"; not exact: {doubt}" for doubt in dict.fromkeys(self.doubts))
+        if self.trainer.recipe.reads == "more":
+            reason += f"; {READS_MORE}"
         assert result.digest is not None  # noqa: S101 - block B always has one
         return Outcome(
             guarantee=result.guarantee,

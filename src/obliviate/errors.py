@@ -88,6 +88,10 @@ class OtherFormat(RequestError):
     """The run was written by another version of Obliviate, in a format that this one lacks."""
 
 
+class RequestWaits(RequestError):
+    """The data holds records of people whose requests to be forgotten wait."""
+
+
 class UnknownRequest(RequestError):
     """The run has no request of that number, or it cannot be changed any more."""
 
@@ -108,6 +112,22 @@ class ForeignVault(RequestError):
     """The place holds the vault of another run, or something else."""
 
 
+class TombstonesLost(ObliviateError):
+    """The file of tombstones of a run is not there, or it is another one."""
+
+
+class TombstonesDamaged(ObliviateError):
+    """The file of tombstones is not what was written."""
+
+
+class ModelGone(ObliviateError):
+    """The model that an erasure left is stored no longer."""
+
+
+class RefusedMeanwhile(ObliviateError):
+    """A request was refused by another process while it was about to be carried out."""
+
+
 class RunLocked(ObliviateError):
     """Another live process is writing to the run."""
 
@@ -125,7 +145,10 @@ class RunDamaged(ObliviateError):
 
 
 class RunOutdated(RunDamaged):
-    """The ledger is older than, or another than, the one that last wrote to the vault."""
+    """The ledger is older than, or another than, the one that last wrote to the vault.
+
+    Or it is older than its tombstones: it holds records that were erased since.
+    """
 
 
 class NotDeterministic(ObliviateError):

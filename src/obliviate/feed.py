@@ -33,6 +33,9 @@ if TYPE_CHECKING:
     Batches = Iterable[tuple[int, NDArray[np.int64]]]
 
 
+_ONE_SEED = key(0, "alone")
+
+
 @dataclass(frozen=True, kw_only=True)
 class Fetched:
     """A batch.
@@ -55,6 +58,10 @@ class Feed(Protocol):
 
     def batch(self, records: NDArray[np.int64], seed: int) -> Any:
         """One batch, collated, on the CPU."""
+        ...
+
+    def alone(self, record: int) -> Any:
+        """A batch of one record, read as it would be at any other place in the dataset."""
         ...
 
     def batches(self, steps: Batches, seed: int, hashed_steps: int = 0) -> Iterator[Fetched]:
@@ -97,6 +104,10 @@ class TensorFeed:
         index = torch.from_numpy(records)
         return [tensor[index] for tensor in self._tensors]
 
+    def alone(self, record: int) -> Any:
+        """A batch of one record."""
+        return self.batch(np.array([record], dtype=np.int64), 0)
+
     def batches(self, steps: Batches, seed: int, hashed_steps: int = 0) -> Iterator[Fetched]:
         """The batches of (step, records); see `Feed`."""
         for step, records in steps:
@@ -126,6 +137,10 @@ class LoaderFeed:
     def batch(self, records: NDArray[np.int64], seed: int) -> Any:
         """One batch, fetched in this process and collated as the loader would."""
         return _collated([self._seeded[each] for each in _keys(records, seed)])[0]
+
+    def alone(self, record: int) -> Any:
+        """A batch of one record, seeded as any other: its place must not show in what is drawn."""
+        return _collated([self._seeded[record, _ONE_SEED, False]])[0]
 
     def batches(self, steps: Batches, seed: int, hashed_steps: int = 0) -> Iterator[Fetched]:
         """The batches of (step, records); see `Feed`."""

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from torch.utils.data import Dataset
 
     from obliviate.recipe import Recipe
-    from obliviate.reingested import Choice
+    from obliviate.reingested import Choice, Recognised
     from obliviate.subjects import Given, Subjects
     from obliviate.vault import Seal
 
@@ -51,6 +51,7 @@ def fit(
     ledger: str | None = None,
     tombstones: str | Path | None = None,
     reingested: Choice = "exclude",
+    recognised: Recognised = "person",
     vault: str | Path | None = None,
     seal: Seal | None = None,
     disk_budget: str | float | None = None,
@@ -73,6 +74,8 @@ def fit(
             are known when they come back; many runs may share it. None are kept if None.
         reingested: What becomes of records that have a tombstone: "exclude" leaves them out,
             "refuse" raises.
+        recognised: What a record is known by: "person" is its content and, where subjects are
+            given, whose it is; "content" knows equal records of other people too.
         vault: Where the checkpoints are kept, as a URL that fsspec knows, such as
             "s3://bucket/prefix", or a path; in the run's folder if None. Credentials are looked for
             where the storage's own tools look, and never kept.
@@ -89,6 +92,8 @@ def fit(
             message, nothing written.
         NotDeterministic: Trying the first step twice gave two results.
         Tombstoned: The data holds records that were erased before.
+        TombstonesLost, TombstonesDamaged: The file of tombstones is not the one that the run was
+            made with, or not what was written.
         ForeignRecipe, ForeignData: The folder holds a run of another recipe or dataset.
         NotFinite, TrainingFailed, StorageFull: Training stopped; the chain up to there is kept.
         ConnectionLost: The ledger's database or the vault's storage cannot be reached.
@@ -106,6 +111,7 @@ def fit(
             ledger=ledger,
             tombstones=tombstones,
             reingested=reingested,
+            recognised=recognised,
             vault=vault,
             seal=seal,
             disk_budget=disk_budget,
@@ -124,6 +130,7 @@ def fitting(  # noqa: D417
     ledger: str | None = None,
     tombstones: str | Path | None = None,
     reingested: Choice = "exclude",
+    recognised: Recognised = "person",
     vault: str | Path | None = None,
     seal: Seal | None = None,
     disk_budget: str | float | None = None,
@@ -141,7 +148,7 @@ def fitting(  # noqa: D417
     left_out = record_ids(exclude, records, what="exclude")
     check_place(folder)
     check_seal(seal)
-    kept = tombstone_options(tombstones, reingested)
+    kept = tombstone_options(tombstones, reingested, recognised)
     budget_bytes = None if disk_budget is None else bytes_of(disk_budget)
     if not is_made(folder):
         spacing = 0
@@ -167,8 +174,9 @@ def fitting(  # noqa: D417
         _check_blocks(run, blocks)
     _check_same(run, people, left_out)
     _check_vault(run, vault, seal)
+    _check_tombstones(run, kept)
     if records == run.facts.records:  # else an extension was interrupted, and goes on with `extend`
-        yield from run.writer.finishing()
+        yield from run.writer.training()
     return run
 
 
@@ -194,6 +202,16 @@ def _check_same(run: Run, subjects: Subjects | None, left_out: NDArray[np.int64]
         raise InvalidOption(
             f"{run.folder} was made with another exclude",
             hint="to erase more records from a run that exists, call forget",
+        )
+
+
+def _check_tombstones(run: Run, kept: Mapping[str, str]) -> None:
+    file = run.facts.tombstones.get("file")
+    if kept and kept["file"] != file:
+        said = "without tombstones" if file is None else f"with the tombstones in {file}"
+        raise InvalidOption(
+            f"{run.folder} was made {said}, not with {kept['file']}",
+            hint="a run and its file of tombstones belong together; give that file or none",
         )
 
 

@@ -119,9 +119,9 @@ def make(
     trainer = new_trainer(recipe, data, data_length(data), blocks)
     probe(trainer, left_out)
     ids = np.arange(trainer.layout.records, dtype=np.int64)
-    found = Reingested.among(trainer, ids, tombstones)
+    found = Reingested.among(trainer, ids, tombstones, subjects)
     left_out = np.union1d(left_out, found.records)
-    facts = _facts(recipe, trainer, left_out, project or {}, tombstones=tombstones, terms=terms)
+    facts = _facts(recipe, trainer, left_out, project or {}, tombstones=found.options, terms=terms)
     if ledger is not None:
         prepare(ledger)
     with _or_nothing(folder) as elsewhere, alone(folder):

@@ -23,9 +23,9 @@ class Plan:
         method: The name of the method.
         records: Ids that would be erased.
         ignored: Ids that were named but are erased already.
-        affected: The blocks that hold the records, ascending.
-        start: The first block that would be replayed; None where there is nothing to do.
-        blocks: How many blocks the chain has.
+        affected: The blocks that hold the records, ascending; of those that were trained on.
+        start: The first block that would be replayed; None where there is none.
+        blocks: How many blocks the chain has so far.
         segments: The blocks expected to be replayed, as (first, last).
         seconds: How long that is expected to take, from this run's measured block times.
         seconds_exact: How long the exact replay would take: the most that any method can.
@@ -88,7 +88,8 @@ def make_plan(
         ignored: Named records that are erased already.
         pace: Of the chain.
     """
-    last_block, affected = len(pace.seconds), tuple(sorted(set(blocks)))
+    last_block = len(pace.seconds)
+    affected = tuple(sorted(block for block in set(blocks) if block <= last_block))
     inexact = [pace.first_approximate] if pace.first_approximate is not None else []
     exact_start = min([*affected, *inexact], default=None)
     start = exact_start if method == "exact" else min(affected, default=None)

@@ -46,20 +46,29 @@ class Planner:
         )
         return cls(records=records, erased=ledger.erased(), pace=pace)
 
-    def plan(self, named: NDArray[np.int64], blocks: NDArray[np.int64], method: str) -> Plan:
+    def plan(
+        self,
+        named: NDArray[np.int64],
+        blocks: NDArray[np.int64],
+        method: str,
+        *,
+        is_checked: bool = True,
+    ) -> Plan:
         """What erasing some records would touch and cost.
 
         Args:
             named: Their ids, each once; those that are erased are ignored.
             blocks: The block of each. Shape (n,).
             method: The name of the method.
+            is_checked: Whether somebody has to be left.
 
         Raises:
             NothingLeft: No record would be left.
         """
         is_gone = is_among(named, self.erased)
         ids = named[~is_gone]
-        check_left(self.records, len(self.erased), len(ids))
+        if is_checked:
+            check_left(self.records, len(self.erased), len(ids))
         return make_plan(
             method=method,
             records=ids.tolist(),

@@ -22,6 +22,9 @@ DUE_DAYS = 30
 MOST_DAYS = 36_500
 """A margin, or a deadline, of a century is a slip of the hand, and no calendar has to know it."""
 
+LEAP_DAYS = 400
+"""So long a run may lie untouched before what its next writer's clock says is doubted."""
+
 _EXACT: Mapping[str, object] = {"name": "exact"}
 
 
@@ -133,18 +136,55 @@ def steps(
         return [Step(kind=kind, method=_EXACT, requests=numbers, reason="a deadline is near")]
     if not policy.fast_first:
         return []
-    return [
-        _fast(method, tuple(numbers), plan)
-        for (method, numbers), plan in zip(batches(waiting), plans, strict=True)
-        if method["name"] != "exact"
-    ]
+    return _passes(waiting, plans, seconds_exact)
 
 
-def _fast(method: Mapping[str, object], numbers: tuple[int, ...], plan: Plan) -> Step:
-    if plan.seconds_exact <= plan.seconds:
-        reason = "the exact replay takes no longer than the fast path"
-        return Step(kind="forget", method=_EXACT, requests=numbers, reason=reason)
-    return Step(kind="forget", method=method, requests=numbers, reason="the fast path, at once")
+def _passes(waiting: Sequence[Waiting], plans: Sequence[Plan], seconds_exact: float) -> list[Step]:
+    """The passes for requests that are not to wait, as few as pay off."""
+    exact: list[int] = []
+    fast: list[Step] = []
+    seconds, longest = 0.0, 0.0
+    for (method, numbers), plan in zip(batches(waiting), plans, strict=True):
+        if method["name"] == "exact":
+            continue
+        if plan.seconds_exact <= plan.seconds:
+            exact += numbers
+            longest = max(longest, plan.seconds_exact)  # one replay, from the first block on
+        else:
+            reason, seconds = "the fast path, at once", seconds + plan.seconds
+            fast.append(Step(kind="forget", method=method, requests=tuple(numbers), reason=reason))
+    if len(fast) + bool(exact) > 1 and seconds_exact <= seconds + longest:
+        reason = "one exact replay for all takes no longer than a pass for each method"
+        everybody = tuple(each.id for each in waiting)
+        return [Step(kind="forget", method=_EXACT, requests=everybody, reason=reason)]
+    if not exact:
+        return fast
+    # first: what is stitched before an exact replay would be replayed with it
+    reason = "the exact replay takes no longer than the fast path"
+    step = Step(kind="forget", method=_EXACT, requests=tuple(sorted(exact)), reason=reason)
+    return [step, *fast]
+
+
+def latest_of(made: datetime, times: Sequence[datetime]) -> datetime:
+    """The latest of the times at which something was written down, as far as they can be believed.
+
+    A leap of more than `LEAP_DAYS` is believed once something was written a day later still: a
+    clock that was wrong for one call is not, and a run that lay untouched for years is from the
+    second day on; until then the present says the same.
+
+    Args:
+        made: When the run was made.
+        times: In ascending order.
+    """
+    latest = made
+    for time in times:
+        if time < latest:
+            continue
+        is_leap = time - latest > timedelta(days=LEAP_DAYS)
+        if is_leap and times[-1] - time < timedelta(days=1):
+            break
+        latest = time
+    return latest
 
 
 def due_date(text: str | datetime | date | None, now: datetime) -> datetime:

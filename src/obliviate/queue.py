@@ -2,16 +2,30 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from obliviate import clock
-from obliviate.errors import UnknownRequest
+from obliviate.errors import (
+    ConnectionLost,
+    ForeignData,
+    LeaseLost,
+    RefusedMeanwhile,
+    RunLocked,
+    RunOutdated,
+    StorageFailed,
+    StorageFull,
+    TombstonesLost,
+    UnknownRequest,
+)
 from obliviate.ledger.facts import CARRIED_OUT, OPEN
 from obliviate.options import text, whole
-from obliviate.policy import Policy, Step, Waiting, batches, settle_by, steps
+from obliviate.policy import Policy, Step, Waiting, batches, latest_of, settle_by, steps
 from obliviate.residual import Exact
+from obliviate.results import Failure
 from obliviate.writer import method_from
 
 if TYPE_CHECKING:
@@ -23,6 +37,20 @@ if TYPE_CHECKING:
     from obliviate.planner import Planner
     from obliviate.progress import Event
     from obliviate.writer import Carried, Kind, Writer
+
+_NOBODY = np.array([], dtype=np.int64)
+_SETTLE = Step(kind="settle", method={"name": Exact.name}, requests=(), reason="all of it")
+_NOBODYS_FAULT = (
+    ConnectionLost,
+    ForeignData,
+    LeaseLost,
+    RunLocked,
+    RunOutdated,
+    StorageFailed,
+    StorageFull,
+    TombstonesLost,
+)
+"""What stops every request, and not only the one at hand."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -133,20 +161,70 @@ def refused(ledger: Ledger, request: int, reason: str, place: str) -> RequestFac
     return ledger.requests.request(request)
 
 
+@dataclass
+class Working:
+    """What `work` has come to.
+
+    Attributes:
+        carried: What was carried out, in order.
+        failed: What could not be.
+    """
+
+    carried: list[Carried] = field(default_factory=list)
+    failed: list[Failure] = field(default_factory=list)
+
+    def step(self, writer: Writer, step: Step) -> Generator[Event, None, None]:
+        """Carry a step out.
+
+        Requests that cannot be carried out together are tried in halves, until those are left that
+        cannot be carried out by themselves: these alone go on waiting.
+        """
+        method, groups = method_from(step.method), [step.requests]
+        while groups:
+            numbers = writer.ledger.requests.waiting(groups.pop())
+            if step.requests and not numbers:
+                continue  # refused meanwhile, or carried out by another process
+            named = writer.ledger.requests.records_of(numbers) if numbers else _NOBODY
+            try:
+                done = yield from writer.erasing(step.kind, named, method, requests=numbers)
+            except RefusedMeanwhile:
+                groups.append(numbers)
+            except _NOBODYS_FAULT:
+                raise
+            except Exception as error:
+                half = len(numbers) // 2
+                if half:
+                    groups += [numbers[half:], numbers[:half]]
+                else:
+                    self.failed.append(Failure(requests=numbers, error=error))
+            else:
+                self.carried.append(done)
+
+
 def working(
     writer: Writer, policy: Policy, *, everything: bool = False
-) -> Generator[Event, None, list[Carried]]:
+) -> Generator[Event, None, Working]:
     """Carry out what is to be done now; see `Run.work`."""
-    yield from writer.finishing()
+    come = Working()
+    resumed = yield from writer.finishing()
     queue = Queue.of(writer, policy)
     chosen = _everything(queue) if everything else queue.steps
-    carried = []
-    for step in chosen:
-        named = writer.ledger.requests.records_of(step.requests)
-        method = method_from(step.method)
-        done = yield from writer.erasing(step.kind, named, method, requests=step.requests)
-        carried.append(done)
-    return [each for each in carried if each.number is not None]
+    try:
+        for step in chosen:
+            yield from come.step(writer, step)
+        if everything and come.failed:  # whoever is left may have kept the chain from being exact
+            yield from come.step(writer, _SETTLE)
+    except _NOBODYS_FAULT as error:
+        if not come.carried:
+            raise
+        come.failed.append(Failure(requests=(), error=error))
+    if resumed is not None and resumed.error is not None:
+        tried = {number for step in chosen for number in step.requests}
+        left = tuple(number for number in resumed.requests if number not in tried)
+        if left or not resumed.requests:
+            come.failed.insert(0, Failure(requests=left, error=resumed.error))
+    come.carried = [each for each in come.carried if each.number is not None]
+    return come
 
 
 def _everything(queue: Queue) -> tuple[Step, ...]:
@@ -156,7 +234,8 @@ def _everything(queue: Queue) -> tuple[Step, ...]:
 
 
 def _plan(planner: Planner, named: Named, method: str) -> Plan:
-    return planner.plan(named.records, named.blocks, method)
+    # whether anybody is left is found out when it is carried out, by those who ask too much
+    return planner.plan(named.records, named.blocks, method, is_checked=False)
 
 
 def _time(text: str) -> datetime:
@@ -164,5 +243,7 @@ def _time(text: str) -> datetime:
 
 
 def _present(writer: Writer) -> datetime:
-    """The time, but never before what was written down last: a clock set back delays nothing."""
-    return max(clock.now(), _time(writer.ledger.last_change()))
+    """The time, but never before what was written down: a clock set back delays nothing."""
+    days = writer.ledger.days_of_changes()
+    times = [_time(text) for first_and_last in days for text in first_and_last]
+    return max(clock.now(), latest_of(_time(writer.facts.made), times))

@@ -26,6 +26,12 @@ if TYPE_CHECKING:
     from torch.utils.data import Dataset
 
 OptimizerState = Literal["fresh", "carried"]
+Reads = Literal["batch", "more"]
+READS_MORE = (
+    'not trained on, that is: the model reads more than its batch (reads="more"), and "exact" does '
+    "not cover what it reads of the erased records beside it"
+)
+"""What has to be said wherever something is called exact, where a recipe declares that."""
 SCHEDULED_STEPS = 4096
 """At so many steps a schedule is looked at; in a shorter training, at all of them."""
 _LEAST = {
@@ -76,6 +82,9 @@ class Recipe:
             model remembers it, for the method "calibrated". Not needed where single records have a
             loss of their own. Nothing is trained by it, so a run may be given it, or another,
             later on.
+        reads: "more" declares that the model, the loss or the step reads records that are not in
+            its batch, such as a graph's other nodes or a memory: no answer and no report calls an
+            erasure exact then without saying what that does not cover.
 
     Raises:
         InvalidRecipe: Every fault that can be seen without running anything, in one message.
@@ -95,6 +104,7 @@ class Recipe:
     workers: int = 0
     smallest_batch: int | None = None
     score: Callable[[nn.Module, Any], Tensor] | None = None
+    reads: Reads = "batch"
 
     def __post_init__(self) -> None:
         given: Any = self.device
@@ -138,6 +148,8 @@ class Recipe:
     def _choice_faults(self) -> Iterable[str]:
         if self.optimizer_state not in get_args(OptimizerState):
             yield f'optimizer_state is {self.optimizer_state!r}; it must be "fresh" or "carried"'
+        if self.reads not in get_args(Reads):
+            yield f'reads is {self.reads!r}; it must be "batch" or "more"'
         device: Any = self.device
         if not isinstance(device, str):
             yield f'device is {device!r}; give its name, such as "cpu" or "cuda:0"'
@@ -186,6 +198,8 @@ class Recipe:
         }
         if self.block_seed is not None:
             words["block_seed"] = str(self.block_seed)
+        if self.reads != "batch":
+            words["reads"] = self.reads
         return words
 
     def factor(self, step: int, total_steps: int) -> float:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
     from torch import nn
 
     from obliviate.ledger import ErasureFacts
@@ -18,8 +21,7 @@ class Erasure:
     """A carried-out erasure.
 
     Attributes:
-        model: The model it left, in eval mode.
-        digest: sha256 of that model's state.
+        digest: sha256 of the state of the model that it left.
         digest_before: Of the model before it.
         guarantee: "exact": bit for bit what training without the erased records gives;
             "approximate": nothing is proved by itself.
@@ -45,7 +47,6 @@ class Erasure:
         condemned: See `Status`.
     """
 
-    model: nn.Module
     digest: str
     digest_before: str | None
     guarantee: Guarantee
@@ -65,6 +66,60 @@ class Erasure:
     speedup: float
     number: int | None
     condemned: int = 0
+    restored: Callable[[], nn.Module] = field(repr=False, compare=False)
+
+    @cached_property
+    def model(self) -> nn.Module:
+        """The model that it left, in eval mode; read from the vault when it is first asked for.
+
+        Raises:
+            ModelGone: A later erasure has destroyed that state.
+        """
+        return self.restored()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Failure:
+    """Requests that could not be carried out, and go on waiting.
+
+    Attributes:
+        requests: Their numbers; empty where it was the chain that could not be settled.
+        error: Why.
+    """
+
+    requests: tuple[int, ...]
+    error: Exception
+
+
+class Work(list[Erasure]):
+    """What a call of `work` carried out, in order.
+
+    Attributes:
+        failed: What it could not carry out.
+    """
+
+    def __init__(self, carried: Iterable[Erasure] = (), failed: Iterable[Failure] = ()) -> None:
+        super().__init__(carried)
+        self.failed = tuple(failed)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Extension:
+    """A carried-out extension.
+
+    Attributes:
+        records: How many records came, those that were left out included.
+        blocks: How many blocks they were cut into.
+        excluded: Records that the caller left out.
+        reingested: Records left out because they had been erased before.
+        requested: Records left out because their people wait to be forgotten.
+    """
+
+    records: int
+    blocks: int
+    excluded: tuple[int, ...] = ()
+    reingested: tuple[int, ...] = ()
+    requested: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,6 +140,9 @@ class Status:
             process keeps reading the ledger from before. The next call that writes tries again.
         journal_head: The hash of the journal's last entry, which stands for all that was written
             down so far: kept elsewhere, it shows later whether any of it was changed.
+        caveat: What the guarantee does not cover, where the recipe declares that.
+        returned: How many records were erased by a newer ledger than this one, which is an older
+            copy: they are left out again by the next call that writes.
     """
 
     records: int
@@ -98,3 +156,5 @@ class Status:
     erasures: tuple[ErasureFacts, ...]
     journal_head: str
     condemned: int = 0
+    caveat: str | None = None
+    returned: int = 0

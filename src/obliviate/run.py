@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from dataclasses import asdict, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -14,24 +15,36 @@ from obliviate.errors import (
     PUT_BACK,
     InvalidOption,
     Mismatch,
+    ModelGone,
     RunDamaged,
     RunLocked,
+    RunOutdated,
     RunUnfinished,
     StorageFailed,
     StorageFull,
 )
-from obliviate.growth import Addition, extending, lacking
+from obliviate.growth import (
+    Addition,
+    extending,
+    going_on,
+    is_unfinished,
+    joined,
+    lacking,
+    resumed,
+)
 from obliviate.identity import check_data, check_recipe
 from obliviate.inventory import taking_stock
 from obliviate.ledger import Ledger
 from obliviate.making import checked_recipe, data_length, layout_of, local_folder
 from obliviate.naming import record_ids, records_of_subjects
-from obliviate.options import flag, real
+from obliviate.options import flag, real, text
 from obliviate.policy import Policy, due_date, policy_of
 from obliviate.progress import Event, finish, watch
 from obliviate.queue import Queue, refused, working
+from obliviate.recipe import READS_MORE
 from obliviate.residual import DeepObliviate, Exact, Method, method_of
-from obliviate.results import Erasure, Status
+from obliviate.results import Erasure, Extension, Status, Work
+from obliviate.subjects import named_once
 from obliviate.trace import Stitch
 from obliviate.training import Trainer, load_state, made_model
 from obliviate.vault import check_seal
@@ -55,6 +68,7 @@ if TYPE_CHECKING:
     from torch.utils.data import Dataset
 
     from obliviate.chain import Chain
+    from obliviate.growth import Choice
     from obliviate.inventory import Inventory
     from obliviate.ledger import RequestFacts
     from obliviate.ledger.facts import Guarantee
@@ -107,41 +121,51 @@ class Run:
         )
         self.writer = Writer(self.ledger, self.vault, self.trainer, self.facts)
         self.writer.patience_seconds = self._patience_seconds
+        self.writer.lacks = lacking(self.facts, data_length(data), self.ledger.length())
 
     @property
     def model(self) -> nn.Module:
-        """The model as it is now: a new module, in eval mode."""
-        chain = self._finished_chain()
+        """The model as it is now: a new module, in eval mode.
+
+        While an extension is unfinished, it is the model after the blocks that were trained on.
+
+        Raises:
+            RunUnfinished: The first training has not come to its end.
+            RunOutdated: It holds records that were erased since: the run is an older copy.
+        """
+        chain = self._served_chain()
+        self._check_returned()
         try:
-            return self._model(chain)
+            return self._model(chain, chain.length)
         except RunDamaged:
             if chain.is_current():
                 check_newest(self.ledger, self.vault)  # another ledger may have destroyed it
                 raise
-        return self._model(self._finished_chain())  # another process rewrote it while we read
+        chain = self._served_chain()  # another process rewrote it while we read
+        return self._model(chain, chain.length)
 
     @property
     def digest(self) -> str:
         """The sha256 of the model's state, in hex."""
-        return _text(self._finished_chain().entries[-1].digest)
+        return _text(self._served_chain().entries[-1].digest)
 
     @property
     def guarantee(self) -> Guarantee:
         """Of the model: "exact" or "approximate"."""
-        return self._finished_chain().entries[-1].guarantee
+        return self._served_chain().entries[-1].guarantee
 
     def status(self) -> Status:
         """How the run stands."""
         chain = self.chain()
-        is_finished = chain.length == chain.blocks
+        is_served = chain.length >= self.facts.parts[0].blocks
         first = chain.first_approximate
         return Status(
             records=self.facts.records,
             erased=len(self.ledger.erased()),
             blocks=chain.blocks,
             blocks_done=chain.length,
-            guarantee=chain.entries[-1].guarantee if is_finished else None,
-            digest=chain.entries[-1].digest if is_finished else None,
+            guarantee=chain.entries[-1].guarantee if is_served else None,
+            digest=chain.entries[-1].digest if is_served else None,
             first_approximate=first,
             seconds_to_settle=sum(entry.seconds for entry in chain.entries[first:])
             if first
@@ -149,6 +173,8 @@ class Run:
             erasures=tuple(self.ledger.erasures()),
             condemned=len(self.ledger.objects.keys("condemned")),
             journal_head=self.ledger.journal_head(),
+            caveat=READS_MORE if self.recipe.reads == "more" else None,
+            returned=len(self.writer.marking.returned()),
         )
 
     def changed_environment(self) -> dict[str, tuple[str, str]]:
@@ -168,7 +194,7 @@ class Run:
 
     def _check_data(self) -> None:
         length = data_length(self.data)
-        missing = lacking(self.facts, length, self.ledger.length())
+        missing = self.writer.lacks
         waiting = np.union1d(self.ledger.erased(), self.writer.waiting())
         beyond = np.arange(length, length + missing, dtype=np.int64)
         left_out = np.union1d(waiting, beyond)
@@ -188,7 +214,6 @@ class Run:
     ) -> Plan:
         """What a request would touch and cost; nothing changes. See `forget` for the errors."""
         named = self._named(records, subjects)
-        self._check_finished(self.ledger.length())
         return self.writer.plan(named, method_of(method).name)
 
     def forget(
@@ -210,7 +235,7 @@ class Run:
             UnknownRecord, UnknownSubject, UnknownMethod, InvalidOption: The request is wrong.
             InvalidRecipe: The loss has no form for single records, which "calibrated" needs.
             NothingLeft: It would erase every record.
-            RunUnfinished: The run has not been trained to its end.
+            ForeignData: The dataset lacks records that would have to be replayed.
             RunLocked: Another live process is writing to the run.
             NotFinite, TrainingFailed, StorageFull, RunDamaged: It could not be carried out and was
                 taken back.
@@ -225,7 +250,6 @@ class Run:
     ) -> Generator[Event, None, Erasure]:
         """`forget`, yielding its progress."""
         chosen, named = method_of(method), self._named(records, subjects, is_final=True)
-        self._check_finished(self.ledger.length())
         self.writer.left_of(named)
         return self._erasure((yield from self.writer.erasing("forget", named, chosen)))
 
@@ -233,14 +257,13 @@ class Run:
         """Replace everything approximate in the chain by exact replay.
 
         Raises:
-            RunUnfinished, RunLocked, NotFinite, TrainingFailed, StorageFull, RunDamaged: See
+            ForeignData, RunLocked, NotFinite, TrainingFailed, StorageFull, RunDamaged: See
             `forget`.
         """
         return watch(self.settling())
 
     def settling(self) -> Generator[Event, None, Erasure]:
         """`settle`, yielding its progress."""
-        self._check_finished(self.ledger.length())
         nobody = np.array([], dtype=np.int64)
         return self._erasure((yield from self.writer.erasing("settle", nobody, Exact())))
 
@@ -275,6 +298,41 @@ class Run:
         self.writer.left_of(named)
         return self.ledger.request(options_of(chosen), named, due=clock.stamp(deadline))
 
+    def lift(
+        self,
+        records: Iterable[int] | None = None,
+        subjects: Iterable[Subject] | None = None,
+        *,
+        reason: str,
+    ) -> int:
+        """Lift tombstones, where consent was given again: the data may be trained on once more.
+
+        In this run the records stay erased. They can come back as new records, by `extend` or in
+        another run.
+
+        Args:
+            records: Erased records of this run; those of the same content and person in other runs
+                go with them.
+            subjects: People, all of whose tombstones are lifted, whatever run set them.
+            reason: Why; it is kept. Do not name the person there.
+
+        Returns:
+            How many tombstones were lifted.
+
+        Raises:
+            UnknownRecord, InvalidOption: There is nothing that could be lifted.
+            TombstonesLost, TombstonesDamaged: The file is away, or damaged.
+        """
+        hint = "say in words why; it is kept"
+        reason = text(reason, "reason", hint=hint)
+        if not reason.strip():
+            raise InvalidOption("the reason is blank", hint=hint)
+        ids = record_ids(() if records is None else records, self.facts.records)
+        people = {} if subjects is None else named_once(subjects)
+        if not len(ids) and not people:
+            raise InvalidOption("nobody is named", hint="give records=[...] or subjects=[...]")
+        return self.writer.marking.lift(ids, people, reason)
+
     def refuse(self, request: int, reason: str) -> RequestFacts:
         """Close a request that waits without carrying it out, for a reason that is kept.
 
@@ -285,10 +343,9 @@ class Run:
 
     def queue(self, policy: Policy | None = None) -> Queue:
         """The requests that are not closed, what they will cost, and what `work` would do now."""
-        self._check_finished(self.ledger.length())
         return Queue.of(self.writer, policy_of(policy))
 
-    def work(self, policy: Policy | None = None, *, everything: bool = False) -> list[Erasure]:
+    def work(self, policy: Policy | None = None, *, everything: bool = False) -> Work:
         """Carry out what a policy says is to be done now.
 
         Args:
@@ -296,22 +353,21 @@ class Run:
             everything: Do not wait for deadlines: erase all that waits, and settle.
 
         Returns:
-            What was carried out, in order.
+            What was carried out, in order: a list, whose `failed` says which requests could not be
+            carried out and why. They go on waiting, and keep nobody else from being forgotten.
 
         Raises:
-            See `forget`; a request that could not be carried out goes on waiting.
+            RunLocked, StorageFull, ConnectionLost, ForeignData: Nothing can be carried out.
         """
         return watch(self.working(policy, everything=everything))
 
     def working(
         self, policy: Policy | None = None, *, everything: bool = False
-    ) -> Generator[Event, None, list[Erasure]]:
+    ) -> Generator[Event, None, Work]:
         """`work`, yielding its progress."""
-        self._check_finished(self.ledger.length())
-        carried = yield from working(
-            self.writer, policy_of(policy), everything=flag(everything, "everything")
-        )
-        return [self._erasure(each) for each in carried]
+        is_everything = flag(everything, "everything")
+        come = yield from working(self.writer, policy_of(policy), everything=is_everything)
+        return Work(map(self._erasure, come.carried), come.failed)
 
     # Growing
 
@@ -322,8 +378,14 @@ class Run:
         blocks: int | None = None,
         subjects: Given | None = None,
         exclude: Iterable[int] = (),
-    ) -> None:
+        requested: Choice = "exclude",
+    ) -> Extension:
         """Train on new records, in blocks behind those there are.
+
+        Every record is tried first, and the records become part of the run with the first block
+        that was trained on them: what fails before leaves the run as it was. What fails later keeps
+        the blocks that were finished; the run serves and forgets with them, and goes on when this
+        is called again, also with mended data.
 
         Afterwards the run's dataset is the old one followed by the new one: give
         `torch.utils.data.ConcatDataset([old, new])` to `load`. Ids do not shift. A learning-rate
@@ -334,13 +396,21 @@ class Run:
             blocks: How many blocks they are cut into; of about the size of the first ones if None.
             subjects: Whose each is; see `fit`.
             exclude: New records to leave out, by their ids in the run.
+            requested: What becomes of records of people all of whose records are named by requests
+                that wait: "exclude" leaves them out, "refuse" raises.
 
         Raises:
+            RequestWaits: Some are of people who wait to be forgotten.
+            NotFinite, TrainingFailed: A record cannot be trained on, or training failed.
             InvalidRecipe, InvalidOption: Something cannot be used; nothing was changed.
             ForeignData: An extension was interrupted, and these are not its records.
             Tombstoned: Some of the records were erased before.
         """
-        watch(self.extending(data, blocks=blocks, subjects=subjects, exclude=exclude))
+        return watch(
+            self.extending(
+                data, blocks=blocks, subjects=subjects, exclude=exclude, requested=requested
+            )
+        )
 
     def extending(
         self,
@@ -349,11 +419,21 @@ class Run:
         blocks: int | None = None,
         subjects: Given | None = None,
         exclude: Iterable[int] = (),
-    ) -> Generator[Event, None, None]:
+        requested: Choice = "exclude",
+    ) -> Generator[Event, None, Extension]:
         """`extend`, yielding its progress."""
-        addition = Addition(data=data, blocks=blocks, subjects=subjects, exclude=exclude)
-        self.renew((yield from extending(self.writer, self.data, addition)))
-        yield from self.writer.finishing()
+        addition = Addition(
+            data=data, blocks=blocks, subjects=subjects, exclude=exclude, requested=requested
+        )
+        if is_unfinished(self.writer):
+            self.renew(resumed(self.writer, self.data, addition))
+            return (yield from going_on(self.writer, addition))
+        both = joined(self.data, data)
+        try:
+            return (yield from extending(self.writer, both, addition))
+        finally:
+            if self.ledger.run().parts != self.facts.parts:  # as far as it came, it is there
+                self.renew(both)
 
     def verify(
         self,
@@ -454,14 +534,13 @@ class Run:
         seconds = carried.seconds or outcome.get("seconds", 0.0)
         full = sum(entry.seconds for entry in chain.entries)
         return Erasure(
-            model=self._model(chain),
             digest=_text(last.digest),
             digest_before=outcome.get("digest_before", last.digest),
             guarantee=last.guarantee,
             method=str(facts.method["name"]) if facts else "none",
             records=facts.records if facts else 0,
             ignored=carried.ignored,
-            blocks_total=chain.blocks,
+            blocks_total=chain.length,
             blocks_replayed=sum(last - first + 1 for first, last in segments),
             segments=segments,
             residual_memory=tuple(outcome.get("residual_memory", ())),
@@ -474,25 +553,42 @@ class Run:
             speedup=full / seconds if seconds else float("inf"),
             number=carried.number,
             condemned=len(self.ledger.objects.keys("condemned")),
+            restored=partial(self._left, carried.number, chain.length, _text(last.digest)),
         )
 
-    def _finished_chain(self) -> Chain:
+    def _left(self, number: int | None, block: int, digest: str) -> nn.Module:
+        """The model that an erasure left, as long as nothing has replaced it."""
         chain = self.chain()
-        self._check_finished(chain.length)
-        return chain
+        if block <= chain.length and chain.entries[block].digest == digest:
+            return self._model(chain, block)
+        raise ModelGone(
+            f"the model that erasure {number or 'before'} left was replaced by a later one, and "
+            "its state destroyed",
+            hint="take `model` of the run: the model as it is now",
+        )
 
-    def _check_finished(self, length: int) -> None:
-        if length < self.facts.blocks:
-            raise RunUnfinished(
-                f"{self.folder} has been trained to block {length} of {self.facts.blocks}",
-                hint="call fit (or extend, where that was interrupted) again with the same "
-                "arguments: it goes on where it was",
+    def _check_returned(self) -> None:
+        returned = self.writer.marking.returned()
+        if len(returned):
+            raise RunOutdated(
+                f"{self.folder} holds {len(returned)} records that were erased before, such as "
+                f"record {returned[0]}: it was put back from an older copy",
+                hint="call settle: it leaves them out again, as every call does that writes",
             )
 
-    def _model(self, chain: Chain) -> nn.Module:
+    def _served_chain(self) -> Chain:
+        chain, first = self.chain(), self.facts.parts[0].blocks
+        if chain.length < first:
+            raise RunUnfinished(
+                f"{self.folder} has been trained to block {chain.length} of {first}",
+                hint="call fit again with the same arguments: it goes on where it was",
+            )
+        return chain
+
+    def _model(self, chain: Chain, block: int) -> nn.Module:
         with self.trainer.environment.entered():
             model = made_model(self.recipe)
-        load_state(model, chain.state(chain.blocks))
+        load_state(model, chain.state(block))
         return model.eval()
 
 

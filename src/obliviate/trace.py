@@ -370,7 +370,7 @@ def trace_of(
         gone: All erased records, those of the request among them.
         prior: What is believed of the exponent.
     """
-    scorer = Scorer(trainer, chain.state(chain.blocks), records, gone)
+    scorer = Scorer(trainer, chain.state(chain.length), records, gone)
     block_of = trainer.layout.block_of
     return Trace(
         scorer=scorer,

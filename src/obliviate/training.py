@@ -216,6 +216,15 @@ class Trainer:
         with self.environment.entered(), named("the dataset"):
             return moved(self._feed.batch(records, seed), self.recipe.device)
 
+    def content(self, record: int) -> list[bytes | memoryview]:
+        """The content of a record, which depends neither on its id nor on its neighbours.
+
+        Raises:
+            TrainingFailed: The dataset raised.
+        """
+        with self.environment.entered(), named("the dataset"):
+            return list(content_of(self._feed.alone(record)))
+
     def forward(self, batch: Any) -> Tensor | None:
         """The loss of a batch under the live module; None where there is nothing to learn."""
         if self.recipe.step is not None:

@@ -6,14 +6,10 @@ It first finishes what a killed process left, then carries out what was asked fo
 from __future__ import annotations
 
 import time
-import warnings
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
-from pathlib import Path
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
 
 from obliviate import clock
 from obliviate.chain import Chain
@@ -24,15 +20,14 @@ from obliviate.errors import (
     ConnectionLost,
     ForeignData,
     LeaseLost,
-    NothingLearned,
     ObliviateError,
     StorageFailed,
     StorageFull,
-    TrainingFailed,
 )
 from obliviate.identity import SAMPLED_RECORDS, content_hashes, sampled
 from obliviate.ledger.facts import ERASED
-from obliviate.ledger.tombstones import Tombstones
+from obliviate.marking import Marking
+from obliviate.onward import training_on
 from obliviate.planner import Planner, check_left
 from obliviate.policy import due_date
 from obliviate.progress import Event
@@ -44,31 +39,47 @@ from obliviate.vault import Terms
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Mapping
-    from concurrent.futures import Future
     from typing import Literal
 
     from numpy.typing import NDArray
 
     from obliviate.erasure import Outcome
     from obliviate.ledger import ErasureFacts, Ledger, RunFacts
-    from obliviate.ledger.facts import Guarantee
+    from obliviate.onward import Commit
     from obliviate.plan import Plan
     from obliviate.repair import Repair
     from obliviate.residual import Method
-    from obliviate.state import State
     from obliviate.trace import Trace
-    from obliviate.training import Trained, Trainer
+    from obliviate.training import Trainer
     from obliviate.vault import Vault
 
     Kind = Literal["forget", "settle"]
 
 """An option that is not worth a word where it is not taken."""
 
-_ASK_AGAIN = (TrainingFailed, StorageFull, StorageFailed)
-"""What asking again may mend."""
+_NOBODY = np.array([], dtype=np.int64)
+_ASK_AGAIN = (StorageFull, StorageFailed)
+"""What asking again may mend, whoever is asked for."""
 
 _OUT_OF_REACH = (ConnectionLost, LeaseLost)
 """What leaves no way to take anything back."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Resumed:
+    """What came of an erasure that a killed process had left.
+
+    Attributes:
+        facts: The erasure.
+        requests: The numbers of the requests that it was to carry out.
+        is_again: Whether it erased what had been erased before, by a ledger that was newer.
+        error: Why it was taken back; its requests wait again.
+    """
+
+    facts: ErasureFacts
+    requests: tuple[int, ...]
+    error: Exception | None = None
+    is_again: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,32 +113,19 @@ def method_from(options: Mapping[str, object]) -> Method:
     return method_of(str(rest.pop("name")), **rest)
 
 
-def _append(
-    chain: Chain, trained: Trained, previous: State, guarantee: Guarantee, learned: frozenset[str]
-) -> None:
-    """`Chain.append` in another thread, whatever mode the caller has made its states in."""
-    with torch.inference_mode():
-        changed = chain.append(trained, previous, guarantee=guarantee)
-    if trained.is_learning and not changed & learned:
-        warnings.warn(
-            f"block {trained.block} was trained on, and changed no parameter. An optimizer that "
-            "gathers gradients over several calls begins anew in every block: gather them within "
-            "the step instead, or take fewer blocks",
-            NothingLearned,
-            stacklevel=2,
-        )
-
-
 class Writer:
     """Changes the chain of a run.
 
     Attributes:
         patience_seconds: How long to wait for another live process that writes to the run; None:
             until it is done.
+        lacks: How many records at the end the dataset lacks; see `growth.lacking`.
     """
 
     def __init__(self, ledger: Ledger, vault: Vault, trainer: Trainer, facts: RunFacts) -> None:
         self.ledger, self.vault, self.trainer, self.facts = ledger, vault, trainer, facts
+        self.marking = Marking(ledger, facts)
+        self.lacks = 0
         self.patience_seconds: float | None = None
 
     def chain(self) -> Chain:
@@ -167,10 +165,14 @@ class Writer:
         }
 
     def waiting(self) -> NDArray[np.int64]:
-        """The records of an erasure that was begun and is not carried out yet; sorted."""
-        running = self.ledger.running()
-        none = np.array([], dtype=np.int64)
-        return none if running is None else self.ledger.records_of_erasure(running.id)
+        """The records of an erasure that is still to be carried out; sorted.
+
+        Of one that was begun, or of one that an older ledger knows nothing of.
+        """
+        running, returned = self.ledger.running(), self.marking.returned()
+        if running is None:
+            return returned
+        return np.union1d(self.ledger.records_of_erasure(running.id), returned)
 
     def waiting_blocks(self) -> frozenset[int]:
         """The blocks that hold them."""
@@ -234,6 +236,7 @@ class Writer:
             plan = self.plan(named, method.name)
             if not plan.records and plan.start is None:
                 return self._nothing_to_do(kind, named, resumed, chain, plan)
+            self._check_reach(chain, plan)
             ids = np.array(plan.records, dtype=np.int64)
             self.ledger.check(ids, names=("erased",))
             trace = self._trace(method, ids, chain)
@@ -253,35 +256,43 @@ class Writer:
         self,
         kind: Kind,
         named: NDArray[np.int64],
-        resumed: ErasureFacts | None,
+        resumed: Resumed | None,
         chain: Chain,
         plan: Plan,
     ) -> Carried:
         """The answer to a request that was carried out before, or that a killed call had begun."""
-        if resumed is not None and resumed.kind == kind:
-            its = self.ledger.records_of_erasure(resumed.id)
+        if resumed is not None and resumed.error is not None:
+            raise resumed.error  # there is nothing else to say
+        if resumed is not None and kind == "settle" and resumed.is_again:
+            return Carried(chain=chain, number=resumed.facts.id)
+        if resumed is not None and resumed.facts.kind == kind:
+            its = self.ledger.records_of_erasure(resumed.facts.id)
             if np.array_equal(its, named):
-                return Carried(chain=chain, number=resumed.id)
+                return Carried(chain=chain, number=resumed.facts.id)
         return Carried(chain=chain, number=None, ignored=plan.ignored)
 
     def _begin(
         self, kind: Kind, plan: Plan, method: Method, requests: tuple[int, ...]
     ) -> ErasureFacts:
         records = np.array(plan.records, dtype=np.int64)
-        if self.facts.tombstones:
-            # before they are erased: nobody may find them without a tombstone afterwards
-            tombstones = Tombstones(Path(self.facts.tombstones["file"]))
-            tombstones.add(self.ledger.people.contents_of(records))
-            tombstones.close()
         is_own = kind == "forget" and not requests
         due = clock.stamp(due_date(None, clock.now())) if is_own else None
         return self.ledger.begin(kind, options_of(method), records, requests=requests, due=due)
 
-    def finishing(self) -> Generator[Event, None, None]:
-        """Finish what a killed process left."""
+    def finishing(self) -> Generator[Event, None, Resumed | None]:
+        """Finish an erasure that a killed process left."""
+        yield from self.taking_lease()
+        try:
+            return (yield from self.continuing())
+        finally:
+            self.ledger.lease.release()
+
+    def training(self) -> Generator[Event, None, None]:
+        """Train on the blocks that are still to come, after what a killed process left."""
         yield from self.taking_lease()
         try:
             yield from self.continuing()
+            yield from self.going_on()
         finally:
             self.ledger.lease.release()
 
@@ -289,6 +300,7 @@ class Writer:
         """Make lost objects of the chain again, where they can be."""
         yield from self.taking_lease(is_mending=True)
         try:
+            self.marking.check()
             chain = self.chain()
             found = yield from repairing(
                 chain, self.trainer, self.ledger.erased(), self.waiting_blocks()
@@ -298,27 +310,66 @@ class Writer:
         finally:
             self.ledger.lease.release()
 
-    def continuing(self) -> Generator[Event, None, ErasureFacts | None]:
-        """Finish what was left: training, or an erasure, which is returned; under the lease."""
+    def continuing(self) -> Generator[Event, None, Resumed | None]:
+        """Finish an erasure that was left; under the lease.
+
+        One that cannot be carried out is taken back, and its requests wait again: it must not keep
+        others from being forgotten.
+        """
         self._check_parts()
+        self.marking.check()
         chain = self.chain()
         chain.sweep()
-        if chain.length < chain.blocks:
-            try:
-                yield from self._training(chain)
-            except LeaseLost:
-                forsake(self.ledger, self.vault)
-                raise
-            mark(self.ledger, self.vault)
         running = self.ledger.running()
-        if running is not None:
-            try:
-                yield from self._carrying_out(running, chain, None, is_waiting=True)
-            except ObliviateError as error:
+        if running is None:
+            return (yield from self._erasing_again(chain))
+        requests = tuple(self.ledger.requests.of_erasure(running.id))
+        try:
+            yield from self._carrying_out(running, chain, None, is_waiting=True)
+        except (*_OUT_OF_REACH, *_ASK_AGAIN):
+            raise
+        except Exception as error:
+            if isinstance(error, ObliviateError):
                 error.message = f"erasure {running.id}, begun {running.started}: {error.message}"
                 error.args = (error.message, error.hint)
-                raise
-        return running
+            return Resumed(facts=running, requests=requests, error=error)
+        return Resumed(facts=running, requests=requests)
+
+    def going_on(
+        self, commit_first: Commit | None = None, left_out: NDArray[np.int64] = _NOBODY
+    ) -> Generator[Event, None, None]:
+        """Train on the blocks that are still to come; under the lease.
+
+        Args:
+            commit_first: See `training_on`.
+            left_out: Records to leave out beside those that the ledger says are erased.
+        """
+        chain = self.chain()
+        if chain.length == chain.blocks:
+            return
+        try:
+            yield from training_on(
+                chain,
+                self.trainer,
+                np.union1d(self.ledger.erased(), left_out),
+                guarantee="exact" if self._goes_on_exactly(chain) else "approximate",
+                commit_first=commit_first,
+            )
+        except LeaseLost:
+            forsake(self.ledger, self.vault)
+            raise
+        mark(self.ledger, self.vault)
+
+    def _erasing_again(self, chain: Chain) -> Generator[Event, None, Resumed | None]:
+        """Erase what was erased before, where the ledger is older than that."""
+        returned = self.marking.returned()
+        if not len(returned):
+            return None
+        plan = self.plan(returned, Exact.name)
+        self._check_reach(chain, plan)
+        facts = self._begin("forget", plan, Exact(), ())
+        yield from self._carrying_out(facts, chain, None, is_waiting=True)
+        return Resumed(facts=facts, requests=(), is_again=True)
 
     def _check_parts(self) -> None:
         if self.ledger.run().parts != self.facts.parts:
@@ -327,39 +378,15 @@ class Writer:
                 hint="load it again, with the data that it has now",
             )
 
-    def _training(self, chain: Chain) -> Generator[Event, None, None]:
-        blocks = range(chain.length + 1, chain.blocks + 1)
-        chain.initial_hashes  # noqa: B018 - before there are other states in memory
-        start, is_exact = chain.checkpoint(chain.length), self._goes_on_exactly(chain)
-        previous, training = start.model, self.trainer.train(start, blocks, self.ledger.erased())
-        guarantee: Guarantee = "exact" if is_exact else "approximate"
-        del start
-        with ThreadPoolExecutor(1) as writer:
-            written: Future[None] | None = None
-            finished = chain.length
-            for item in training:
-                if isinstance(item, Event):
-                    done = finished + item.done
-                    yield replace(item, task="fit", done=done, total=chain.blocks)
-                    continue
-                if written is not None:
-                    written.result()  # one at a time; and it may still need the previous state
-                written = chain.aside(
-                    writer,
-                    previous,
-                    _append,
-                    *(chain, item, previous, guarantee, self.trainer.parameters),
-                )
-                previous, finished = item.checkpoint.model, item.block
-                yield Event(
-                    task="fit",
-                    done=finished,
-                    total=chain.blocks,
-                    block=item.block,
-                    loss=item.loss,
-                )
-            if written is not None:
-                written.result()
+    def _check_reach(self, chain: Chain, plan: Plan) -> None:
+        """See that no record has to be replayed that the dataset lacks."""
+        part = self.trainer.layout.parts[-1]
+        if self.lacks and plan.start is not None and chain.length >= part.first_block:
+            raise ForeignData(
+                f"the run was extended by {part.records} records, on some of which it was trained; "
+                "they are not in this dataset",
+                hint="load the run with the old records followed by the new ones",
+            )
 
     def _goes_on_exactly(self, chain: Chain) -> bool:
         return chain.entries[-1].guarantee == "exact" and not self.changed_environment()
@@ -369,17 +396,18 @@ class Writer:
     ) -> Generator[Event, None, Outcome]:
         """Carry an erasure out, or take it back.
 
-        One that nobody waits for at this moment, such as that of a killed process, is taken back
-        only where trying again cannot help, and its requests are not refused: whoever asked is not
-        there to hear of it.
+        The requests of one that nobody waits for at this moment, such as that of a killed process,
+        are not refused but wait again: whoever asked is not there to hear of it.
         """
         try:
+            self.marking.set(facts)
             outcome = yield from self._erasing_of(facts, chain, trace).run()
         except Exception as error:
             is_lost = isinstance(error, _OUT_OF_REACH)
             if isinstance(error, LeaseLost):
                 forsake(self.ledger, self.vault)
             if not (is_lost or (is_waiting and isinstance(error, _ASK_AGAIN))):
+                self.marking.take_back(facts)
                 self.ledger.give_up(facts.id, str(error), is_refused=not is_waiting)
                 chain.sweep()
             raise
@@ -390,6 +418,9 @@ class Writer:
     def _trace(self, method: Method, records: NDArray[np.int64], chain: Chain) -> Trace | None:
         """What follows the trace as a function, if the method does; it reads the records once."""
         if not (method.functional and len(records)):
+            return None
+        records = records[self.ledger.people.blocks_of(records) <= chain.length]
+        if not len(records):
             return None
         gone = np.union1d(self.ledger.erased(), records)
         return trace_of(self.trainer, chain, records, gone, exponent_of(self.ledger.erasures()))
@@ -434,6 +465,15 @@ class Writer:
         count = SAMPLED_RECORDS * len(self.facts.parts) - len(known)
         if not count:
             return
-        left_out = np.union1d(self.ledger.erased(), sorted(known))
+        beyond = self._beyond()
+        left_out = np.union1d(np.union1d(self.ledger.erased(), sorted(known)), beyond)
         fresh = sampled(self.facts.records, self.trainer.recipe.seed, left_out, count)
         self.ledger.add_samples(content_hashes(self.trainer, fresh, facts.content_key))
+
+    def _beyond(self) -> NDArray[np.int64]:
+        """Records that were not trained on yet, and may still be mended, or that are not there."""
+        length, records = self.ledger.length(), self.facts.records
+        if length == self.facts.blocks:
+            return np.arange(records - self.lacks, records, dtype=np.int64)
+        ahead = np.flatnonzero(self.trainer.layout.all_blocks() > length)
+        return np.union1d(ahead, np.arange(records - self.lacks, records))

@@ -168,14 +168,31 @@ def extend(
     blocks: Annotated[
         int | None, typer.Option(help="How many new blocks; of about the old size if not given.")
     ] = None,
+    exclude: Annotated[
+        list[int] | None,
+        typer.Option(metavar="ID", help="A new record to leave out; can be given several times."),
+    ] = None,
+    refuse_requested: Annotated[
+        bool,
+        typer.Option(
+            "--refuse-requested", help="Do nothing where new records are of people who wait."
+        ),
+    ] = False,
     project: Moved = None,
     wait: Wait = None,
     _json: Json = False,
 ) -> Answer:
     """Train on the records that the project's data has now beyond those of the run."""
     made, opened = open_run(run, project, wait)
-    watch(opened.extending(**addition_of(made, opened), blocks=blocks))
-    return shown.of_status(opened.status())
+    extension = watch(
+        opened.extending(
+            **addition_of(made, opened),
+            blocks=blocks,
+            exclude=exclude or (),
+            requested="refuse" if refuse_requested else "exclude",
+        )
+    )
+    return shown.of_extension(extension, opened.status())
 
 
 @app.command(name="destroy-key")

@@ -30,6 +30,7 @@ from obliviate.policy import Policy
 from obliviate.queue import refused
 from obliviate.run import DEFAULT_METHOD
 from obliviate.terminal import watch_replay
+from obliviate.wording import counted
 
 
 @app.command()
@@ -73,6 +74,22 @@ def refuse(
     """Close a request that waits, without carrying it out."""
     ledger = open_ledger(run)
     return shown.of_request(refused(ledger, number, reason, run))
+
+
+@app.command()
+def lift(
+    run: RunFolder,
+    *,
+    subject: Subjects = None,
+    record: Records = None,
+    reason: Annotated[str, typer.Option(help="Why; it is kept.")],
+    project: Moved = None,
+    _json: Json = False,
+) -> Answer:
+    """Lift tombstones, where consent was given again."""
+    check_named(subject, record)
+    lifted = open_run(run, project)[1].lift(record, subject, reason=reason)
+    return Answer(facts={"lifted": lifted}, shown=[f"{counted(lifted, 'tombstone')} lifted"])
 
 
 @app.command()

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from obliviate.plan import Plan
     from obliviate.queue import Queue
     from obliviate.report import Evidence
-    from obliviate.results import Erasure, Status
+    from obliviate.results import Erasure, Extension, Failure, Status, Work
     from obliviate.simulation import Forecast, Waits
     from obliviate.verification import Verification
 
@@ -165,8 +165,7 @@ def _recommendation(year: Year) -> str:
 
 def of_erasure(erasure: Erasure, picture: Path | None) -> Answer:
     """The answer to `forget` and `settle`."""
-    facts = {each.name: getattr(erasure, each.name) for each in fields(erasure)}
-    facts = {name: value for name, value in facts.items() if name != "model"}
+    facts = _facts(erasure)
     if erasure.number is None:
         line = f"there was nothing to do; the model is {erasure.guarantee}"
         return Answer(facts=facts | {"picture": None}, shown=[line])
@@ -273,21 +272,47 @@ def of_queue(queue: Queue) -> Answer:
     )
 
 
-def of_work(done: Sequence[Erasure], requests: Sequence[RequestFacts]) -> Answer:
-    """The answer to `work`."""
-    erasures = [
-        {each.name: getattr(one, each.name) for each in fields(one) if each.name != "model"}
-        for one in done
-    ]
-    facts = {"erasures": erasures, "requests": list(requests)}
+def _facts(erasure: Erasure) -> dict[str, Any]:
+    """What a machine is told of an erasure: all but its model."""
+    return {each.name: getattr(erasure, each.name) for each in fields(erasure) if each.compare}
+
+
+def of_work(done: Work, requests: Sequence[RequestFacts]) -> Answer:
+    """The answer to `work`; requests that could not be carried out make it a failure."""
+    facts = {
+        "erasures": [_facts(one) for one in done],
+        "failed": [_failure(each) for each in done.failed],
+        "requests": list(requests),
+    }
+    failed = [_failed(each) for each in done.failed]
+    code = FAILED if failed else DONE
     if not done:
-        return Answer(facts=facts, shown=["there was nothing to do now"])
+        return Answer(facts=facts, shown=failed or ["there was nothing to do now"], code=code)
     table = Table("erasure", "method", "records", "blocks replayed", "guarantee", "requests")
     for one in done:
         its = [each.id for each in requests if each.erasure == one.number]
         cells = (one.number, one.method, one.records, _replayed(one), one.guarantee, listed(its))
         table.add_row(*map(str, cells))
-    return Answer(facts=facts, shown=[table])
+    return Answer(facts=facts, shown=[table, *failed], code=code)
+
+
+def _failure(failure: Failure) -> dict[str, Any]:
+    error = failure.error
+    return {
+        "requests": failure.requests,
+        "error": getattr(error, "message", f"{type(error).__name__}: {error}"),
+        "hint": getattr(error, "hint", ""),
+    }
+
+
+def _failed(failure: Failure) -> str:
+    said = _failure(failure)
+    who = (
+        f"request {listed(failure.requests)} could not be carried out and goes on waiting"
+        if failure.requests
+        else "what was to be done was not done to its end"
+    )
+    return f"{who}: {said['error']}" + (f" ({said['hint']})" if said["hint"] else "")
 
 
 def of_status(status: Status) -> Answer:
@@ -300,6 +325,11 @@ def of_status(status: Status) -> Answer:
         ("digest", status.digest or "-"),
         ("journal head", status.journal_head),
     ]
+    if status.caveat:
+        rows.append(("what that is", status.caveat))
+    if status.returned:
+        again = "the run is an older copy, and the next call that writes leaves them out again"
+        rows.append(("erased before", f"{counted(status.returned, 'record')}: {again}"))
     if status.first_approximate is not None:
         rows.append(("first approximate block", status.first_approximate))
         rows.append(("settling would take", duration(status.seconds_to_settle)))
@@ -315,6 +345,19 @@ def of_status(status: Status) -> Answer:
     if any(each.state == "running" for each in status.erasures):
         shown.append("an erasure is not finished: call the same command again to finish it")
     return Answer(facts=facts, shown=shown)
+
+
+def of_extension(extension: Extension, status: Status) -> Answer:
+    """The answer to `extend`: how the run stands, and which new records were left out."""
+    stands = of_status(status)
+    facts = {each.name: getattr(extension, each.name) for each in fields(extension)}
+    rows = [
+        ("left out as asked", extension.excluded),
+        ("left out, for they were erased before", extension.reingested),
+        ("left out, for their people wait to be forgotten", extension.requested),
+    ]
+    told = [f"{name}: records {listed(found)}" for name, found in rows if found]
+    return Answer(facts={**stands.facts, "extension": facts}, shown=[*stands.shown, *told])
 
 
 def of_verification(found: Verification) -> Answer:

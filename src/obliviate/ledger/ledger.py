@@ -25,7 +25,14 @@ from obliviate.ledger.facts import (
 )
 from obliviate.ledger.lease import Lease
 from obliviate.ledger.objects import Objects
-from obliviate.ledger.people import Newcomers, People, unlink
+from obliviate.ledger.people import (
+    Newcomers,
+    People,
+    add_to_requests,
+    unlink,
+    waiting_people,
+    write_contents,
+)
 from obliviate.ledger.place import created, in_the_clear, insert_part, opened
 from obliviate.ledger.requests import (
     Requests,
@@ -140,6 +147,13 @@ class Ledger:
         """The file or the server it lies in."""
         return self._database.where
 
+    @property
+    def name(self) -> str:
+        """What tells the run from all others, and its copies not from itself."""
+        query = select(tables.runs.c.name).where(tables.runs.c.id == self._run)
+        with self._reading() as connection:
+            return str(connection.execute(query).scalar_one())
+
     def close(self) -> None:
         """Let go of the database."""
         self._database.close()
@@ -190,19 +204,46 @@ class Ledger:
         with self._changing("samples taken") as change:
             change.insert(tables.samples, rows)
 
-    def extend(self, part: Part, new: Newcomers, samples: Mapping[int, str]) -> None:
-        """Add records behind those there are, and the blocks that they are cut into.
+    def extend(
+        self,
+        part: Part,
+        new: Newcomers,
+        samples: Mapping[int, str],
+        first: Entry,
+        contents: bytes = b"",
+    ) -> None:
+        """Add records behind those there are, and the first block that was trained on them.
+
+        Those of people who asked to be forgotten meanwhile are added to what they asked for.
 
         Args:
-            part: How many of each.
+            part: How many records, and how many blocks they are cut into.
             new: The records.
             samples: See `RunFacts`.
+            first: The block.
+            contents: What its records were; see `append`.
         """
         run = self.run()
         with self._changing("run extended") as change:
+            waiting = waiting_people(change.connection, change.run)
             insert_part(change, run, len(run.parts), part, new)
+            add_to_requests(change, waiting, run.records)
+            insert_entries(change, tables.chain, [first])
+            _set_contents(change, {first.block: contents})
             rows = [{"record": record, "content": said} for record, said in samples.items()]
             change.insert(tables.samples, rows)
+
+    def leave_out(self, ids: NDArray[np.int64], contents: Mapping[int, bytes]) -> None:
+        """Leave out records that were not trained on yet, and know others by what they are now.
+
+        Args:
+            ids: The records to leave out; those that are left out already stay so.
+            contents: The tombstones that records would have, where they are kept.
+        """
+        with self._changing("records left out") as change:
+            fresh = np.setdiff1d(ids, self._records_in(change.connection, tables.erased.c.run > 0))
+            change.insert(tables.erased, [{"record": record} for record in fresh.tolist()])
+            write_contents(change, contents)
 
     def destroy_subject_key(self) -> None:
         """Forget how subjects are hashed: nobody can be found by name any more."""
@@ -242,11 +283,16 @@ class Ledger:
         return self._records(tables.erased.c.erasure.is_(None))
 
     def _records(self, condition: ColumnElement[bool]) -> NDArray[np.int64]:
+        with self._reading() as connection:
+            return self._records_in(connection, condition)
+
+    def _records_in(
+        self, connection: Connection, condition: ColumnElement[bool]
+    ) -> NDArray[np.int64]:
         erased = tables.erased.c
         query = select(erased.record).where(erased.run == self._run, condition)
-        with self._reading() as connection:
-            found = connection.execute(query.order_by(erased.record)).scalars()
-            return np.array(list(found), dtype=np.int64)
+        found = connection.execute(query.order_by(erased.record)).scalars()
+        return np.array(list(found), dtype=np.int64)
 
     # The journal
 
@@ -255,10 +301,9 @@ class Ledger:
         broken = self._database.faults()
         if broken:
             return broken
-        name = select(tables.runs.c.name).where(tables.runs.c.id == self._run)
+        name = self.name
         with self._reading() as connection:
-            run_name = connection.execute(name).scalar_one()
-            found = list(journal.faults(connection, self._run, run_name))
+            found = list(journal.faults(connection, self._run, name))
         return found or self._database.lost_links()
 
     def check(self, records: NDArray[np.int64] | None = None, names: Sequence[str] = ()) -> None:
@@ -322,11 +367,19 @@ class Ledger:
         with self._changing(f"writing begun by {token}"):
             pass
 
-    def last_change(self) -> str:
-        """When something was last written down, ISO 8601 in UTC."""
-        query = select(func.max(tables.journal.c.time)).where(tables.journal.c.run == self._run)
+    def days_of_changes(self) -> list[tuple[str, str]]:
+        """When something was written down: the first and the last time of each day, in order.
+
+        Times are ISO 8601 in UTC; the days are those that the clocks of the writers showed.
+        """
+        time = tables.journal.c.time
+        query = (
+            select(func.min(time), func.max(time))
+            .where(tables.journal.c.run == self._run)
+            .group_by(func.substr(time, 1, len("2030-12-20")))
+        )
         with self._reading() as connection:
-            return str(connection.execute(query).scalar_one())
+            return sorted((first, last) for first, last in connection.execute(query))
 
     # The chain
 

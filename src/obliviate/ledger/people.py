@@ -18,6 +18,7 @@ from sqlalchemy import or_, select
 from obliviate.ledger import journal, tables
 from obliviate.ledger.change import batched
 from obliviate.ledger.database import damaged
+from obliviate.ledger.facts import OPEN
 from obliviate.ledger.rows import columns_of
 
 if TYPE_CHECKING:
@@ -51,10 +52,12 @@ class People:
     def __init__(self, database: Database, run: int) -> None:
         self._database, self._run = database, run
 
-    def has_subjects(self) -> bool:
-        """Whether records were given subjects."""
+    def has_subjects(self, part: int | None = None) -> bool:
+        """Whether records were given subjects; those of one part, if named."""
         columns = tables.parts.c
         query = select(columns.part).where(columns.run == self._run, columns.has_subjects == 1)
+        if part is not None:
+            query = query.where(columns.part == part)
         with self._database.reading() as connection:
             return connection.execute(query.limit(1)).first() is not None
 
@@ -174,19 +177,100 @@ class People:
         places: NDArray[np.int32] = blocks[np.searchsorted(known, ids)].astype(np.int32)
         return places
 
-    def contents_of(self, ids: NDArray[np.int64]) -> list[bytes]:
-        """The tombstones of some records, where they are kept."""
-        records, found = tables.records.c, []
+    def contents_of(self, ids: NDArray[np.int64]) -> dict[int, bytes]:
+        """What tombstones know some records by, where they are kept; by record."""
+        records = tables.records.c
+        found: dict[int, bytes] = {}
         with self._database.reading() as connection:
             for start in range(0, len(ids), _IDS_AT_ONCE):
                 some = ids[start : start + _IDS_AT_ONCE].tolist()
-                query = select(records.content).where(
+                query = select(records.record, records.content).where(
                     records.run == self._run,
                     records.record.in_(some),
                     records.content.is_not(None),
                 )
-                found += list(connection.execute(query).scalars())
+                found |= {row.record: row.content for row in connection.execute(query)}
         return found
+
+    def waiting(self) -> set[bytes]:
+        """The keyed hashes of those who wait to be forgotten; see `waiting_people`."""
+        people = tables.subjects.c
+        with self._database.reading() as connection:
+            numbers = list(waiting_people(connection, self._run))
+            found: set[bytes] = set()
+            for some in batched(numbers):
+                query = select(people.hash).where(people.run == self._run, people.id.in_(some))
+                found |= set(connection.execute(query).scalars())
+            return found
+
+
+_OWNED = (tables.records, tables.further)
+"""Where it is kept whose a record is."""
+
+
+def waiting_people(connection: Connection, run: int) -> dict[int, int]:
+    """The subjects who wait to be forgotten, by number, and a request of each.
+
+    They are those of whom every record that is not erased is named by some request that is open,
+    whether the request named the person or the records.
+    """
+    requests, named = tables.requests.c, tables.requested.c
+    is_open = (requests.run == named.run) & (requests.id == named.request)
+    request_of: dict[int, int] = {}
+    asked: set[int] = set()
+    for table in _OWNED:
+        query = (
+            select(table.c.subject, table.c.record, named.request)
+            .join(tables.requested, (named.run == table.c.run) & (named.record == table.c.record))
+            .join(tables.requests, is_open)
+            .where(table.c.run == run, table.c.subject.is_not(None), requests.state.in_(OPEN))
+        )
+        for subject, record, request in connection.execute(query):
+            asked.add(record)
+            request_of[subject] = max(request, request_of.get(subject, 0))
+    for subject, record in _left_of(connection, run, list(request_of), 0):
+        if record not in asked:
+            request_of.pop(subject, None)
+    return request_of
+
+
+def _left_of(
+    connection: Connection, run: int, subjects: Sequence[int], first_record: int
+) -> Iterator[tuple[int, int]]:
+    """The records, from one on, of some subjects that are not erased, with the subject."""
+    erased = select(tables.erased.c.record).where(tables.erased.c.run == run)
+    for table in _OWNED:
+        for some in batched(subjects):
+            query = select(table.c.subject, table.c.record).where(
+                table.c.run == run,
+                table.c.subject.in_(some),
+                table.c.record >= first_record,
+                table.c.record.not_in(erased),
+            )
+            for row in connection.execute(query):
+                yield row.subject, row.record
+
+
+def add_to_requests(change: Change, request_of: Mapping[int, int], first_record: int) -> None:
+    """Add new records of people who wait to be forgotten to what they asked for.
+
+    Args:
+        change: Where.
+        request_of: Subjects, and a request of each.
+        first_record: The id of the first new record.
+    """
+    found = _left_of(change.connection, change.run, list(request_of), first_record)
+    pairs = sorted({(request_of[subject], record) for subject, record in found})
+    change.insert(
+        tables.requested, [{"request": request, "record": record} for request, record in pairs]
+    )
+
+
+def write_contents(change: Change, contents: Mapping[int, bytes]) -> None:
+    """Know records that were not trained on yet by what they are now."""
+    for record, content in contents.items():
+        is_it = tables.records.c.record == record
+        change.update(tables.records, is_it, {"content": content})
 
 
 def _numbers(subjects: Subjects, place: int, numbers: Mapping[str, int]) -> set[int | None]:

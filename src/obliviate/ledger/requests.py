@@ -14,7 +14,7 @@ import numpy as np
 from sqlalchemy import func, select, true
 
 from obliviate.clock import stamp
-from obliviate.errors import UnknownRequest
+from obliviate.errors import RefusedMeanwhile
 from obliviate.ledger import tables
 from obliviate.ledger.change import batched
 from obliviate.ledger.database import damaged
@@ -83,6 +83,23 @@ class Requests:
         with self._database.reading() as connection:
             found = [RequestFacts(**row) for row in connection.execute(query).mappings()]
         return sorted(found, key=lambda facts: facts.id)  # the database picks by state then
+
+    def of_erasure(self, erasure: int) -> list[int]:
+        """The numbers of the open requests that an erasure is to carry out."""
+        rows = tables.requests.c
+        is_its = (rows.run == self._run) & (rows.erasure == erasure) & rows.state.in_(OPEN)
+        query = select(rows.id).where(is_its)
+        with self._database.reading() as connection:
+            return sorted(connection.execute(query).scalars())
+
+    def waiting(self, numbers: Iterable[int]) -> tuple[int, ...]:
+        """Those of some requests that wait: neither refused nor carried out meanwhile."""
+        rows, found = tables.requests.c, list[int]()
+        query = select(rows.id).where(rows.run == self._run, rows.state == "requested")
+        with self._database.reading() as connection:
+            for some in batched(list(numbers)):
+                found += connection.execute(query.where(rows.id.in_(some))).scalars()
+        return tuple(sorted(found))
 
     def records_of(self, numbers: Iterable[int]) -> NDArray[np.int64]:
         """The records that some requests name, sorted, each once."""
@@ -175,14 +192,14 @@ def plan(change: Change, numbers: Iterable[int], erasure: int) -> None:
     """Let an erasure take requests up.
 
     Raises:
-        UnknownRequest: One of them was refused meanwhile: its records are not to be erased.
+        RefusedMeanwhile: One of them was: its records are not to be erased.
     """
     rows, values = tables.requests.c, {"state": "planned", "erasure": erasure, "reason": None}
     for some in batched(list(numbers)):
         is_refused = (rows.run == change.run) & rows.id.in_(some) & (rows.state == "refused")
         refused = change.connection.execute(select(rows.id).where(is_refused)).scalars().first()
         if refused is not None:
-            raise UnknownRequest(
+            raise RefusedMeanwhile(
                 f"request {refused} was refused meanwhile",
                 hint="call again, to carry out the others",
             )

@@ -15,6 +15,7 @@ from obliviate.custody import refuse_outdated
 from obliviate.ledger import Ledger
 from obliviate.ledger.facts import ERASED
 from obliviate.making import local_folder
+from obliviate.recipe import READS_MORE
 from obliviate.report.curve import Curve
 from obliviate.trace import Stitch
 
@@ -176,7 +177,7 @@ def gathered(folder: str | Path) -> Evidence:
 def _evidence(ledger: Ledger, name: str) -> Evidence:
     facts, entries = ledger.run(), ledger.entries()
     inexact = [entry.block for entry in entries if entry.guarantee != "exact"]
-    is_finished = len(entries) == facts.blocks + 1
+    is_finished = len(entries) > facts.parts[0].blocks
     guarantee = entries[-1].guarantee if is_finished else None
     left_out = len(ledger.excluded())
     return Evidence(
@@ -189,7 +190,7 @@ def _evidence(ledger: Ledger, name: str) -> Evidence:
         blocks=facts.blocks,
         blocks_done=len(entries) - 1,
         guarantee=guarantee,
-        meaning=GUARANTEES[guarantee or "unfinished"],
+        meaning=_meaning(guarantee, facts),
         digest=entries[-1].digest if is_finished else None,
         first_approximate=inexact[0] if inexact else None,
         approximate_blocks=len(inexact),
@@ -199,6 +200,13 @@ def _evidence(ledger: Ledger, name: str) -> Evidence:
         erasures=_erasures(ledger, facts),
         journal_head=ledger.journal_head(),
     )
+
+
+def _meaning(guarantee: Guarantee | None, facts: RunFacts) -> str:
+    said = GUARANTEES[guarantee or "unfinished"]
+    if guarantee is not None and facts.fingerprint.get("reads") == "more":
+        said += f" Mind what that is: {READS_MORE}."
+    return said
 
 
 def _erasures(ledger: Ledger, facts: RunFacts) -> tuple[ErasureEvidence, ...]:
@@ -228,7 +236,7 @@ def _erasure(facts: ErasureFacts, held: Sequence[int], blocks: int) -> ErasureEv
     outcome = facts.outcome
     segments = tuple((int(first), int(last)) for first, last in outcome["segments"])
     curve = None
-    if "residual_memory" in outcome:
+    if segments and "residual_memory" in outcome:
         curve = Curve(
             segments=segments,
             residual_memory=tuple(outcome["residual_memory"]),
