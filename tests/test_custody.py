@@ -155,7 +155,7 @@ def copied(tmp_path):
     return run, tmp_path
 
 
-@pytest.mark.parametrize("change", ["forget", "settle", "extend", "work"])
+@pytest.mark.parametrize("change", ["forget", "extend", "work"])
 def test_an_older_copy_neither_reads_nor_deletes(copied, change):
     run, place = copied
     still_open = load(place / "b")
@@ -201,16 +201,26 @@ def test_copies_that_went_on_by_as_many_steps_are_told_apart(copied):
     """Both journals have an entry of the marker's number; only one of them wrote the marker."""
     run, place = copied
     still_open = load(place / "b")
-    marker = (place / "objects" / MARKER_NAME).read_bytes()
-    run.settle()
-    newest = (place / "objects" / MARKER_NAME).read_bytes()
-    (place / "objects" / MARKER_NAME).write_bytes(marker)
-    still_open.settle()
+    shutil.copytree(place / "objects", place / "before")
+    run.extend(images(12, seed=1), blocks=2)
+    (place / "objects").rename(place / "after")
+    (place / "before").rename(place / "objects")
+    still_open.extend(images(12, seed=1), blocks=2)
     assert still_open.ledger.journal_end()[0] == run.ledger.journal_end()[0]
-    (place / "objects" / MARKER_NAME).write_bytes(newest)
+    shutil.rmtree(place / "objects")
+    (place / "after").rename(place / "objects")
     with pytest.raises(RunOutdated):
-        load(place / "b")
-    assert is_whole(load(place / "a"))
+        still_open.settle()
+    assert is_whole(run)
+
+
+def test_a_call_that_finds_nothing_to_do_changes_nothing(tmp_path):
+    run = made(tmp_path / "run")
+    before = run.status(), (run.folder / "vault" / MARKER_NAME).read_bytes()
+    made(tmp_path / "run")
+    run.settle()
+    run.work(everything=True)
+    assert (run.status(), (run.folder / "vault" / MARKER_NAME).read_bytes()) == before
 
 
 @pytest.mark.parametrize("is_inside", [True, False])

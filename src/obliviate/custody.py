@@ -1,14 +1,15 @@
 """Custody of a vault: its ledger is the newest there is, and only what is nobody's is swept.
 
-Whoever writes says so first in the journal, by an entry that no other ledger has, and then in the
-vault's marker. So a ledger that is behind the marker, or has another entry in that place, is a
-copy or was put back from one: it would take the objects of the newer one for nobody's. It is
-refused wherever it is opened, and asked again before anything is destroyed.
+Whoever writes an object says so first in the journal, by an entry that no other ledger has, and
+then in the vault's marker. So a ledger that is behind the marker, or has another entry in that
+place, is a copy or was put back from one: it would take the objects of the newer one for nobody's.
+It is refused wherever it is opened, and asked again before anything is destroyed.
 """
 
 from __future__ import annotations
 
 import contextlib
+import functools
 import secrets
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -110,7 +111,10 @@ def refuse_outdated(ledger: Ledger, folder: Path) -> None:
 
 
 def begin(ledger: Ledger, vault: Vault, *, is_mending: bool = False) -> None:
-    """Let the vault know that this ledger is the one that writes; under the lease.
+    """See that this ledger is the one that may write; under the lease.
+
+    The vault is let know before the first object is written: a call that finds nothing to do
+    changes nothing.
 
     Args:
         ledger: It.
@@ -134,7 +138,12 @@ def begin(ledger: Ledger, vault: Vault, *, is_mending: bool = False) -> None:
             )
             raise
         vault.place.make()
+        mark(ledger, vault)
     vault.fresh.clear()
+    vault.announcing = functools.partial(_announce, ledger, vault)
+
+
+def _announce(ledger: Ledger, vault: Vault) -> None:
     ledger.begin_writing(secrets.token_hex(_TOKEN_BYTES))
     mark(ledger, vault)
 

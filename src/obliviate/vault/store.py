@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import secrets
+import threading
 import uuid
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -15,7 +16,7 @@ from obliviate.vault.frames import KEY_BYTES, Plain, Sealed, framed
 from obliviate.vault.marker import MARKER_NAME, Marker
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
 
     from obliviate.vault.place import Place
     from obliviate.vault.seal import Seal
@@ -51,6 +52,7 @@ class Vault:
     Attributes:
         place: Where they lie.
         fresh: The keys of what was written since this process began to write.
+        announcing: What is done once, before the next object is written.
     """
 
     def __init__(self, place: Place, seal: Seal | None = None, identity: str = "") -> None:
@@ -63,6 +65,8 @@ class Vault:
         """
         self.place, self._seal, self._identity = place, seal, identity
         self.fresh: set[str] = set()
+        self.announcing: Callable[[], None] | None = None
+        self._lock = threading.Lock()  # several threads may write at once
 
     @property
     def is_sealed(self) -> bool:
@@ -93,6 +97,7 @@ class Vault:
                 size_bytes += len(piece)
                 yield piece
 
+        self._announce()
         self.fresh.add(key)
         self.place.write(key, counted())
         return Stored(
@@ -118,6 +123,12 @@ class Vault:
             return Plain(data)
         data_key = self._seal.unwrap(stored.sealed_key, self._context(stored.key))
         return Plain(data, Sealed(data_key, stored.key))
+
+    def _announce(self) -> None:
+        with self._lock:
+            if self.announcing is not None:
+                self.announcing()
+                self.announcing = None
 
     def _check_sealed(self, stored: Stored) -> None:
         # whoever can write to the ledger could put any object into a sealed vault otherwise
