@@ -8,6 +8,7 @@ erased person's own row, what is left of it or has turned its sign.
 from __future__ import annotations
 
 import argparse
+import shutil
 import tempfile
 import warnings
 from functools import partial
@@ -210,13 +211,19 @@ def is_finite(model: nn.Module) -> bool:
     return all(bool(value.isfinite().all()) for value in model.state_dict().values())
 
 
-def erased(recipe, data, records, method):
-    """The model and the erasure by a method, of a run of its own."""
+def erasures(recipe, data, records=None):
+    """The original's model, and what each method makes of a copy of its run."""
     with tempfile.TemporaryDirectory() as place:
         run = ob.fit(recipe, data, f"{place}/run", blocks=BLOCKS)
-        original = run.model
-        records = records if records else rare_in(run, data)
-        return original, run.forget(records=records, method=method)
+        original, records = run.model, records or rare_in(run, data)
+        run.ledger.close()
+        found = {}
+        for name in (*METHODS, "exact"):
+            shutil.copytree(f"{place}/run", f"{place}/{name}")
+            run = ob.load(f"{place}/{name}", recipe, data)
+            found[name] = run.forget(records=records, method=name)
+            run.ledger.close()
+        return original, found
 
 
 def rare_in(run, data) -> list[int]:
@@ -237,7 +244,7 @@ def net(model, seed: int) -> list[dict[str, object]]:
         epochs=2,
         seed=seed,
     )
-    found = {name: erased(recipe, data, None, name)[1] for name in (*METHODS, "exact")}
+    _, found = erasures(recipe, data)
     exact = accuracy(found["exact"].model, test)
     return [
         {
@@ -265,9 +272,10 @@ def row(optimizer, seed: int) -> list[dict[str, object]]:
     )
     data, user = likes(seed), seed % USERS
     rows = []
-    exact = erased(recipe, data, [user], "exact")[1].model.user.weight[user].detach()
+    original, found = erasures(recipe, data, [user])
+    exact = found["exact"].model.user.weight[user].detach()
     for name in METHODS:
-        original, erasure = erased(recipe, data, [user], name)
+        erasure = found[name]
         before = original.user.weight[user].detach() - exact
         after = erasure.model.user.weight[user].detach() - exact
         rows.append(

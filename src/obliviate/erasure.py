@@ -507,6 +507,7 @@ class Erasing:
             replayed=replayed,
             apart=apart,
             original=partial(self.chain.state, until),
+            until=until,
             is_last=until == self.chain.length,
         )
         return finish, replayed

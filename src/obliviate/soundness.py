@@ -89,26 +89,30 @@ class Finish:
         replayed: State,
         apart: State,
         original: Callable[[], State],
+        until: int,
         is_last: bool,
     ) -> None:
         """Remember what to finish with.
 
         Args:
             trainer: Whose model, data and loss to use.
-            blocks: Blocks that were replayed last; their retained records are used.
+            blocks: Blocks that were replayed last; BatchNorm is measured on their records.
             erased: Sorted ids, never read.
             replayed: Q_e, the last replayed state.
             apart: The original's values, at that block, of buffers that are not the replay's.
             original: Gives the original state at the end of the stretch.
+            until: The last block of the stretch.
             is_last: Whether the chain ends there, so that the state will be served.
         """
         self._trainer, self._blocks, self._erased = trainer, blocks, erased
         self._buffers = {name: replayed[name] for name in apart}
-        self._original, self._is_last = original, is_last
+        self._original = original
         self._replayed, self._apart = replayed, apart
         self._following = frozenset(apart) - batch_norm_statistics(trainer.model)
-        batches = first_epochs(trainer, blocks, erased)
-        self._batches = [batch for batch, _ in zip(batches, range(JUDGED_BATCHES), strict=False)]
+        self._until, self._is_last = until, is_last
+        spread = np.unique(np.linspace(1, until, JUDGED_BATCHES).astype(int)).tolist()
+        firsts = (next(first_epochs(trainer, [block], erased), None) for block in spread)
+        self._batches = [batch for batch in firsts if batch is not None]
         self._known: dict[str, float] | None = None
         self._first_loss: float | None = None
         self.remark = ""
@@ -159,10 +163,19 @@ class Finish:
         What was trained later was trained beside the original's buffers: where the replay's make
         another model of the same weights, it does not fit them.
         """
-        if not self._following:
+        # estimates of singular vectors belong to their weights, and are judged by the constraint
+        estimates = tuple(
+            f"{module}.{form}".lstrip(".")
+            for name, _ in constrained(self._trainer.model)
+            for module, _, tensor in [name.rpartition(".")]
+            for form in (f"parametrizations.{tensor}.", f"{tensor}_u", f"{tensor}_v")
+        )
+        apart = {name: self._apart[name] for name in self._following}
+        apart = {name: value for name, value in apart.items() if not name.startswith(estimates)}
+        if not apart:
             return
         without, limit = self._loss(self._replayed), self._limit(self._replayed)
-        felt = self._loss(dict(self._replayed) | dict(self._apart))
+        felt = self._loss(dict(self._replayed) | apart)
         if without is not None and not abs((felt or 0.0) - without) <= limit - without:
             yield (
                 f"the erased records would still be felt in buffers: the loss of retained records "
@@ -196,28 +209,32 @@ class Finish:
     # Buffers
 
     def _attempts(self, state: dict[str, Tensor]) -> Iterator[dict[str, Tensor]]:
-        """Ever more passes over retained records; at last none."""
-        per_pass = sum(1 for _ in first_epochs(self._trainer, self._blocks, self._erased))
-        following, done = state, 0
-        for batches in _BATCHES_PASSED if per_pass else ():
-            passes = max(1, -(-(batches - done) // per_pass))
-            done += passes * per_pass
-            following = self._measured(following, passes)
-            yield following
+        """Passes over ever more of the records that training saw last; at last none."""
+        for batches in _BATCHES_PASSED if self._batches else ():
+            yield self._measured(state, batches)
         yield self._measured(state, 0)
 
-    def _measured(self, state: dict[str, Tensor], passes: int) -> dict[str, Tensor]:
-        following = self._following if passes else frozenset()
+    def _measured(self, state: dict[str, Tensor], batches: int) -> dict[str, Tensor]:
+        following = self._following if batches else frozenset()
         if not (following or self._is_last):
             return state
+        blocks, count = self._latest(batches) if following else (self._blocks, batches)
+        passes = max(1, -(-batches // max(count, 1)))
         return reestimated(
-            self._trainer,
-            state,
-            self._blocks,
-            self._erased,
-            following=following,
-            passes=max(passes, 1),
+            self._trainer, state, blocks, self._erased, following=following, passes=passes
         )
+
+    def _latest(self, batches: int) -> tuple[range, int]:
+        """The last blocks of the stretch that hold so many batches, and how many they hold.
+
+        Not the replayed ones, gone through again and again: a running average of few records
+        forgets what is rare among all.
+        """
+        layout, first, count = self._trainer.layout, self._until + 1, 0
+        while first > 1 and count < batches:
+            first -= 1
+            count += layout.steps(first) // layout.epochs
+        return range(first, self._until + 1), count
 
     def _limit(self, state: State) -> float:
         """What the loss may be: that of the same weights with the original's buffers, and a bit."""
