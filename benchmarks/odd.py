@@ -222,6 +222,7 @@ def erasures(recipe, data, records=None):
             shutil.copytree(f"{place}/run", f"{place}/{name}")
             run = ob.load(f"{place}/{name}", recipe, data)
             found[name] = run.forget(records=records, method=name)
+            found[name].model  # noqa: B018 - it is read when it is asked for, and here it still is
             run.ledger.close()
         return original, found
 
