@@ -1,6 +1,6 @@
-"""What the insurance of an exact erasure costs, and `fit` with it: `python -m benchmarks.exactness`.
+"""What it costs to be sure: `fit` with it, and the comparison before an erasure is called exact.
 
-`--data FOLDER` holds MNIST's four IDX files.
+`python -m benchmarks.exactness --data FOLDER`, a folder that holds MNIST's four IDX files.
 """
 
 from __future__ import annotations
