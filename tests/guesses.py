@@ -18,6 +18,7 @@ import numpy as np
 from blake3 import blake3
 
 import obliviate as ob
+from obliviate.contents import packed
 from obliviate.identity import content_hashes
 from obliviate.ledger import journal, tables
 from obliviate.progress import Event
@@ -140,8 +141,10 @@ class Attacker:
         sampled = content_hashes(
             self.run.trainer, [self.record], self.run.facts.content_key
         ).values()
+        at = self.run.trainer.layout.members(self.blocks[0]).tolist().index(self.record)
+        known = packed(trained[0].contents[at : at + 1]).hex()
         return Clues(
-            hashes=(said, *map(digest, states), *sampled),
+            hashes=(said, known, *map(digest, states), *sampled),
             numbers=(float(len(object_)), apart / size, *(each.loss for each in trained)),
             object=(len(object_), said),
         )

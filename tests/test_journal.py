@@ -169,7 +169,7 @@ def test_no_row_can_be_added(tampered, table, whose):
         key = keys_of(table)[-1] if whose == "this run's" else keys_of(table)[0]
         for each in {key, *({"name"} & values.keys()), *({"hash"} & values.keys())}:
             value = values[each]
-            values[each] = value + 7 if isinstance(value, int) else value[::-1]
+            values[each] = value + 7 if isinstance(value, int) else value[::-1] + value[:1]
         marks = ", ".join("?" for _ in values)
         raw.execute(f'INSERT INTO "{table}" VALUES ({marks})', list(values.values()))
 

@@ -106,8 +106,9 @@ class Run:
         self.ledger.unlock(self.vault.unwrapped)
         self.renew(data)
         check_recipe(self.facts, self.trainer.fingerprint())
-        self._sweep_if_free()
-        self._check_data()
+        with self.ledger.understanding():
+            self._sweep_if_free()
+            self._check_data()
 
     def renew(self, data: Dataset[Any]) -> None:
         """Take up what the ledger says of the run, and the data that goes with it."""
@@ -343,7 +344,8 @@ class Run:
 
     def queue(self, policy: Policy | None = None) -> Queue:
         """The requests that are not closed, what they will cost, and what `work` would do now."""
-        return Queue.of(self.writer, policy_of(policy))
+        with self.ledger.understanding():
+            return Queue.of(self.writer, policy_of(policy))
 
     def work(self, policy: Policy | None = None, *, everything: bool = False) -> Work:
         """Carry out what a policy says is to be done now.

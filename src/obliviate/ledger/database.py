@@ -92,7 +92,7 @@ class Database:
     @contextlib.contextmanager
     def reading(self) -> Iterator[Connection]:
         """One transaction that reads; what the database raises comes as our own errors."""
-        with self._named_errors(), self.engine.connect() as connection:
+        with self._named_errors(), self._named_values(), self.engine.connect() as connection:
             reader = connection.execution_options(patience_seconds=self.patience_seconds)
             with reader.begin():
                 yield reader
@@ -179,6 +179,16 @@ class Database:
     def drop(self) -> None:
         """Let go of it for the last time; quickly, since a finalizer swallows interrupts."""
         self.engine.pool.dispose()
+
+    @contextlib.contextmanager
+    def _named_values(self) -> Iterator[None]:
+        """SQLite keeps a value of any kind in any column: what was damaged may be of another."""
+        try:
+            yield
+        except (TypeError, ValueError, OverflowError) as error:
+            raise damaged(
+                self.where, f"a value in it cannot be what was written: {error}"
+            ) from error
 
     @contextlib.contextmanager
     def _named_errors(self) -> Iterator[None]:

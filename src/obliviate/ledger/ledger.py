@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 import weakref
 from types import MappingProxyType
@@ -53,7 +54,7 @@ from obliviate.ledger.rows import (
 from obliviate.ledger.settling import close_finished
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
     from contextlib import AbstractContextManager
     from pathlib import Path
 
@@ -62,6 +63,7 @@ if TYPE_CHECKING:
 
     from obliviate.ledger.change import Change
 
+_NOT_UNDERSTOOD = (KeyError, TypeError, ValueError, AttributeError, IndexError, OverflowError)
 _ACKNOWLEDGED_SECONDS = 1.0
 _FAULTS_SHOWN = 5
 REPORTS_NAME, PAGE_NAME, PICTURE_NAME = "reports", "report.html", "erasure-{}.png"
@@ -305,6 +307,19 @@ class Ledger:
         with self._reading() as connection:
             found = list(journal.faults(connection, self._run, name))
         return found or self._database.lost_links()
+
+    @contextlib.contextmanager
+    def understanding(self) -> Iterator[None]:
+        """Name the damage where what the ledger says cannot be understood.
+
+        Raises:
+            RunDamaged: It is not what was written. What fails otherwise fails as it did.
+        """
+        try:
+            yield
+        except _NOT_UNDERSTOOD:
+            self.check()
+            raise
 
     def check(self, records: NDArray[np.int64] | None = None, names: Sequence[str] = ()) -> None:
         """See that what is about to be relied on is what was written: all but the long tables.

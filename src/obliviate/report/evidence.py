@@ -169,7 +169,8 @@ def gathered(folder: str | Path) -> Evidence:
     ledger = Ledger(place)
     try:
         refuse_outdated(ledger, place)
-        return _evidence(ledger, place.resolve().name)
+        with ledger.understanding():
+            return _evidence(ledger, place.resolve().name)
     finally:
         ledger.close()
 
