@@ -41,7 +41,7 @@ NOT_WHOLE = [
     b"8",
     None,
     [8],
-    object(),
+    range(8),
     math.nan,
 ]
 REAL = [
