@@ -82,7 +82,9 @@ class Owned:
     @cached_property
     def _is_moving(self) -> bool:
         """Whether a new optimizer moves what has no gradient, as by weight decay."""
-        first = {name: torch.zeros(1, dtype=torch.int64) for name in self._trainer.parameters}
+        parameters = self._trainer.model.named_parameters()
+        filled = (name for name, parameter in parameters if parameter.numel())
+        first = {name: torch.zeros(1, dtype=torch.int64) for name in filled}
         ones = {name: torch.ones(1) for name in first}
         idle = Idling(self._trainer, first, None).after(ones, [1], self._erased)
         return any(bool((value != 1).any()) for value in idle.values())
