@@ -86,7 +86,8 @@ class Owned:
         filled = (name for name, parameter in parameters if parameter.numel())
         first = {name: torch.zeros(1, dtype=torch.int64) for name in filled}
         ones = {name: torch.ones(1) for name in first}
-        idle = Idling(self._trainer, first, None).after(ones, [1], self._erased)
+        blocks = [1, self._trainer.layout.blocks // 2 + 1]  # a schedule may begin with nothing
+        idle = Idling(self._trainer, first, None).after(ones, blocks, self._erased)
         return any(bool((value != 1).any()) for value in idle.values())
 
     def _with(self, name: str, fresh: Tensor | None) -> Tensor:
