@@ -110,6 +110,8 @@ class Finish:
         self._replayed, self._apart = replayed, apart
         self._following = frozenset(apart) - batch_norm_statistics(trainer.model)
         self._until, self._is_last = until, is_last
+        per_block = (trainer.layout.steps(block) // trainer.layout.epochs for block in blocks)
+        self._is_few = sum(per_block) < _BATCHES_PASSED[0]
         spread = np.unique(np.linspace(1, until, JUDGED_BATCHES).astype(int)).tolist()
         firsts = (next(first_epochs(trainer, [block], erased), None) for block in spread)
         self._batches = [batch for batch in firsts if batch is not None]
@@ -218,7 +220,9 @@ class Finish:
         following = self._following if batches else frozenset()
         if not (following or self._is_last):
             return state
-        blocks, count = self._latest(batches) if following else (self._blocks, batches)
+        blocks, count = self._blocks, batches
+        if following or self._is_few:
+            blocks, count = self._latest(max(batches, _BATCHES_PASSED[0]))
         passes = max(1, -(-batches // max(count, 1)))
         return reestimated(
             self._trainer, state, blocks, self._erased, following=following, passes=passes
