@@ -330,6 +330,7 @@ def main() -> None:
     """Measure, print, and write the page."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seeds", type=int, default=30)
+    parser.add_argument("--first", type=int, default=0, help="the first seed")
     parser.add_argument("--only", default="", help="kinds that have this in their name")
     parser.add_argument("--page", action="store_true", help="write the table into the page")
     given = parser.parse_args()
@@ -341,7 +342,8 @@ def main() -> None:
     for kind, measure in tried:
         if given.only not in kind:
             continue
-        rows = [each for seed in range(given.seeds) for each in measure(seed)]
+        seeds = range(given.first, given.first + given.seeds)
+        rows = [each for seed in seeds for each in measure(seed)]
         for method in METHODS:
             lines.append(line(kind, method, [each for each in rows if each["method"] == method]))
             print(lines[-1], flush=True)
