@@ -317,9 +317,11 @@ class Ledger:
         """
         try:
             yield
-        except _NOT_UNDERSTOOD:
-            self.check()
-            raise
+        except _NOT_UNDERSTOOD as error:
+            found = self.faults()
+            if not found:
+                raise
+            raise damaged(self.where, "; ".join(found[:_FAULTS_SHOWN])) from error
 
     def check(self, records: NDArray[np.int64] | None = None, names: Sequence[str] = ()) -> None:
         """See that what is about to be relied on is what was written: all but the long tables.
