@@ -9,6 +9,7 @@ import time
 import pytest
 
 import obliviate as ob
+from obliviate.ledger.facts import ERASED
 from tests.models import BLOCKS, images, recipe, records_in
 
 CONTEXT = multiprocessing.get_context("forkserver")
@@ -29,7 +30,7 @@ def story(folder):
         lambda: run.forget(records=[fifth], method=ob.Calibrated(tolerance=100)),
         run.settle,
     ]
-    done = [facts for facts in run.ledger.erasures() if facts.state == "committed"]
+    done = [facts for facts in run.ledger.erasures() if facts.state in ERASED]
     for step in steps[len(done) :]:
         step()
     return run
