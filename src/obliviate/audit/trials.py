@@ -187,5 +187,5 @@ def _training_facts(run: Run) -> dict[str, Any]:
 
 
 def _erasure_facts(erasure: Erasure) -> dict[str, Any]:
-    names = (each.name for each in fields(erasure))
-    return {name: getattr(erasure, name) for name in names if name != "model"}
+    names = (each.name for each in fields(erasure) if each.compare)  # not how a model is restored
+    return {name: getattr(erasure, name) for name in names}
