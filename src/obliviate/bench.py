@@ -116,12 +116,13 @@ def benching(project: Project, blocks: int | None = None) -> Generator[Event, No
 
 def _row(run: Run, record: int, method: str, project: Project) -> Generator[Event, None, BenchRow]:
     erasure = yield from run.forgetting(records=[record], method=method)
+    measured = accuracy(erasure.model, project.test, project.recipe.device)
     run.ledger.close()
     return BenchRow(
         method=method,
         seconds=erasure.seconds,
         blocks_replayed=erasure.blocks_replayed,
         speedup=erasure.speedup,
-        accuracy=accuracy(erasure.model, project.test, project.recipe.device),
+        accuracy=measured,
         guarantee=erasure.guarantee,
     )

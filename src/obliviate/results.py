@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -67,6 +67,10 @@ class Erasure:
     number: int | None
     condemned: int = 0
     restored: Callable[[], nn.Module] = field(repr=False, compare=False)
+
+    def facts(self) -> dict[str, Any]:
+        """All but the model, by name."""
+        return {each.name: getattr(self, each.name) for each in fields(self) if each.compare}
 
     @cached_property
     def model(self) -> nn.Module:

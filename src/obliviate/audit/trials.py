@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -26,7 +26,6 @@ if TYPE_CHECKING:
     from obliviate.audit.question import Question
     from obliviate.recipe import Project, Recipe
     from obliviate.residual import Method
-    from obliviate.results import Erasure
     from obliviate.run import Run
 
 RUNS_NAME = "runs"
@@ -128,7 +127,7 @@ class Bench:
         shutil.copytree(run.folder, place)
         copy = load(place, run.recipe, run.data)
         erasure = copy.forget(records=self.question.erased, method=method)
-        facts = _erasure_facts(erasure)
+        facts = erasure.facts()
         if isinstance(method, Exact):
             facts["gap"] = self._gap(run, copy)
         self.cells.write(name, self._measured(erasure.model, run.recipe, facts))
@@ -184,8 +183,3 @@ def lags_up_to(last: int) -> list[int]:
 def _training_facts(run: Run) -> dict[str, Any]:
     seconds = sum(entry.seconds for entry in run.chain().entries)
     return {"digest": run.digest, "seconds": seconds, "blocks_total": run.facts.blocks}
-
-
-def _erasure_facts(erasure: Erasure) -> dict[str, Any]:
-    names = (each.name for each in fields(erasure) if each.compare)  # not how a model is restored
-    return {name: getattr(erasure, name) for name in names}

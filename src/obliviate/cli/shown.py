@@ -165,7 +165,7 @@ def _recommendation(year: Year) -> str:
 
 def of_erasure(erasure: Erasure, picture: Path | None) -> Answer:
     """The answer to `forget` and `settle`."""
-    facts = _facts(erasure)
+    facts = erasure.facts()
     if erasure.number is None:
         line = f"there was nothing to do; the model is {erasure.guarantee}"
         return Answer(facts=facts | {"picture": None}, shown=[line])
@@ -272,15 +272,10 @@ def of_queue(queue: Queue) -> Answer:
     )
 
 
-def _facts(erasure: Erasure) -> dict[str, Any]:
-    """What a machine is told of an erasure: all but its model."""
-    return {each.name: getattr(erasure, each.name) for each in fields(erasure) if each.compare}
-
-
 def of_work(done: Work, requests: Sequence[RequestFacts]) -> Answer:
     """The answer to `work`; requests that could not be carried out make it a failure."""
     facts = {
-        "erasures": [_facts(one) for one in done],
+        "erasures": [one.facts() for one in done],
         "failed": [_failure(each) for each in done.failed],
         "requests": list(requests),
     }
