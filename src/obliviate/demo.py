@@ -6,6 +6,7 @@ run that it leaves.
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 import time
 from dataclasses import dataclass, replace
@@ -32,6 +33,8 @@ from obliviate.terminal import watch_replay
 from obliviate.wording import counted, percent
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from rich.console import Console
 
     from obliviate.ledger.facts import Guarantee
@@ -164,6 +167,8 @@ def demonstrate(folder: Path, console: Console, told: Project | None = None) -> 
     ]
     for number, person in enumerate((FIRST, SECOND), start=1):
         rows.append(_row(f"after forgetting {number}", _forgotten(run, person, console), told))
+    with _writing(folder):  # settling destroys the run's own: it would confirm guesses
+        shutil.copyfile(saved_picture(run.folder, 1) or "", folder / CURVE_NAME)
     console.print("\nSettling: one exact replay for both requests.")
     rows.append(_row("after settling", watch_replay(run.settling()), told))
     rows.append(_retrained(run, told, console))
@@ -236,13 +241,8 @@ def _told(run: Run, rows: list[StoryRow], folder: Path, console: Console) -> Sto
     *before, last = rows
     judged = [_judged(row, last.digest) for row in before]
     curve, report = folder / CURVE_NAME, folder / PAGE_NAME
-    try:
-        shutil.copyfile(saved_picture(run.folder, 1) or "", curve)
+    with _writing(folder):
         report.write_text(page(gathered(run.folder)), encoding="utf-8")
-    except OSError as error:
-        raise StorageFull(
-            f"{folder} cannot be written to ({error.strerror})", hint="choose another --folder"
-        ) from error
     run.ledger.close()
     story = Story(
         rows=(*judged, last),
@@ -253,6 +253,16 @@ def _told(run: Run, rows: list[StoryRow], folder: Path, console: Console) -> Sto
     )
     _print_end(story, console)
     return story
+
+
+@contextlib.contextmanager
+def _writing(folder: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise StorageFull(
+            f"{folder} cannot be written to ({error.strerror})", hint="choose another --folder"
+        ) from error
 
 
 def _judged(row: StoryRow, digest: str) -> StoryRow:
