@@ -306,7 +306,7 @@ def test_a_request_that_was_refused_meanwhile_is_not_carried_out(tmp_path, recip
     one = run.request(records=[5])
     events = run.writer.erasing("forget", ids(5), ob.Exact(), requests=(one.id,))
     run.refuse(one.id, "withdrawn")
-    with pytest.raises(ob.errors.UnknownRequest, match="refused meanwhile"):
+    with pytest.raises(ob.errors.RefusedMeanwhile, match="refused meanwhile"):
         list(events)
     assert run.ledger.erased().tolist() == []
     assert run.ledger.erasures() == []
