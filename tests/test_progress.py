@@ -102,6 +102,7 @@ def test_progress_of_a_run_goes_from_nothing_to_all(tmp_path, recipe_of, data):
     assert {each.total for each in seen} == {4}
     assert {each.task for each in seen} == {"fit"}
     assert all(each.loss > 0 for each in seen)
-    replaying = list(run.forgetting(records=[0], method="exact"))
+    *replaying, comparing = run.forgetting(records=[0], method="exact")
+    assert comparing.task == "compare"
     assert replaying[-1].done == replaying[-1].total
     assert all(each.residual_memory >= 0 for each in replaying)
