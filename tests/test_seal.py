@@ -225,7 +225,7 @@ def test_keys_are_destroyed_before_objects(tmp_path, key, monkeypatch):
     assert again.verify().passed
     events = [entry.event for entry in again.ledger.journal()]
     assert [event for event in events if event[-9:] == "destroyed"] == [
-        "data keys and hashes destroyed",
+        "data keys destroyed",
         "objects destroyed",
     ]
 
