@@ -10,13 +10,12 @@ data/mnist.
 
 import re
 import shlex
-import subprocess
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
+from tests import prepared
 from tests.idx_files import write_digits
 
 ROOT = Path(__file__).parents[1]
@@ -116,8 +115,7 @@ def run(command: str, place: str) -> None:
     if words[0] in SETTING_UP:
         return
     assert words[0] in ("obliviate", "python"), f"{place}: cannot test `{command}`"
-    words[0] = str(Path(sys.executable).with_name(words[0]))
-    done = subprocess.run(words, capture_output=True, text=True, timeout=300, check=False)
+    done = prepared.run(words)
     told = f"{place}: `{command}` ended with {done.returncode}\n{done.stdout}\n{done.stderr}"
     assert done.returncode == (int(expected[1]) if expected else 0), told
 

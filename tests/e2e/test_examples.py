@@ -1,14 +1,12 @@
 """The examples: each runs as a script, and each keeps the promise of exact erasure as a project."""
 
-import os
 import re
 import runpy
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from tests import prepared
 from tests.idx_files import write_digits
 
 import obliviate as ob
@@ -40,15 +38,8 @@ def project(example, options):
 @pytest.mark.e2e
 def test_runs_as_a_script(example, options, tmp_path):
     arguments = [f"--{name}={value}" for name, value in options.items()]
-    done = subprocess.run(
-        [sys.executable, "-W", "error", example, "--run=run", f"--blocks={BLOCKS}", *arguments],
-        cwd=tmp_path,
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-    )
+    words = ["python", example, "--run=run", f"--blocks={BLOCKS}", *arguments]
+    done = prepared.run(words, cwd=tmp_path, strict=True)
     assert done.returncode == 0, done.stderr
     accuracies = [float(each) for each in re.findall(r"([\d.]+)%", done.stdout)]
     assert len(accuracies) == 3
