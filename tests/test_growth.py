@@ -89,10 +89,20 @@ def test_people_are_found_in_old_and_new_records(tmp_path):
         ob.fit(recipe(), BOTH, tmp_path / "run", blocks=BLOCKS, subjects=subjects[::-1])
 
 
-def test_the_old_data_alone_is_another_dataset_now(tmp_path):
-    grown(tmp_path / "run")
-    with pytest.raises(errors.ForeignData, match="96 records, this dataset has 72"):
-        ob.load(tmp_path / "run", made(), OLD)
+def test_the_old_data_alone_can_only_be_extended_by_the_same_records_again(tmp_path):
+    digest = grown(tmp_path / "run").digest
+    with pytest.raises(errors.ForeignData, match="96 records, this dataset has 71"):
+        ob.load(tmp_path / "run", made(), Subset(OLD, range(71)))
+    run = ob.load(tmp_path / "run", made(), OLD)
+    with pytest.raises(errors.ForeignData, match="old records followed by the new"):
+        run.forget(records=[1])
+    with pytest.raises(errors.ForeignData, match="old records followed by the new"):
+        run.verify()
+    with pytest.raises(errors.ForeignData, match="other records"):
+        run.extend(images(24, seed=77))
+    assert run.extend(NEW, blocks=2).records == 24
+    assert run.digest == digest
+    assert run.verify().passed
 
 
 def extend_and_die(folder, kill):
@@ -115,20 +125,16 @@ def test_the_same_script_goes_on_where_it_was_killed(tmp_path, number, side):
     child.join(120)
     assert child.exitcode == -9
     whole = grown(tmp_path / "whole")
-    try:
-        run = ob.load(tmp_path / "run", made(), OLD)
-    except errors.ForeignData:  # it was killed behind its last commit
-        run = ob.load(tmp_path / "run", made(), BOTH)
-    else:
-        if run.facts.blocks > BLOCKS:
-            with pytest.raises(errors.ForeignData, match="old records followed by the new"):
-                run.forget(records=[1])
-            with pytest.raises(errors.ForeignData, match="these are 5"):
-                run.extend(Subset(NEW, range(5)))
-            with pytest.raises(errors.ForeignData, match="other records"):
-                run.extend(images(24, seed=77))
-        run = ob.fit(made(), OLD, tmp_path / "run", blocks=BLOCKS)
-        run.extend(NEW, blocks=2)
+    run = ob.load(tmp_path / "run", made(), OLD)
+    if run.facts.blocks > BLOCKS:
+        with pytest.raises(errors.ForeignData, match="old records followed by the new"):
+            run.forget(records=[1])
+        with pytest.raises(errors.ForeignData, match="these are 5"):
+            run.extend(Subset(NEW, range(5)))
+        with pytest.raises(errors.ForeignData, match="other records"):
+            run.extend(images(24, seed=77))
+    run = ob.fit(made(), OLD, tmp_path / "run", blocks=BLOCKS)
+    run.extend(NEW, blocks=2)
     assert run.digest == whole.digest
     assert run.ledger.faults() == []
     assert len(run.facts.parts) == 2

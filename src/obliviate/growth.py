@@ -38,7 +38,12 @@ Choice = Literal["exclude", "refuse"]
 
 
 def joined(old: Dataset[Any], new: Dataset[Any]) -> Dataset[Any]:
-    """One dataset followed by another; tensors stay tensors, which are faster to train on."""
+    """One dataset followed by another; tensors stay tensors, which are faster to train on.
+
+    Raises:
+        InvalidRecipe: The new one is no map-style dataset, or holds nothing.
+    """
+    data_length(new)
     if type(old) is type(new) is TensorDataset and len(old.tensors) == len(new.tensors):
         pairs = list(zip(old.tensors, new.tensors, strict=True))
         if all(a.shape[1:] == b.shape[1:] and a.dtype == b.dtype for a, b in pairs):
@@ -46,12 +51,14 @@ def joined(old: Dataset[Any], new: Dataset[Any]) -> Dataset[Any]:
     return ConcatDataset([old, new])
 
 
-def lacking(facts: RunFacts, length: int, chain_length: int) -> int:
-    """How many records a dataset lacks, where the run's extension by them is not finished."""
-    is_finished = chain_length >= facts.blocks
+def lacking(facts: RunFacts, length: int) -> int:
+    """How many records a dataset lacks: those of the last extension, or none.
+
+    Whoever's call was stopped, before its end or just behind it, comes with the old data again and
+    calls `extend` again.
+    """
     missing = facts.records - length
-    is_last_part = len(facts.parts) > 1 and missing == facts.parts[-1].records
-    return missing if is_last_part and not is_finished else 0
+    return missing if len(facts.parts) > 1 and missing == facts.parts[-1].records else 0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -142,6 +149,8 @@ def extending(
 
 def going_on(writer: Writer, addition: Addition) -> Generator[Event, None, Extension]:
     """Go on with an extension that was interrupted; records not trained on yet may be mended.
+
+    One that was stopped behind its last commit is finished: nothing is left to train.
 
     Args:
         writer: Of the extended run, with its whole dataset.
@@ -246,7 +255,7 @@ def resumed(writer: Writer, old: Dataset[Any], addition: Addition) -> Dataset[An
     hint = "give the very records that the extension was begun with"
     if count != part.records:
         raise ForeignData(
-            f"an extension by {part.records} records was interrupted; these are {count}", hint=hint
+            f"the run was extended by {part.records} records; these are {count}", hint=hint
         )
     blocks, people = cut(
         part.blocks if addition.blocks is None else addition.blocks, addition.subjects, count
@@ -270,7 +279,7 @@ def resumed(writer: Writer, old: Dataset[Any], addition: Addition) -> Dataset[An
     samples = {record: said for record, said in facts.samples.items() if record >= before}
     if content_hashes(_trainer(writer, whole, facts.parts), samples, facts.content_key) != samples:
         raise ForeignData(
-            "an extension by other records was interrupted and is not finished",
+            "the run was extended by other records",
             hint=f"{hint}; only those that were not trained on yet may be mended",
         )
     return whole

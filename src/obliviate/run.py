@@ -122,7 +122,7 @@ class Run:
         )
         self.writer = Writer(self.ledger, self.vault, self.trainer, self.facts)
         self.writer.patience_seconds = self._patience_seconds
-        self.writer.lacks = lacking(self.facts, data_length(data), self.ledger.length())
+        self.writer.lacks = lacking(self.facts, data_length(data))
 
     @property
     def model(self) -> nn.Module:
@@ -427,7 +427,7 @@ class Run:
         addition = Addition(
             data=data, blocks=blocks, subjects=subjects, exclude=exclude, requested=requested
         )
-        if is_unfinished(self.writer):
+        if is_unfinished(self.writer) or self.writer.lacks:
             self.renew(resumed(self.writer, self.data, addition))
             return (yield from going_on(self.writer, addition))
         both = joined(self.data, data)
@@ -476,6 +476,7 @@ class Run:
         is_repairing, is_reading = flag(repair, "repair"), flag(data, "data")
         blocks = None if blocks is None else block_numbers(blocks, self.ledger.length())
         check_head(journal_head)
+        self.writer.check_reach(self.ledger.length() if blocks is None else max(blocks, default=0))
         repaired = (yield from self.writer.repairing()) if is_repairing else None
         is_journal_due = blocks is None or journal_head is not None
         faults = journal_faults(self.ledger, journal_head) if is_journal_due else ()

@@ -17,10 +17,13 @@ from obliviate.custody import begin, forsake, mark
 from obliviate.environment import BITS_DEPEND_ON, environment_facts
 from obliviate.erasure import Erasing
 from obliviate.errors import (
+    PUT_BACK,
     ConnectionLost,
     ForeignData,
     LeaseLost,
     ObliviateError,
+    RequestError,
+    RunDamaged,
     StorageFailed,
     StorageFull,
 )
@@ -36,6 +39,7 @@ from obliviate.residual import Exact, method_of
 from obliviate.stitch import Difference
 from obliviate.trace import exponent_of, trace_of
 from obliviate.vault import Terms
+from obliviate.wording import shown
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Mapping
@@ -108,9 +112,18 @@ def options_of(method: Method) -> dict[str, object]:
 
 
 def method_from(options: Mapping[str, object]) -> Method:
-    """The method that the ledger keeps."""
-    rest = dict(options)
-    return method_of(str(rest.pop("name")), **rest)
+    """The method that the ledger keeps.
+
+    Raises:
+        RunDamaged: There is none of that name, or it has no such options.
+    """
+    try:
+        rest = dict(options)
+        return method_of(str(rest.pop("name")), **rest)
+    except (KeyError, TypeError, ValueError, RequestError) as error:
+        raise RunDamaged(
+            f"the ledger keeps a method that cannot be: {shown(options)}", hint=PUT_BACK
+        ) from error
 
 
 class Writer:
@@ -236,7 +249,7 @@ class Writer:
             plan = self.plan(named, method.name)
             if not plan.records and plan.start is None:
                 return self._nothing_to_do(kind, named, resumed, chain, plan)
-            self._check_reach(chain, plan)
+            self.check_reach(0 if plan.start is None else chain.length)
             ids = np.array(plan.records, dtype=np.int64)
             self.ledger.check(ids, names=("erased",))
             trace = self._trace(method, ids, chain)
@@ -366,7 +379,7 @@ class Writer:
         if not len(returned):
             return None
         plan = self.plan(returned, Exact.name)
-        self._check_reach(chain, plan)
+        self.check_reach(0 if plan.start is None else chain.length)
         facts = self._begin("forget", plan, Exact(), ())
         yield from self._carrying_out(facts, chain, None, is_waiting=True)
         return Resumed(facts=facts, requests=(), is_again=True)
@@ -378,10 +391,14 @@ class Writer:
                 hint="load it again, with the data that it has now",
             )
 
-    def _check_reach(self, chain: Chain, plan: Plan) -> None:
-        """See that no record has to be replayed that the dataset lacks."""
+    def check_reach(self, last: int) -> None:
+        """See that the dataset has all records of the blocks up to one.
+
+        Raises:
+            ForeignData: It lacks those of an extension.
+        """
         part = self.trainer.layout.parts[-1]
-        if self.lacks and plan.start is not None and chain.length >= part.first_block:
+        if self.lacks and last >= part.first_block:
             raise ForeignData(
                 f"the run was extended by {part.records} records, on some of which it was trained; "
                 "they are not in this dataset",
