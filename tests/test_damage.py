@@ -167,3 +167,33 @@ def test_what_is_to_be_gone_stays_condemned_while_somebody_reads_from_before(sto
     files = b"".join(path.read_bytes() for path in folder.glob("ledger.sqlite*"))
     assert gone
     assert not any(each.encode() in files for each in gone)
+
+
+@pytest.mark.parametrize("column", ["subject_key", "content_key"])
+def test_a_key_whose_bit_turned_over_is_named(story, tmp_path, column):
+    folder = tmp_path / "run"
+    shutil.copytree(story, folder)
+    with closing(sqlite3.connect(folder / "ledger.sqlite")) as raw, raw:
+        [key] = raw.execute(f"SELECT {column} FROM runs").fetchone()
+        turned = bytes([key[0] ^ 1]) + key[1:]
+        raw.execute(f"UPDATE runs SET {column} = ?", (turned,))
+    with pytest.raises(RunDamaged, match="is not what was written"):
+        ob.load(folder, made(), images())
+
+
+def test_a_letter_of_the_schema_that_turned_over_is_named(story, tmp_path):
+    shutil.copytree(story, tmp_path / "run")
+    ledger = tmp_path / "run" / "ledger.sqlite"
+    flipped(ledger, ledger.read_bytes().index(b"CREATE TABLE runs (\n\tid INTEGER") + 26, 7)
+    with pytest.raises(RunDamaged, match="schema|malformed"):
+        ob.load(tmp_path / "run", made(), images())
+
+
+@pytest.mark.parametrize("options", ['{"name": "deepoblivicte"}', '{"nbme": "exact"}', "[1]"])
+def test_a_method_that_was_never_written_is_named(story, tmp_path, options):
+    shutil.copytree(story, tmp_path / "run")
+    with closing(sqlite3.connect(tmp_path / "run" / "ledger.sqlite")) as raw, raw:
+        raw.execute("UPDATE requests SET method = ? WHERE state = 'requested'", (options,))
+    run = ob.load(tmp_path / "run", made(), images())
+    with pytest.raises(RunDamaged, match="a method that cannot be"):
+        run.queue()

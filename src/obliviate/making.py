@@ -128,8 +128,8 @@ def make(
         if is_made(folder):
             return  # another process was faster
         terms = _noted(folder / MAKING_NAME, terms, seal)
-        vault = terms.claimed(folder, seal)  # what is there was left by a killed call
         elsewhere.extend([terms.url] if terms.url else [])
+        vault = terms.claimed(folder, seal)  # what is there was left by a killed call
         initial = trainer.initial().model
         first = Entry(
             block=0,
@@ -162,12 +162,13 @@ def _or_nothing(folder: Path) -> Iterator[list[str]]:
         call can go on with it. The folder stays then.
     """
     elsewhere: list[str] = []
-    new = [each for each in (folder, *folder.parents) if not each.exists()]
+    with naming(folder):
+        new = [each for each in (folder, *folder.parents) if not each.exists()]
     try:
         yield elsewhere
     except Exception as error:
-        is_begun = elsewhere or isinstance(error, ConnectionLost) or has_ledger(folder)
-        if new and not is_begun:
+        is_begun = bool(elsewhere) and not isinstance(error, ForeignVault)
+        if new and not (is_begun or isinstance(error, ConnectionLost) or has_ledger(folder)):
             shutil.rmtree(folder, ignore_errors=True)
             with contextlib.suppress(OSError):  # somebody else put something there
                 for each in new[1:]:

@@ -10,6 +10,7 @@ from urllib.parse import quote
 from sqlalchemy import create_engine, event, exc
 from sqlalchemy.engine import URL
 
+from obliviate.disk import naming
 from obliviate.errors import PUT_BACK, ConnectionLost, RunDamaged, RunLocked, StorageFull
 
 if TYPE_CHECKING:
@@ -75,13 +76,18 @@ class Database:
 
     @classmethod
     def file(cls, path: Path, patience_seconds: float | None = None) -> Database:
-        """The database in a file; one that may not be written to is opened for reading alone."""
-        if may_write(path):
-            private(path)
-            return cls(sqlite_url(path), patience_seconds=patience_seconds)
-        # without a write-ahead log the file is all there is, and needs no files beside it
-        log, shared = (path.with_name(path.name + end) for end in ("-wal", "-shm"))
-        has_log = log.exists() and (shared.exists() or log.stat().st_size)
+        """The database in a file; one that may not be written to is opened for reading alone.
+
+        Raises:
+            StorageFull, StorageFailed: The disk refuses.
+        """
+        with naming(path):
+            if may_write(path):
+                private(path)
+                return cls(sqlite_url(path), patience_seconds=patience_seconds)
+            # without a write-ahead log the file is all there is, and needs no files beside it
+            log, shared = (path.with_name(path.name + end) for end in ("-wal", "-shm"))
+            has_log = log.exists() and (shared.exists() or log.stat().st_size)
         options = {"mode": "ro"} if has_log else {"immutable": "1"}
         place = f"file:{quote(str(path))}"
         url = URL.create("sqlite", database=place, query={"uri": "true", **options})
@@ -231,7 +237,7 @@ def is_sqlite(url: URL) -> bool:
     return url.get_backend_name() == "sqlite"
 
 
-def sqlite_url(path: Path) -> URL:
+def sqlite_url(path: Path | str) -> URL:
     """The URL of an SQLite file."""
     return URL.create("sqlite", database=str(path))
 

@@ -12,6 +12,7 @@ import numpy as np
 from sqlalchemy import func, select, true
 
 from obliviate.clock import stamp
+from obliviate.disk import naming
 from obliviate.ledger import journal, tables
 from obliviate.ledger.change import batched, changing
 from obliviate.ledger.database import QUICKLY_CHECKED_BYTES, damaged
@@ -34,7 +35,7 @@ from obliviate.ledger.people import (
     waiting_people,
     write_contents,
 )
-from obliviate.ledger.place import created, in_the_clear, insert_part, opened
+from obliviate.ledger.place import created, in_the_clear, insert_part, opened, without_check
 from obliviate.ledger.requests import (
     Requests,
     commit_overtaken,
@@ -136,12 +137,14 @@ class Ledger:
             unwrap: Gives a key from what is kept of it, and what it is for.
         """
         self._unwrap = unwrap
+        self._keys.clear()
 
     def _key(self, kept: bytes, purpose: str) -> bytes:
-        if self._unwrap is None:
-            return kept
         if kept not in self._keys:  # a service is asked once
-            self._keys[kept] = self._unwrap(kept, purpose)
+            key = without_check(kept)
+            if key is None:
+                raise damaged(self.where, f"the key of {purpose} is not what was written")
+            self._keys[kept] = key if self._unwrap is None else self._unwrap(key, purpose)
         return self._keys[kept]
 
     @property
@@ -171,9 +174,11 @@ class Ledger:
 
     def _destroy_reports(self) -> None:
         """Remove reports and pictures from before the run was exact: they show what is gone."""
-        for path in (self._folder / REPORTS_NAME).glob("*"):
-            if path.name == PAGE_NAME or re.fullmatch(PICTURE_NAME.format("[0-9]+"), path.name):
-                path.unlink(missing_ok=True)
+        reports = self._folder / REPORTS_NAME
+        with naming(reports):
+            for path in reports.glob("*"):
+                if path.name == PAGE_NAME or re.fullmatch(PICTURE_NAME.format("[0-9]+"), path.name):
+                    path.unlink(missing_ok=True)
 
     # The run
 

@@ -7,6 +7,8 @@ import os
 import re
 import uuid
 from dataclasses import replace
+from functools import cache
+from hashlib import sha256
 from typing import TYPE_CHECKING
 
 from sqlalchemy import func, insert, inspect, select, true
@@ -42,6 +44,7 @@ LEDGER_NAME, POINTER_NAME, PART_NAME = "ledger.sqlite", "ledger.json", "ledger.p
 
 _DRIVER = "postgresql+psycopg"
 _SECRETS = {"password", "sslpassword"}
+_CHECK_BYTES = 8
 _MAKING = 0x0B11_A7E  # one run at a time is made in a database
 _MAKING_SECONDS = 600.0  # for which millions of records take some minutes
 
@@ -120,6 +123,8 @@ def opened(folder: Path, patience_seconds: float | None = None) -> tuple[Databas
             if name is not None and revision_of(connection) is None:
                 raise _missing(folder)  # its making was killed, before there were tables
             check_revision(connection, folder)
+            if database.is_file:
+                _check_schema(connection, database.where)
             query = select(tables.runs.c.id)
             if name is not None:
                 query = query.where(tables.runs.c.name == name)
@@ -198,6 +203,37 @@ def revision_of(connection: Connection) -> str | None:
     return connection.execute(select(tables.alembic_version.c.version_num)).scalar()
 
 
+def _check_schema(connection: Connection, where: str) -> None:
+    """See that an SQLite file keeps its rows as `make_tables` said.
+
+    A letter that turned over in there makes SQLite read every row of a table in another way.
+
+    Raises:
+        RunDamaged: It does not.
+    """
+    there = _schema_of(connection)
+    for name, text in _schema_made().items():
+        if there.get(name) != text:
+            raise damaged(where, f"its schema says something else of {name} than was written")
+
+
+@cache
+def _schema_made() -> dict[str, str]:
+    database = Database(sqlite_url(":memory:"), pragmas=())
+    try:
+        with database.writing() as connection:
+            make_tables(connection)
+            return _schema_of(connection)
+    finally:
+        database.close()
+
+
+def _schema_of(connection: Connection) -> dict[str, str]:
+    """What tables and indexes are made by, by name; SQLite's own indexes have nothing."""
+    rows = connection.exec_driver_sql("SELECT name, coalesce(sql, '') FROM sqlite_schema").all()
+    return {str(name): str(text) for name, text in rows}
+
+
 def prepare(url: str) -> None:
     """See that a database can take another run; its tables are made where there are none.
 
@@ -233,6 +269,17 @@ def _ready(connection: Connection, database: Database) -> None:
 def in_the_clear(key: bytes, _purpose: str) -> bytes:
     """A key as it is kept where there is no master key."""
     return key
+
+
+def with_check(kept: bytes) -> bytes:
+    """A key with what tells that none of its bits turned over: under another, nobody is known."""
+    return kept + sha256(kept).digest()[:_CHECK_BYTES]
+
+
+def without_check(kept: bytes) -> bytes | None:
+    """What `with_check` was given; None where bits of it turned over."""
+    key = kept[:-_CHECK_BYTES]
+    return key if with_check(key) == kept else None
 
 
 def created(
@@ -328,8 +375,8 @@ def _insert_run(connection: Connection, number: int, name: str, run: RunFacts) -
         "smallest_batch": run.smallest_batch,
         "fingerprint": dict(run.fingerprint),
         "environment": dict(run.environment),
-        "subject_key": run.subject_key,
-        "content_key": run.content_key,
+        "subject_key": run.subject_key and with_check(run.subject_key),
+        "content_key": with_check(run.content_key),
         "tombstones": dict(run.tombstones),
         "vault": dict(run.vault),
         "project": dict(run.project),
