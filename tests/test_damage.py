@@ -185,7 +185,7 @@ def test_a_letter_of_the_schema_that_turned_over_is_named(story, tmp_path):
     shutil.copytree(story, tmp_path / "run")
     ledger = tmp_path / "run" / "ledger.sqlite"
     flipped(ledger, ledger.read_bytes().index(b"CREATE TABLE runs (\n\tid INTEGER") + 26, 7)
-    with pytest.raises(RunDamaged, match="schema|malformed"):
+    with pytest.raises(RunDamaged, match=r"schema|malformed"):
         ob.load(tmp_path / "run", made(), images())
 
 
