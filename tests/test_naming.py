@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import torch
 
+from obliviate.desk.subjects import record_ids, records_of_subjects
 from obliviate.errors import InvalidOption, UnknownRecord, UnknownSubject
 from obliviate.ledger import Entry, Ledger, Newcomers, Part, RunFacts
-from obliviate.naming import record_ids, records_of_subjects
 from obliviate.subjects import Subjects
 from tests.counting import asked
 

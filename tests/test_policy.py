@@ -4,9 +4,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from obliviate.errors import InvalidOption
-from obliviate.plan import Pace, make_plan
-from obliviate.policy import (
+from obliviate.desk.policy import (
     DUE_DAYS,
     Policy,
     Waiting,
@@ -16,6 +14,8 @@ from obliviate.policy import (
     settle_by,
     steps,
 )
+from obliviate.errors import InvalidOption
+from obliviate.plan import Pace, make_plan
 
 NOW = datetime(2030, 5, 1, 12, tzinfo=UTC)
 FAST, FASTER, EXACT = (

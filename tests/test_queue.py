@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 import obliviate as ob
+from obliviate.desk.policy import Waiting, batches
 from obliviate.errors import NothingLeft
 from obliviate.ledger.facts import CARRIED_OUT, OPEN
-from obliviate.policy import Waiting, batches
 from obliviate.residual import Exact
 from tests.counting import asked
 from tests.stories import DUE, METHOD, carried_out, ids, trained

@@ -18,8 +18,8 @@ from obliviate.residual import (
     fit_power_law,
     fluctuation_exponent,
     method_of,
+    options_of,
 )
-from obliviate.writer import options_of
 
 LAGS = np.arange(1, DFA_MIN_LENGTH)
 

@@ -57,6 +57,20 @@ def absolute(given: str | os.PathLike[str], what: str) -> Path:
     return path
 
 
+def local_folder(path: str | Path) -> Path:
+    """The folder of a run: absolute, so that it stays the same wherever the process goes.
+
+    Raises:
+        InvalidOption: It is a URL, or no path.
+    """
+    if isinstance(path, str) and "://" in path:
+        raise InvalidOption(
+            f"the run {shown(path)} is a URL",
+            hint="this version keeps runs in local folders; give a path",
+        )
+    return absolute(path, "the run's folder")
+
+
 def is_passing(error: Exception) -> bool:
     """Whether the same call to the system may succeed a moment later."""
     return isinstance(error, OSError) and error.errno in _PASSING

@@ -24,7 +24,6 @@ from obliviate.contents import NOTHING, without
 from obliviate.errors import RunDamaged
 from obliviate.owned import Owned, Taken, replaced, taken_off, values_at
 from obliviate.progress import Event
-from obliviate.recipe import READS_MORE
 from obliviate.reproduction import Reproduction, changed_records, chosen_blocks, reproducing
 from obliviate.residual import Calibrated, Decision, Exact, fixed_stop
 from obliviate.soundness import Finish, batch_norm_statistics, buffers_apart
@@ -32,6 +31,7 @@ from obliviate.state import captured, update_between
 from obliviate.trace import Stitching
 from obliviate.training import Checkpoint
 from obliviate.vault.codec import decode_update, steps_of
+from obliviate.wording import READS_MORE
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterator

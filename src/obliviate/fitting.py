@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from obliviate.budget import bytes_of, chain_within
-from obliviate.disk import naming
+from obliviate.desk.subjects import record_ids
+from obliviate.disk import local_folder, naming
 from obliviate.errors import InvalidOption
 from obliviate.making import (
     MAKING_NAME,
@@ -16,11 +17,9 @@ from obliviate.making import (
     cut,
     data_length,
     is_made,
-    local_folder,
     make,
     sizes_of,
 )
-from obliviate.naming import record_ids
 from obliviate.progress import Event, watch
 from obliviate.reingested import tombstone_options
 from obliviate.run import Run

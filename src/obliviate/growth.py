@@ -10,12 +10,12 @@ import numpy as np
 from torch import cat
 from torch.utils.data import ConcatDataset, Dataset, Subset, TensorDataset
 
+from obliviate.desk.subjects import record_ids
 from obliviate.errors import ForeignData, InvalidOption, RequestWaits, RunUnfinished
 from obliviate.identity import SAMPLED_RECORDS, content_hashes
 from obliviate.ledger import Newcomers, Part
 from obliviate.ledger.people import subject_hash
 from obliviate.making import cut, data_length, layout_of
-from obliviate.naming import record_ids
 from obliviate.options import choice
 from obliviate.reingested import Reingested
 from obliviate.results import Extension

@@ -18,7 +18,7 @@ from torch.utils.data import DataLoader, IterableDataset
 from obliviate.blocks import Layout, parts_of
 from obliviate.budget import Sizes
 from obliviate.clock import stamp
-from obliviate.disk import absolute, naming
+from obliviate.disk import naming
 from obliviate.environment import Environment, environment_facts
 from obliviate.errors import (
     PUT_BACK,
@@ -55,20 +55,6 @@ if TYPE_CHECKING:
 
 MAKING_NAME = ".making"
 _OWN_FILES = {LOCK_NAME, MAKING_NAME, VAULT_NAME, PART_NAME, f"{PART_NAME}-journal"}
-
-
-def local_folder(path: str | Path) -> Path:
-    """The folder of a run: absolute, so that it stays the same wherever the process goes.
-
-    Raises:
-        InvalidOption: It is a URL, or no path.
-    """
-    if isinstance(path, str) and "://" in path:
-        raise InvalidOption(
-            f"the run {shown(path)} is a URL",
-            hint="this version keeps runs in local folders; give a path",
-        )
-    return absolute(path, "the run's folder")
 
 
 def layout_of(recipe: Recipe, parts: Sequence[Part], smallest_batch: int) -> Layout:

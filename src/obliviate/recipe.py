@@ -27,11 +27,6 @@ if TYPE_CHECKING:
 
 OptimizerState = Literal["fresh", "carried"]
 Reads = Literal["batch", "more"]
-READS_MORE = (
-    'not trained on, that is: the model reads more than its batch (reads="more"), and "exact" does '
-    "not cover what it reads of the erased records beside it"
-)
-"""What has to be said wherever something is called exact, where a recipe declares that."""
 SCHEDULED_STEPS = 4096
 """At so many steps a schedule is looked at; in a shorter training, at all of them."""
 _LEAST = {

@@ -19,15 +19,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
-from MFDFA import MFDFA
 
-from obliviate.errors import UnknownMethod
-from obliviate.fading import is_growing
+from obliviate.errors import PUT_BACK, RequestError, RunDamaged, UnknownMethod
 from obliviate.options import flag, real, whole
 from obliviate.wording import shown
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from numpy.typing import NDArray
 
@@ -76,6 +74,8 @@ class PowerLaw:
 
 def fluctuation_exponent(series: NDArray[np.float64]) -> float:
     """The scaling exponent of a series, by detrended fluctuation analysis (Peng et al. 1994)."""
+    from MFDFA import MFDFA  # noqa: PLC0415 - and scipy: whoever names a method needs neither
+
     windows = _DFA_WINDOWS[len(series) // 2 >= _DFA_WINDOWS]
     lags, fluctuations = MFDFA(series, lag=windows, q=2, order=1)
     return float(np.polyfit(np.log(lags), np.log(fluctuations[:, 0]), 1)[0])
@@ -260,6 +260,8 @@ class Calibrated:
             until: The last block that would be stitched on.
             unit: The control noise, in units of the score.
         """
+        from obliviate.fading import is_growing  # noqa: PLC0415 - scipy takes half a second
+
         lag = min(max(gap.lag for gap in gaps if gap.block == block) for block in fading.counts)
         if is_growing(gaps):
             return Decision(is_final=False, reason=f"lag {lag}: the trace grows instead of fading")
@@ -299,3 +301,24 @@ def method_of(method: str | Method, **options: object) -> Method:
         hint=f"choose one of {', '.join(map(repr, METHODS))}, or an object such as "
         "ob.Exact(), ob.DeepObliviate(epsilon=0.02) or ob.Calibrated(tolerance=2.5)",
     )
+
+
+def options_of(method: Method) -> dict[str, object]:
+    """A method as the ledger keeps it: its name and the options that are set."""
+    given = {name: value for name, value in vars(method).items() if value not in {None, False}}
+    return {"name": method.name} | given
+
+
+def method_from(options: Mapping[str, object]) -> Method:
+    """The method that the ledger keeps.
+
+    Raises:
+        RunDamaged: There is none of that name, or it has no such options.
+    """
+    try:
+        rest = dict(options)
+        return method_of(str(rest.pop("name")), **rest)
+    except (KeyError, TypeError, ValueError, RequestError) as error:
+        raise RunDamaged(
+            f"the ledger keeps a method that cannot be: {shown(options)}", hint=PUT_BACK
+        ) from error

@@ -5,15 +5,16 @@ from __future__ import annotations
 import contextlib
 from dataclasses import asdict, replace
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
-from obliviate import clock
 from obliviate.custody import check_newest, opened
+from obliviate.desk.desk import DEFAULT_METHOD, Desk
+from obliviate.desk.policy import policy_of
+from obliviate.disk import local_folder
 from obliviate.errors import (
     PUT_BACK,
-    InvalidOption,
     Mismatch,
     ModelGone,
     RunDamaged,
@@ -35,16 +36,12 @@ from obliviate.growth import (
 from obliviate.identity import check_data, check_recipe
 from obliviate.inventory import taking_stock
 from obliviate.ledger import Ledger
-from obliviate.making import checked_recipe, data_length, layout_of, local_folder
-from obliviate.naming import record_ids, records_of_subjects
-from obliviate.options import flag, real, text
-from obliviate.policy import Policy, due_date, policy_of
+from obliviate.making import checked_recipe, data_length, layout_of
+from obliviate.options import flag, real
 from obliviate.progress import Event, finish, watch
-from obliviate.queue import Queue, refused, working
-from obliviate.recipe import READS_MORE
-from obliviate.residual import DeepObliviate, Exact, Method, method_of
-from obliviate.results import Erasure, Extension, Status, Work
-from obliviate.subjects import named_once
+from obliviate.queue import working
+from obliviate.residual import Exact, Method, method_of
+from obliviate.results import Erasure, Extension, Work
 from obliviate.trace import Stitch
 from obliviate.training import Trainer, load_state, made_model
 from obliviate.vault import check_seal
@@ -56,7 +53,8 @@ from obliviate.verification import (
     journal_faults,
     verifying,
 )
-from obliviate.writer import Writer, options_of
+from obliviate.wording import READS_MORE
+from obliviate.writer import Writer
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterable, Mapping
@@ -68,17 +66,19 @@ if TYPE_CHECKING:
     from torch.utils.data import Dataset
 
     from obliviate.chain import Chain
+    from obliviate.desk.policy import Policy
+    from obliviate.desk.queue import Queue
     from obliviate.growth import Choice
     from obliviate.inventory import Inventory
     from obliviate.ledger import RequestFacts
     from obliviate.ledger.facts import Guarantee
+    from obliviate.ledger.journal import JournalEntry
     from obliviate.plan import Plan
     from obliviate.recipe import Recipe
+    from obliviate.results import Status
     from obliviate.subjects import Given, Subject
     from obliviate.vault import Seal
     from obliviate.writer import Carried
-
-DEFAULT_METHOD = DeepObliviate.name
 
 
 class Run:
@@ -124,6 +124,21 @@ class Run:
         self.writer.patience_seconds = self._patience_seconds
         self.writer.lacks = lacking(self.facts, data_length(data))
 
+    def close(self) -> None:
+        """Let go of the ledger; what is asked of the run afterwards opens it again."""
+        self.ledger.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *raised: object) -> None:
+        self.close()
+
+    @property
+    def desk(self) -> Desk:
+        """Where requests are taken; it needs the ledger alone."""
+        return Desk(self.ledger, self.facts, str(self.folder))
+
     @property
     def model(self) -> nn.Module:
         """The model as it is now: a new module, in eval mode.
@@ -157,26 +172,9 @@ class Run:
 
     def status(self) -> Status:
         """How the run stands."""
-        chain = self.chain()
-        is_served = chain.length >= self.facts.parts[0].blocks
-        first = chain.first_approximate
-        return Status(
-            records=self.facts.records,
-            erased=len(self.ledger.erased()),
-            blocks=chain.blocks,
-            blocks_done=chain.length,
-            guarantee=chain.entries[-1].guarantee if is_served else None,
-            digest=chain.entries[-1].digest if is_served else None,
-            first_approximate=first,
-            seconds_to_settle=sum(entry.seconds for entry in chain.entries[first:])
-            if first
-            else 0.0,
-            erasures=tuple(self.ledger.erasures()),
-            condemned=len(self.ledger.objects.keys("condemned")),
-            journal_head=self.ledger.journal_head(),
-            caveat=READS_MORE if self.recipe.reads == "more" else None,
-            returned=len(self.writer.marking.returned()),
-        )
+        # what the recipe declares now may have been found out after the run was made
+        caveat = READS_MORE if self.recipe.reads == "more" else None
+        return replace(self.desk.status(), caveat=caveat)
 
     def changed_environment(self) -> dict[str, tuple[str, str]]:
         """What bits depend on and has changed since the run was made: name -> (then, now).
@@ -214,8 +212,7 @@ class Run:
         method: str | Method = DEFAULT_METHOD,
     ) -> Plan:
         """What a request would touch and cost; nothing changes. See `forget` for the errors."""
-        named = self._named(records, subjects)
-        return self.writer.plan(named, method_of(method).name)
+        return self.desk.preview(records, subjects, method)
 
     def forget(
         self,
@@ -250,7 +247,7 @@ class Run:
         method: str | Method = DEFAULT_METHOD,
     ) -> Generator[Event, None, Erasure]:
         """`forget`, yielding its progress."""
-        chosen, named = method_of(method), self._named(records, subjects, is_final=True)
+        chosen, named = method_of(method), self.desk.named(records, subjects, is_final=True)
         self.writer.left_of(named)
         return self._erasure((yield from self.writer.erasing("forget", named, chosen)))
 
@@ -294,10 +291,23 @@ class Run:
                 its deadline has passed.
             NothingLeft: It would erase every record.
         """
-        deadline = due_date(due, clock.now())
-        chosen, named = method_of(method), self._named(records, subjects, is_final=True)
-        self.writer.left_of(named)
-        return self.ledger.request(options_of(chosen), named, due=clock.stamp(deadline))
+        return self.desk.request(records, subjects, due=due, method=method)
+
+    def requests(self) -> list[RequestFacts]:
+        """All requests there ever were, in order."""
+        return self.ledger.requests.all()
+
+    def excluded(self) -> NDArray[np.int64]:
+        """The records that were left out before training. Sorted."""
+        return self.ledger.excluded()
+
+    def journal(self) -> list[JournalEntry]:
+        """All that was written down of the run, from the first entry on."""
+        return self.ledger.journal()
+
+    def destroy_subject_key(self) -> None:
+        """Forget how people are hashed: nobody can be found by name any more."""
+        self.ledger.destroy_subject_key()
 
     def lift(
         self,
@@ -324,15 +334,7 @@ class Run:
             UnknownRecord, InvalidOption: There is nothing that could be lifted.
             TombstonesLost, TombstonesDamaged: The file is away, or damaged.
         """
-        hint = "say in words why; it is kept"
-        reason = text(reason, "reason", hint=hint)
-        if not reason.strip():
-            raise InvalidOption("the reason is blank", hint=hint)
-        ids = record_ids(() if records is None else records, self.facts.records)
-        people = {} if subjects is None else named_once(subjects)
-        if not len(ids) and not people:
-            raise InvalidOption("nobody is named", hint="give records=[...] or subjects=[...]")
-        return self.writer.marking.lift(ids, people, reason)
+        return self.desk.lift(records, subjects, reason=reason)
 
     def refuse(self, request: int, reason: str) -> RequestFacts:
         """Close a request that waits without carrying it out, for a reason that is kept.
@@ -340,12 +342,11 @@ class Run:
         Raises:
             UnknownRequest: There is none of that number, or it does not wait.
         """
-        return refused(self.ledger, request, reason, str(self.folder))
+        return self.desk.refuse(request, reason)
 
     def queue(self, policy: Policy | None = None) -> Queue:
         """The requests that are not closed, what they will cost, and what `work` would do now."""
-        with self.ledger.understanding():
-            return Queue.of(self.writer, policy_of(policy))
+        return self.desk.queue(policy)
 
     def work(self, policy: Policy | None = None, *, everything: bool = False) -> Work:
         """Carry out what a policy says is to be done now.
@@ -509,23 +510,6 @@ class Run:
         return watch(taking_stock(self.ledger, self.vault, self.chain(), check=is_checking))
 
     # Inside
-
-    def _named(
-        self,
-        records: Iterable[int] | None,
-        subjects: Iterable[Subject] | None,
-        *,
-        is_final: bool = False,
-    ) -> NDArray[np.int64]:
-        ids = record_ids(() if records is None else records, self.facts.records)
-        people, place = () if subjects is None else subjects, str(self.folder)
-        theirs = records_of_subjects(people, self.ledger, self.facts, place, is_final=is_final)
-        ids = np.union1d(ids, theirs)
-        if not len(ids):
-            raise InvalidOption(
-                "the request names nobody", hint="give records=[...] or subjects=[...]"
-            )
-        return ids
 
     def _erasure(self, carried: Carried) -> Erasure:
         chain, last = carried.chain, carried.chain.entries[-1]

@@ -20,6 +20,12 @@ _KEPT = "\n\t"
 _BRIEF = reprlib.Repr()
 _BRIEF.maxstring = _BRIEF.maxother = _BRIEF.maxlong = _LONGEST_VALUE
 
+READS_MORE = (
+    'not trained on, that is: the model reads more than its batch (reads="more"), and "exact" does '
+    "not cover what it reads of the erased records beside it"
+)
+"""What has to be said wherever something is called exact, where a recipe declares that."""
+
 
 def duration(seconds: float) -> str:
     """Seconds in words that fit their size."""

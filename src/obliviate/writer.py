@@ -14,16 +14,14 @@ import numpy as np
 from obliviate import clock
 from obliviate.chain import Chain
 from obliviate.custody import begin, forsake, mark
+from obliviate.desk.policy import due_date
 from obliviate.environment import BITS_DEPEND_ON, environment_facts
 from obliviate.erasure import Erasing
 from obliviate.errors import (
-    PUT_BACK,
     ConnectionLost,
     ForeignData,
     LeaseLost,
     ObliviateError,
-    RequestError,
-    RunDamaged,
     StorageFailed,
     StorageFull,
 )
@@ -32,17 +30,15 @@ from obliviate.ledger.facts import ERASED
 from obliviate.marking import Marking
 from obliviate.onward import training_on
 from obliviate.planner import Planner, check_left
-from obliviate.policy import due_date
 from obliviate.progress import Event
 from obliviate.repair import repairing
-from obliviate.residual import Exact, method_of
+from obliviate.residual import Exact, method_from, options_of
 from obliviate.stitch import Difference
 from obliviate.trace import exponent_of, trace_of
 from obliviate.vault import Terms
-from obliviate.wording import shown
 
 if TYPE_CHECKING:
-    from collections.abc import Generator, Mapping
+    from collections.abc import Generator
     from typing import Literal
 
     from numpy.typing import NDArray
@@ -103,27 +99,6 @@ class Carried:
     ignored: tuple[int, ...] = ()
     seconds: float = 0.0
     outcome: Outcome | None = None
-
-
-def options_of(method: Method) -> dict[str, object]:
-    """A method as the ledger keeps it: its name and the options that are set."""
-    given = {name: value for name, value in vars(method).items() if value not in {None, False}}
-    return {"name": method.name} | given
-
-
-def method_from(options: Mapping[str, object]) -> Method:
-    """The method that the ledger keeps.
-
-    Raises:
-        RunDamaged: There is none of that name, or it has no such options.
-    """
-    try:
-        rest = dict(options)
-        return method_of(str(rest.pop("name")), **rest)
-    except (KeyError, TypeError, ValueError, RequestError) as error:
-        raise RunDamaged(
-            f"the ledger keeps a method that cannot be: {shown(options)}", hint=PUT_BACK
-        ) from error
 
 
 class Writer:

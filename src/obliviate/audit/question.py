@@ -11,17 +11,16 @@ import numpy as np
 
 import obliviate
 from obliviate.blocks import key, keyed_hash
+from obliviate.desk.subjects import record_ids
 from obliviate.environment import Environment, environment_facts
 from obliviate.errors import InvalidOption, NothingLeft, UnknownSubject
 from obliviate.feed import TensorFeed, content_of, feed_of
 from obliviate.making import cut, data_length, new_trainer
-from obliviate.naming import record_ids
 from obliviate.options import whole
 from obliviate.probe import probe
-from obliviate.residual import METHODS, Exact, method_of
+from obliviate.residual import METHODS, Exact, method_of, options_of
 from obliviate.subjects import named_once
 from obliviate.wording import shown
-from obliviate.writer import options_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence

@@ -1,7 +1,6 @@
 """The `obliviate` command."""
 
-from obliviate.cli import commands, requests, storage, workbench
-from obliviate.cli.options import app
+from obliviate.cli.app import app
 
 
 def main() -> None:
@@ -9,4 +8,4 @@ def main() -> None:
     app()
 
 
-__all__ = ["app", "commands", "main", "requests", "storage", "workbench"]
+__all__ = ["app", "main"]

@@ -19,6 +19,7 @@ from obliviate.cli.options import (
     MethodName,
     Moved,
     Options,
+    Policed,
     ProjectPath,
     Records,
     RunFolder,
@@ -26,7 +27,6 @@ from obliviate.cli.options import (
     Subjects,
     Tolerance,
     Wait,
-    app,
     check_named,
     chosen_method,
 )
@@ -38,10 +38,11 @@ from obliviate.cli.project import (
     options_of,
     remembered,
 )
+from obliviate.desk.desk import DEFAULT_METHOD
+from obliviate.desk.policy import Policy
 from obliviate.errors import InvalidOption
 from obliviate.fitting import fitting
 from obliviate.progress import watch
-from obliviate.run import DEFAULT_METHOD
 from obliviate.terminal import watch_replay
 from obliviate.vault import KeyFile, KeyVariable
 from obliviate.wording import percent
@@ -49,6 +50,8 @@ from obliviate.wording import percent
 if TYPE_CHECKING:
     from obliviate.results import Erasure
     from obliviate.vault import Seal
+
+app = typer.Typer()
 
 
 @app.command()
@@ -101,29 +104,6 @@ def fit(
     rows = [*facts.items()][:-2]
     rows += [("test accuracy", percent(facts["accuracy"])), ("seconds", f"{seconds:.2f}")]
     return Answer(facts=facts, shown=[shown.facts_table(rows)])
-
-
-@app.command()
-def preview(
-    run: RunFolders,
-    *,
-    subject: Subjects = None,
-    record: Records = None,
-    method: MethodName = DEFAULT_METHOD,
-    epsilon: Epsilon = None,
-    tolerance: Tolerance = None,
-    project: Moved = None,
-    _json: Json = False,
-) -> Answer:
-    """Say what a request would touch and cost; nothing changes."""
-    chosen = chosen_method(method, epsilon=epsilon, tolerance=tolerance)
-    check_named(subject, record, run)
-
-    def one(run: str) -> Answer:
-        opened = open_run(run, project)[1]
-        return shown.of_plan(opened.preview(record or (), subject or (), chosen))
-
-    return over(run, one)
 
 
 @app.command()
@@ -212,12 +192,6 @@ def destroy_key(
 
 
 @app.command()
-def status(run: RunFolder, *, project: Moved = None, _json: Json = False) -> Answer:
-    """Say how a run stands."""
-    return shown.of_status(open_run(run, project)[1].status())
-
-
-@app.command()
 def verify(
     run: RunFolder,
     *,
@@ -271,3 +245,22 @@ def _picture(run: str, erasure: Erasure) -> Path | None:
     from obliviate.report import saved_picture  # noqa: PLC0415 - matplotlib takes a second
 
     return saved_picture(run, erasure.number) if erasure.number is not None else None
+
+
+@app.command()
+def work(
+    run: RunFolder,
+    *,
+    everything: Annotated[
+        bool, typer.Option("--all", help="Erase all that waits, and settle, whatever is due.")
+    ] = False,
+    margin: Policed = Policy.margin_days,
+    project: Moved = None,
+    wait: Wait = None,
+    _json: Json = False,
+) -> Answer:
+    """Carry out the requests that are due or pay off: to be called every day."""
+    opened = open_run(run, project, wait)[1]
+    events = opened.working(Policy(margin_days=margin), everything=everything)
+    done = watch_replay(events)
+    return shown.of_work(done, opened.ledger.requests.all())

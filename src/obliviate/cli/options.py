@@ -1,4 +1,4 @@
-"""The command line itself, and what several commands can be given."""
+"""What several commands can be given."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from obliviate.cli.answer import Commands
 from obliviate.errors import InvalidOption
 from obliviate.residual import METHODS, method_of
 
@@ -17,15 +16,6 @@ if TYPE_CHECKING:
 
     from obliviate.residual import Method
 
-
-app = typer.Typer(
-    name="obliviate",
-    cls=Commands,
-    help="Make trained PyTorch models forget people.",
-    no_args_is_help=True,
-    add_completion=False,
-    pretty_exceptions_enable=False,
-)
 
 ProjectPath = Annotated[
     Path, typer.Argument(metavar="PROJECT", help="A Python file that defines `project`.")

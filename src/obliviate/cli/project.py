@@ -17,9 +17,10 @@ from torch.utils.data import Subset
 
 from obliviate.chain import Chain
 from obliviate.custody import opened
+from obliviate.disk import local_folder
 from obliviate.errors import InvalidOption, InvalidRecipe, ObliviateError
 from obliviate.ledger import Ledger
-from obliviate.making import data_length, local_folder
+from obliviate.making import data_length
 from obliviate.recipe import Project
 from obliviate.run import load
 from obliviate.vault import Terms
@@ -82,15 +83,28 @@ def open_run(place: str, file: Path | None, wait: float | None = None) -> tuple[
     ledger = Ledger(folder)
     facts = ledger.run()
     ledger.close()
-    known = facts.project
-    if file is None:
-        file = _known_file(folder, known)
-        typer.echo(f"running {printable(str(file))}, which the run names", err=True)
-    project = load_project(file, json.loads(known.get("options", "{}")))
+    project = project_of(folder, facts.project, file)
     data, records = project.data, data_length(project.data)
     if records > facts.records:  # more came since, for `extend`
         data = Subset(data, range(facts.records))
     return project, load(folder, project.recipe, data, patience_seconds=wait, seal=project.seal)
+
+
+def project_of(folder: Path, known: Mapping[str, str], file: Path | None) -> Project:
+    """The project of a run.
+
+    Args:
+        folder: Of the run.
+        known: What the run remembers of it.
+        file: Its file, where it is no longer the remembered one.
+
+    Raises:
+        InvalidOption, InvalidRecipe: There is none.
+    """
+    if file is None:
+        file = _known_file(folder, known)
+        typer.echo(f"running {printable(str(file))}, which the run names", err=True)
+    return load_project(file, json.loads(known.get("options", "{}")))
 
 
 def open_chain(place: str, file: Path | None) -> tuple[Ledger, Vault, Chain]:

@@ -1,8 +1,10 @@
-"""The commands about requests: what was asked for, and when it is carried out."""
+"""The commands of the desk: they read and write the ledger, and run no project."""
 
 from __future__ import annotations
 
-from typing import Annotated
+import contextlib
+from pathlib import Path  # noqa: TC003 - typer evaluates annotations
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -20,17 +22,72 @@ from obliviate.cli.options import (
     RunFolders,
     Subjects,
     Tolerance,
-    Wait,
-    app,
     check_named,
     chosen_method,
 )
-from obliviate.cli.project import open_ledger, open_run
-from obliviate.policy import Policy
-from obliviate.queue import refused
-from obliviate.run import DEFAULT_METHOD
-from obliviate.terminal import watch_replay
+from obliviate.desk.desk import DEFAULT_METHOD, Desk
+from obliviate.desk.policy import Policy
+from obliviate.disk import local_folder
+from obliviate.errors import KeyMissing
+from obliviate.ledger import Ledger
 from obliviate.wording import counted
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from obliviate.vault import Seal
+
+app = typer.Typer()
+
+
+@contextlib.contextmanager
+def desk_of(run: str, project: Path | None = None) -> Iterator[Desk]:
+    """The desk of a run; the project is run only where it brings the key of a sealed vault.
+
+    Args:
+        run: The run's folder.
+        project: The project file, where it is no longer the one that the run remembers.
+    """
+    folder = local_folder(run)
+    with contextlib.ExitStack() as stack:
+        try:
+            desk = stack.enter_context(Desk.at(folder))
+        except KeyMissing:
+            desk = stack.enter_context(Desk.at(folder, _seal_of(folder, project)))
+        yield desk
+
+
+def _seal_of(folder: Path, file: Path | None) -> Seal | None:
+    """The master key that the project of a run brings."""
+    from obliviate.cli.project import project_of  # noqa: PLC0415 - it needs torch
+
+    ledger = Ledger(folder)
+    known = ledger.run().project
+    ledger.close()
+    return project_of(folder, known, file).seal if known or file else None
+
+
+@app.command()
+def preview(
+    run: RunFolders,
+    *,
+    subject: Subjects = None,
+    record: Records = None,
+    method: MethodName = DEFAULT_METHOD,
+    epsilon: Epsilon = None,
+    tolerance: Tolerance = None,
+    project: Moved = None,
+    _json: Json = False,
+) -> Answer:
+    """Say what a request would touch and cost; nothing changes."""
+    chosen = chosen_method(method, epsilon=epsilon, tolerance=tolerance)
+    check_named(subject, record, run)
+
+    def one(run: str) -> Answer:
+        with desk_of(run, project) as desk:
+            return shown.of_plan(desk.preview(record or (), subject or (), chosen))
+
+    return over(run, one)
 
 
 @app.command()
@@ -57,8 +114,8 @@ def request(
     check_named(subject, record, run)
 
     def one(run: str) -> Answer:
-        opened = open_run(run, project)[1]
-        return shown.of_request(opened.request(record, subject, due=due, method=chosen))
+        with desk_of(run, project) as desk:
+            return shown.of_request(desk.request(record, subject, due=due, method=chosen))
 
     return over(run, one)
 
@@ -72,8 +129,8 @@ def refuse(
     _json: Json = False,
 ) -> Answer:
     """Close a request that waits, without carrying it out."""
-    ledger = open_ledger(run)
-    return shown.of_request(refused(ledger, number, reason, run))
+    with desk_of(run) as desk:
+        return shown.of_request(desk.refuse(number, reason))
 
 
 @app.command()
@@ -88,7 +145,8 @@ def lift(
 ) -> Answer:
     """Lift tombstones, where consent was given again."""
     check_named(subject, record)
-    lifted = open_run(run, project)[1].lift(record, subject, reason=reason)
+    with desk_of(run, project) as desk:
+        lifted = desk.lift(record, subject, reason=reason)
     return Answer(facts={"lifted": lifted}, shown=[f"{counted(lifted, 'tombstone')} lifted"])
 
 
@@ -101,23 +159,12 @@ def queue(
     _json: Json = False,
 ) -> Answer:
     """List the requests that are not closed, what they cost, and what `work` would do now."""
-    return shown.of_queue(open_run(run, project)[1].queue(Policy(margin_days=margin)))
+    with desk_of(run, project) as desk:
+        return shown.of_queue(desk.queue(Policy(margin_days=margin)))
 
 
 @app.command()
-def work(
-    run: RunFolder,
-    *,
-    everything: Annotated[
-        bool, typer.Option("--all", help="Erase all that waits, and settle, whatever is due.")
-    ] = False,
-    margin: Policed = Policy.margin_days,
-    project: Moved = None,
-    wait: Wait = None,
-    _json: Json = False,
-) -> Answer:
-    """Carry out the requests that are due or pay off: to be called every day."""
-    opened = open_run(run, project, wait)[1]
-    events = opened.working(Policy(margin_days=margin), everything=everything)
-    done = watch_replay(events)
-    return shown.of_work(done, opened.ledger.requests.all())
+def status(run: RunFolder, *, project: Moved = None, _json: Json = False) -> Answer:
+    """Say how a run stands."""
+    with desk_of(run, project) as desk:
+        return shown.of_status(desk.status())

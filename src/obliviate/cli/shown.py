@@ -17,9 +17,9 @@ if TYPE_CHECKING:
     from obliviate.audit import Retraining
     from obliviate.bench import Bench
     from obliviate.cli.planning import Year
+    from obliviate.desk import Queue
     from obliviate.ledger import RequestFacts
     from obliviate.plan import Plan
-    from obliviate.queue import Queue
     from obliviate.report import Evidence
     from obliviate.results import Erasure, Extension, Failure, Status, Work
     from obliviate.simulation import Forecast, Waits

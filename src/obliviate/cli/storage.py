@@ -10,7 +10,11 @@ import typer
 from rich.table import Table
 
 from obliviate.cli.answer import DONE, FAILED, Answer
-from obliviate.cli.options import Json, Moved, RunFolder, app
+from obliviate.cli.options import (
+    Json,  # noqa: TC001 - typer evaluates annotations
+    Moved,  # noqa: TC001
+    RunFolder,  # noqa: TC001
+)
 from obliviate.cli.project import open_chain
 from obliviate.cli.shown import facts_table, listed
 from obliviate.custody import begin, sweep
@@ -29,6 +33,8 @@ if TYPE_CHECKING:
 
 NewFile = Annotated[Path, typer.Argument(metavar="FILE", help="A file that is not there yet.")]
 _STATES = ("live", "condemned", "destroyed")
+
+app = typer.Typer()
 
 
 @app.command()

@@ -20,7 +20,6 @@ from obliviate.cli.options import (
     ProjectPath,
     Records,
     Subjects,
-    app,
     check_named,
 )
 from obliviate.cli.planning import (
@@ -43,6 +42,8 @@ from obliviate.cli.project import (
 from obliviate.progress import watch
 from obliviate.simulation import DAY, HOUR, Limits, Load
 from obliviate.terminal import printing
+
+app = typer.Typer()
 
 
 @app.command()

@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING, Any
 import obliviate
 from obliviate.clock import stamp
 from obliviate.custody import refuse_outdated
+from obliviate.disk import local_folder
 from obliviate.ledger import Ledger
 from obliviate.ledger.facts import ERASED
-from obliviate.making import local_folder
-from obliviate.recipe import READS_MORE
 from obliviate.report.curve import Curve
 from obliviate.trace import Stitch
+from obliviate.wording import READS_MORE
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
+from obliviate.disk import local_folder
 from obliviate.errors import StorageFull
 from obliviate.ledger.ledger import PAGE_NAME, PICTURE_NAME, REPORTS_NAME
-from obliviate.making import local_folder
 from obliviate.report.curve import picture
 from obliviate.report.evidence import gathered
 from obliviate.wording import counted, decimal, duration, moment

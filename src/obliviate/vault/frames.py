@@ -12,9 +12,9 @@ that frames cannot be moved, swapped or cut off.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from functools import cache
+from typing import TYPE_CHECKING, Any
 
-import blosc2
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
@@ -33,8 +33,15 @@ _SEALED = 1
 _THREADS_FROM = 1 << 20  # starting threads costs more than they gain on less
 _MOST_THREADS = 4
 
-# without this, nothing else runs while a thread compresses, training above all
-blosc2.set_releasegil(True)
+
+@cache
+def _blosc2() -> Any:
+    """The compressor; its import takes a third of a second, which not every command needs."""
+    import blosc2  # noqa: PLC0415
+
+    # without this, nothing else runs while a thread compresses, training above all
+    blosc2.set_releasegil(True)
+    return blosc2
 
 
 class Sealed:
@@ -118,12 +125,12 @@ def _cut(pieces: Iterable[bytes | memoryview]) -> Iterator[tuple[bytes | memoryv
 
 def _compressed(frame: tuple[bytes | memoryview, int]) -> bytes:
     data, width = frame
-    filters = [blosc2.Filter.SHUFFLE if width > 1 else blosc2.Filter.NOFILTER]
+    filters = [_blosc2().Filter.SHUFFLE if width > 1 else _blosc2().Filter.NOFILTER]
     return bytes(
-        blosc2.compress2(
+        _blosc2().compress2(
             data,
             typesize=width,
-            codec=blosc2.Codec.ZSTD,
+            codec=_blosc2().Codec.ZSTD,
             clevel=1,
             filters=filters,
             filters_meta=[0],
@@ -134,7 +141,7 @@ def _compressed(frame: tuple[bytes | memoryview, int]) -> bytes:
 
 
 def _threads(size_bytes: int) -> int:
-    return min(blosc2.nthreads, _MOST_THREADS) if size_bytes >= _THREADS_FROM else 1
+    return min(_blosc2().nthreads, _MOST_THREADS) if size_bytes >= _THREADS_FROM else 1
 
 
 class Plain:
@@ -213,7 +220,7 @@ def _plain_size(blob: bytes | memoryview) -> int:
         RunDamaged: It is not a frame that was ever written.
     """
     try:
-        count, stored, _ = blosc2.get_cbuffer_sizes(blob)
+        count, stored, _ = _blosc2().get_cbuffer_sizes(blob)
     except (RuntimeError, ValueError, TypeError) as error:
         raise _damaged(f"a frame cannot be decompressed: {error}") from error
     if stored != len(blob) or not 0 < count <= FRAME_BYTES:
@@ -224,7 +231,7 @@ def _plain_size(blob: bytes | memoryview) -> int:
 def _decompress(blob: bytes | memoryview, target: memoryview) -> None:
     """Decompress a frame into memory of its plain size; blosc2 itself does not look at that."""
     try:
-        blosc2.decompress2(blob, dst=target, nthreads=_threads(len(target)))
+        _blosc2().decompress2(blob, dst=target, nthreads=_threads(len(target)))
     except (RuntimeError, ValueError, TypeError) as error:
         raise _damaged(f"a frame cannot be decompressed: {error}") from error
 

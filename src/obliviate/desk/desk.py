@@ -1,0 +1,215 @@
+"""The desk of a run: requests are taken, refused, planned and counted.
+
+It reads and writes the ledger, and nothing else: neither the project nor its data, neither a state
+nor torch. So it answers at once, on any machine that reaches the ledger.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from obliviate import clock
+from obliviate.custody import opened, refuse_outdated
+from obliviate.desk.policy import due_date, policy_of
+from obliviate.desk.queue import Queue
+from obliviate.desk.subjects import record_ids, records_of_subjects
+from obliviate.errors import InvalidOption, UnknownRequest
+from obliviate.ledger import Ledger
+from obliviate.marking import Marking
+from obliviate.options import text, whole
+from obliviate.planner import Planner, check_left
+from obliviate.residual import DeepObliviate, method_of, options_of
+from obliviate.results import Status
+from obliviate.subjects import named_once
+from obliviate.vault import Terms
+from obliviate.wording import READS_MORE
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+    from datetime import datetime
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+
+    from obliviate.desk.policy import Policy
+    from obliviate.ledger import RequestFacts, RunFacts
+    from obliviate.plan import Plan
+    from obliviate.residual import Method
+    from obliviate.subjects import Subject
+    from obliviate.vault import Seal
+
+DEFAULT_METHOD = DeepObliviate.name
+
+
+class Desk:
+    """Takes requests for one run."""
+
+    def __init__(self, ledger: Ledger, facts: RunFacts, place: str) -> None:
+        """Sit down at a ledger.
+
+        Args:
+            ledger: Of the run; where the run is sealed, unlocked.
+            facts: Of the run.
+            place: Its name in messages.
+        """
+        self._ledger, self._facts, self._place = ledger, facts, place
+
+    @classmethod
+    @contextlib.contextmanager
+    def at(cls, folder: Path, seal: Seal | None = None) -> Iterator[Desk]:
+        """The desk of the run in a folder.
+
+        Args:
+            folder: Of the run.
+            seal: The master key of a sealed vault; where it is remembered to be if None.
+
+        Raises:
+            RunMissing, RunDamaged, OtherFormat: There is no run that could be read.
+            RunOutdated: Another ledger than this one last wrote to the vault.
+            WrongKey, KeyMissing: The vault is sealed, and its key is another, or cannot be had.
+        """
+        ledger = Ledger(folder)
+        try:
+            ledger.check(names=("runs", "parts"))
+            if Terms.of(ledger.run().vault).seal:  # people are known under a sealed key
+                ledger.unlock(opened(ledger, folder, seal).unwrapped)
+            else:
+                refuse_outdated(ledger, folder)
+            yield cls(ledger, ledger.run(), str(folder))
+        finally:
+            ledger.close()
+
+    def request(
+        self,
+        records: Iterable[int] | None = None,
+        subjects: Iterable[Subject] | None = None,
+        *,
+        due: str | datetime | None = None,
+        method: str | Method = DEFAULT_METHOD,
+    ) -> RequestFacts:
+        """Register a request; see `Run.request`."""
+        deadline = due_date(due, clock.now())
+        chosen, named = method_of(method), self.named(records, subjects, is_final=True)
+        asked = len(named) - len(self._ledger.erased_among(named))
+        check_left(self._facts.records, self._ledger.erased_count(), asked)
+        return self._ledger.request(options_of(chosen), named, due=clock.stamp(deadline))
+
+    def refuse(self, request: int, reason: str) -> RequestFacts:
+        """Close a request that waits without carrying it out; see `Run.refuse`."""
+        return refused(self._ledger, request, reason, self._place)
+
+    def preview(
+        self,
+        records: Iterable[int] | None = None,
+        subjects: Iterable[Subject] | None = None,
+        method: str | Method = DEFAULT_METHOD,
+    ) -> Plan:
+        """What a request would touch and cost; nothing changes. See `Run.preview`."""
+        chosen, named = method_of(method), self.named(records, subjects)
+        blocks = self._ledger.people.blocks_of(named).astype(np.int64)
+        planner = Planner.of(self._ledger, self._facts.records)
+        return planner.plan(named, blocks, chosen.name)
+
+    def lift(
+        self,
+        records: Iterable[int] | None = None,
+        subjects: Iterable[Subject] | None = None,
+        *,
+        reason: str,
+    ) -> int:
+        """Lift tombstones, where consent was given again; see `Run.lift`."""
+        hint = "say in words why; it is kept"
+        reason = text(reason, "reason", hint=hint)
+        if not reason.strip():
+            raise InvalidOption("the reason is blank", hint=hint)
+        ids = record_ids(() if records is None else records, self._facts.records)
+        people = {} if subjects is None else named_once(subjects)
+        if not len(ids) and not people:
+            raise InvalidOption("nobody is named", hint="give records=[...] or subjects=[...]")
+        return Marking(self._ledger, self._facts).lift(ids, people, reason)
+
+    def queue(self, policy: Policy | None = None) -> Queue:
+        """The requests that are not closed, what they will cost, and what is to be done now."""
+        with self._ledger.understanding():
+            return Queue.of(self._ledger, self._facts, policy_of(policy))
+
+    def status(self) -> Status:
+        """How the run stands."""
+        ledger, facts = self._ledger, self._facts
+        with ledger.understanding():
+            entries = ledger.entries()
+            inexact = (entry.block for entry in entries if entry.guarantee != "exact")
+            first, last = next(inexact, None), entries[-1]
+            is_served = last.block >= facts.parts[0].blocks
+            return Status(
+                records=facts.records,
+                erased=ledger.erased_count(),
+                blocks=facts.blocks,
+                blocks_done=last.block,
+                guarantee=last.guarantee if is_served else None,
+                digest=last.digest if is_served else None,
+                first_approximate=first,
+                seconds_to_settle=sum(entry.seconds for entry in entries[first:]) if first else 0.0,
+                erasures=tuple(ledger.erasures()),
+                condemned=len(ledger.objects.keys("condemned")),
+                journal_head=ledger.journal_head(),
+                caveat=READS_MORE if facts.fingerprint.get("reads") == "more" else None,
+                returned=len(Marking(ledger, facts).returned()),
+            )
+
+    def named(
+        self,
+        records: Iterable[int] | None,
+        subjects: Iterable[Subject] | None,
+        *,
+        is_final: bool = False,
+    ) -> NDArray[np.int64]:
+        """The records that a request names, by themselves or by their people. Sorted.
+
+        Args:
+            records: Their ids.
+            subjects: People, all of whose records are named.
+            is_final: Whether they are to be erased: then indexes are held against their tables.
+
+        Raises:
+            UnknownRecord, UnknownSubject, InvalidOption: The request is wrong, or names nobody.
+            RunDamaged: An index does not say what its table says.
+        """
+        ids = record_ids(() if records is None else records, self._facts.records)
+        people = () if subjects is None else subjects
+        theirs = records_of_subjects(
+            people, self._ledger, self._facts, self._place, is_final=is_final
+        )
+        ids = np.union1d(ids, theirs)
+        if not len(ids):
+            raise InvalidOption(
+                "the request names nobody", hint="give records=[...] or subjects=[...]"
+            )
+        return ids
+
+
+def refused(ledger: Ledger, request: int, reason: str, place: str) -> RequestFacts:
+    """Close a request that waits without carrying it out; see `Run.refuse`.
+
+    Args:
+        ledger: Whose request.
+        request: Its number.
+        reason: Why, in words.
+        place: The run's, for messages.
+    """
+    request = whole(request, "request", least=1)
+    reason = text(reason, "reason", hint="say in words why it is refused; it is kept")
+    known = ledger.requests.find(request)
+    if known is None:
+        raise UnknownRequest(
+            f"{place} has no request {request}", hint="`obliviate queue` lists them"
+        )
+    if not ledger.requests.refuse(request, reason):
+        raise UnknownRequest(
+            f"request {request} is {known.state} and cannot be refused any more",
+            hint="only requests that wait can",
+        )
+    return ledger.requests.request(request)
