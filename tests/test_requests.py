@@ -11,9 +11,9 @@ from torch import nn
 import obliviate as ob
 from obliviate import clock, errors
 from obliviate.desk.policy import Policy
-from obliviate.fitting import fitting
 from obliviate.making import new_trainer
 from obliviate.report import gathered, page
+from obliviate.run.fit import fitting
 from tests.models import BLOCKS, Guarded, images, recipe, records_in
 
 FAST = ob.DeepObliviate(epsilon=9)

@@ -8,12 +8,11 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from obliviate.desk import Policy, Queue
     from obliviate.errors import ObliviateError
-    from obliviate.fitting import fit, fitting
     from obliviate.plan import Plan
     from obliviate.recipe import Project, Recipe
     from obliviate.residual import Calibrated, DeepObliviate, Exact
     from obliviate.results import Erasure, Status
-    from obliviate.run import Run, load
+    from obliviate.run import Run, fit, fitting, load
     from obliviate.vault import KeyFile, KeyService, KeyVariable
     from obliviate.verification import Verification
 
@@ -36,8 +35,8 @@ _ROOMS = {
     "Run": "run",
     "Status": "results",
     "Verification": "verification",
-    "fit": "fitting",
-    "fitting": "fitting",
+    "fit": "run",
+    "fitting": "run",
     "load": "run",
 }
 """Where each public name lives. It is imported when it is first asked for: torch takes seconds, and

@@ -11,9 +11,9 @@ import numpy as np
 
 from obliviate.audit import accuracy
 from obliviate.errors import InvalidRecipe
-from obliviate.fitting import fitting
 from obliviate.residual import METHODS
 from obliviate.run import load
+from obliviate.run.fit import fitting
 from obliviate.scratch import scratch
 
 if TYPE_CHECKING:

@@ -23,12 +23,12 @@ from obliviate.audit import accuracy, auditing
 from obliviate.datasets import digits
 from obliviate.environment import Environment
 from obliviate.errors import InvalidOption, StorageFull
-from obliviate.fitting import fitting
 from obliviate.ledger import Ledger
 from obliviate.making import check_place, is_made
 from obliviate.progress import watch
 from obliviate.recipe import Project, Recipe
 from obliviate.report import gathered, page, saved_picture
+from obliviate.run.fit import fitting
 from obliviate.terminal import watch_replay
 from obliviate.wording import counted, percent
 

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from obliviate.audit.accuracy import accuracy
 from obliviate.errors import RunUnfinished
-from obliviate.fitting import fitting
 from obliviate.progress import Event, watch
+from obliviate.run.fit import fitting
 from obliviate.scratch import scratch
 from obliviate.state import l1
 

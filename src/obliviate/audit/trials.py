@@ -14,9 +14,9 @@ from obliviate.audit.question import recipe_of
 from obliviate.audit.scores import scores
 from obliviate.environment import Environment
 from obliviate.feed import feed_of
-from obliviate.fitting import fit
 from obliviate.residual import Exact
 from obliviate.run import load
+from obliviate.run.fit import fit
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -9,6 +9,7 @@ import signal
 import sys
 import threading
 import traceback
+from difflib import get_close_matches
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -132,6 +133,15 @@ class Commands(TyperGroup):
             return None
         room = import_module(f"obliviate.cli.{_ROOMS[cmd_name]}")
         return typer.main.get_group(room.app).commands[cmd_name]
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        """The command that is called; a slip is told with what it may have been meant to be."""
+        try:
+            return super().resolve_command(ctx, args)
+        except _USAGE_ERROR as error:
+            meant = " or ".join(map(repr, get_close_matches(args[0], _ROOMS)))
+            error.message += f" Did you mean {meant}?" if meant else ""
+            raise
 
     def invoke(self, ctx: Any) -> Any:
         """Run a command; what goes wrong with the request or the run becomes an answer too."""

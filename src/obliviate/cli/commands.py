@@ -41,8 +41,8 @@ from obliviate.cli.project import (
 from obliviate.desk.desk import DEFAULT_METHOD
 from obliviate.desk.policy import Policy
 from obliviate.errors import InvalidOption
-from obliviate.fitting import fitting
 from obliviate.progress import watch
+from obliviate.run.fit import fitting
 from obliviate.terminal import watch_replay
 from obliviate.vault import KeyFile, KeyVariable
 from obliviate.wording import percent

@@ -22,7 +22,7 @@ from obliviate.making import (
 )
 from obliviate.progress import Event, watch
 from obliviate.reingested import tombstone_options
-from obliviate.run import Run
+from obliviate.run.run import Run
 from obliviate.subjects import Subjects
 from obliviate.vault import Terms, check_seal, kept_form
 
