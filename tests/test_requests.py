@@ -13,7 +13,7 @@ from obliviate import clock, errors
 from obliviate.desk.policy import Policy
 from obliviate.making import new_trainer
 from obliviate.report import gathered, page
-from obliviate.run.fit import fitting
+from obliviate.run.start import fitting
 from tests.models import BLOCKS, Guarded, images, recipe, records_in
 
 FAST = ob.DeepObliviate(epsilon=9)

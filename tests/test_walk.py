@@ -10,7 +10,7 @@ import torch
 import obliviate as ob
 from obliviate.budget import Sizes
 from obliviate.errors import RunDamaged
-from obliviate.run.fit import fitting
+from obliviate.run.start import fitting
 from obliviate.vault.folder import Folder
 from obliviate.walk import Walk
 from tests.counting import asked

@@ -13,7 +13,7 @@ from obliviate.audit import accuracy
 from obliviate.errors import InvalidRecipe
 from obliviate.residual import METHODS
 from obliviate.run import load
-from obliviate.run.fit import fitting
+from obliviate.run.start import fitting
 from obliviate.scratch import scratch
 
 if TYPE_CHECKING:

@@ -28,7 +28,7 @@ from obliviate.making import check_place, is_made
 from obliviate.progress import watch
 from obliviate.recipe import Project, Recipe
 from obliviate.report import gathered, page, saved_picture
-from obliviate.run.fit import fitting
+from obliviate.run.start import fitting
 from obliviate.terminal import watch_replay
 from obliviate.wording import counted, percent
 

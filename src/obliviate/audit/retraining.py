@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from obliviate.audit.accuracy import accuracy
 from obliviate.errors import RunUnfinished
 from obliviate.progress import Event, watch
-from obliviate.run.fit import fitting
+from obliviate.run.start import fitting
 from obliviate.scratch import scratch
 from obliviate.state import l1
 

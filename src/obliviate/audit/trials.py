@@ -16,7 +16,7 @@ from obliviate.environment import Environment
 from obliviate.feed import feed_of
 from obliviate.residual import Exact
 from obliviate.run import load
-from obliviate.run.fit import fit
+from obliviate.run.start import fit
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -42,7 +42,7 @@ from obliviate.desk.desk import DEFAULT_METHOD
 from obliviate.desk.policy import Policy
 from obliviate.errors import InvalidOption
 from obliviate.progress import watch
-from obliviate.run.fit import fitting
+from obliviate.run.start import fitting
 from obliviate.terminal import watch_replay
 from obliviate.vault import KeyFile, KeyVariable
 from obliviate.wording import percent
