@@ -15,7 +15,7 @@ import obliviate as ob
 from benchmarks import plain
 from benchmarks.mnist import reading_seconds
 from obliviate.ledger import Part
-from obliviate.making import layout_of
+from obliviate.run.make import layout_of
 
 if TYPE_CHECKING:
     from pathlib import Path

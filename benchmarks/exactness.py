@@ -19,7 +19,7 @@ import obliviate as ob
 from benchmarks import plain
 from benchmarks.page import table, write
 from obliviate.ledger import Part
-from obliviate.making import layout_of
+from obliviate.run.make import layout_of
 
 BLOCKS, ROUNDS, BEFORE_THE_END = 100, 5, 20
 

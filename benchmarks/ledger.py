@@ -20,8 +20,8 @@ from torch.utils.data import TensorDataset
 import obliviate as ob
 from benchmarks.page import table, write
 from benchmarks.server import a_server
-from obliviate.making import make
-from obliviate.subjects import Subjects
+from obliviate.recipe.subjects import Subjects
+from obliviate.run.make import make
 from obliviate.vault import Terms
 
 PREVIEWS = 300

@@ -15,7 +15,7 @@ from torch.utils.data import TensorDataset
 import obliviate as ob
 from benchmarks import plain
 from obliviate.ledger import Part
-from obliviate.making import layout_of
+from obliviate.run.make import layout_of
 
 MISLABELLED = 20
 EARLY, MIDDLE, LATE = 125, 250, 400

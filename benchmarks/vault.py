@@ -29,11 +29,11 @@ from torch.utils.data import Subset, TensorDataset
 import obliviate as ob
 from benchmarks import plain
 from benchmarks.page import table, write
-from obliviate.budget import Sizes
+from obliviate.chain.spacing import Sizes
 from obliviate.ledger import Part
-from obliviate.making import layout_of, new_trainer
-from obliviate.state import update_between
-from obliviate.training import Trained
+from obliviate.run.make import layout_of, new_trainer
+from obliviate.states.update import update_between
+from obliviate.training.trainer import Trained
 from obliviate.vault import Vault
 from obliviate.vault.codec import decode_update, encode_update
 from obliviate.vault.frames import FRAME_BYTES

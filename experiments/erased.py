@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from torch.utils.data import TensorDataset
 
-from obliviate.blocks import Layout, parts_of
+from obliviate.training.layout import Layout, parts_of
 
 ERASED = "erased"
 PLACES = {"early": 1 / 6, "middle": 1 / 2, "late": 5 / 6}

@@ -24,14 +24,15 @@ import torch
 import obliviate as ob
 from erased import ERASED
 from grid import FASHION, HERE, MNIST, Experiment, grid
-from obliviate import erasure, trace
 from obliviate.cli.project import ProjectFile
+from obliviate.erasure import loop
+from obliviate.methods import trace
 from page import SCORING
 
 SEEDS = 3
 WATCHED = [(trace.Scorer, "__init__"), (trace.Trace, "follow"), (trace.Trace, "decide")]
 STITCHED = [(trace.Stitching, "__init__"), (trace.Trace, "stitch")]
-REESTIMATED = "obliviate.erasure.reestimated"
+REESTIMATED = "obliviate.erasure.loop.reestimated"
 SPENT: dict[str, list[float]] = {}
 Row = dict[str, Any]
 
@@ -88,7 +89,7 @@ def main() -> None:
     chosen = parser.parse_args()
     torch.set_num_threads(1)  # as the originals were trained
     folders = {MNIST: chosen.mnist, FASHION: chosen.fashion}
-    for owner, name in (*WATCHED, *STITCHED, (erasure, "reestimated")):
+    for owner, name in (*WATCHED, *STITCHED, (loop, "reestimated")):
         clocked(owner, name, SPENT)
     wanted = [each for each in grid() if each.name.endswith("mislabelled-early")]
     rows = [row for each in wanted if (row := measured(each, chosen.labs, folders))]

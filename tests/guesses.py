@@ -18,13 +18,13 @@ import numpy as np
 from blake3 import blake3
 
 import obliviate as ob
-from obliviate.contents import packed
-from obliviate.identity import content_hashes
+from obliviate.events import Event
+from obliviate.evidence import gathered, page
 from obliviate.ledger import journal, tables
-from obliviate.progress import Event
-from obliviate.report import gathered, page
-from obliviate.state import digest, update_between
-from obliviate.training import Checkpoint
+from obliviate.recipe.contents import packed
+from obliviate.run.fingerprint import content_hashes
+from obliviate.states.update import digest, update_between
+from obliviate.training.trainer import Checkpoint
 from obliviate.vault.codec import encode_update
 from obliviate.vault.frames import framed
 

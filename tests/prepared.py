@@ -20,8 +20,8 @@ PROCESSES = multiprocessing.get_context("forkserver")
 PROCESSES.set_forkserver_preload(
     [
         "obliviate.cli",
-        "obliviate.demo",
-        "obliviate.bench",
+        "obliviate.cli.demo",
+        "obliviate.lab.bench",
         "matplotlib.pyplot",
         "sklearn.linear_model",
     ]

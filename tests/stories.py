@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 
 from obliviate.ledger import Entry, Ledger, Newcomers, Part, RunFacts
-from obliviate.subjects import Subjects
+from obliviate.recipe.subjects import Subjects
 from obliviate.vault import Stored
 
 KEY = bytes(range(32))

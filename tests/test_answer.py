@@ -9,7 +9,7 @@ from typer.testing import CliRunner
 from obliviate import errors
 from obliviate.cli import app
 from obliviate.cli.answer import DONE, FAILED, WRONG, Answer, Fault, over
-from obliviate.terminal import printing
+from obliviate.cli.terminal import printing
 from tests.project_file import write_project
 
 HOSTILE = "\x1b[2J\x1b]0;owned\x07\u202e\x9b31m"

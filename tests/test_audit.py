@@ -9,9 +9,9 @@ from torch import nn
 from torch.utils.data import Dataset, TensorDataset
 
 import obliviate as ob
-from obliviate.audit import accuracy, audit
-from obliviate.environment import Environment
 from obliviate.errors import RunUnfinished, TrainingFailed
+from obliviate.lab import accuracy, audit
+from obliviate.training.determinism import Environment
 
 BLOCKS = 10
 

@@ -4,10 +4,10 @@ import pytest
 import torch
 
 import obliviate as ob
-from obliviate.bench import benching
 from obliviate.errors import InvalidRecipe
-from obliviate.progress import finish
-from obliviate.residual import METHODS
+from obliviate.events import finish
+from obliviate.lab.bench import benching
+from obliviate.methods.residual import METHODS
 from tests.project_file import write_project
 from tests.test_cli import ask, call
 

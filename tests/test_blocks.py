@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy.stats import chi2
 
-from obliviate.blocks import Layout, key, keyed_hash, parts_of
+from obliviate.training.layout import Layout, key, keyed_hash, parts_of
 
 NOBODY = np.array([], dtype=np.int64)
 

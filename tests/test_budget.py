@@ -5,7 +5,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 import obliviate as ob
-from obliviate.budget import Sizes, bytes_of, chain_within, keyframe_count, keyframe_spacing
+from obliviate.chain.spacing import Sizes, bytes_of, chain_within, keyframe_count, keyframe_spacing
 from obliviate.errors import InvalidOption
 from tests.models import images, recipe
 

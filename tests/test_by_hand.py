@@ -21,7 +21,7 @@ from torch.utils.checkpoint import checkpoint
 from torch.utils.data import Dataset, TensorDataset
 
 import obliviate as ob
-from obliviate.blocks import key
+from obliviate.training.layout import key
 from tests.models import cosine
 
 RECORDS, WIDTH, CLASSES, BLOCKS = 96, 12, 3, 4
@@ -474,7 +474,7 @@ def test_training_under_autocast_does_not_depend_on_the_clock(records, tmp_path,
     """However many steps are made between two looks at the clock."""
     digests = set()
     for number, seconds in enumerate((0.0001, 0.2, 10.0)):
-        monkeypatch.setattr("obliviate.training.SECONDS_BETWEEN_EVENTS", seconds)
+        monkeypatch.setattr("obliviate.training.trainer.SECONDS_BETWEEN_EVENTS", seconds)
         recipe = recipe_of("autocast", "carried")
         digests.add(ob.fit(recipe, records, tmp_path / str(number), blocks=BLOCKS).digest)
     assert len(digests) == 1

@@ -14,10 +14,10 @@ from typer.main import get_command
 from typer.testing import CliRunner
 
 import obliviate as ob
-from obliviate.blocks import Layout, parts_of
 from obliviate.cli import app, commands
 from obliviate.ledger import Ledger
-from obliviate.wording import plain
+from obliviate.text import plain
+from obliviate.training.layout import Layout, parts_of
 from tests.project_file import write_project
 
 DOCUMENT = Path(__file__).parents[1] / "docs" / "cli.md"

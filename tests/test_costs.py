@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from obliviate.costs import Basis, Costs
 from obliviate.errors import InvalidOption
+from obliviate.forecast.costs import Basis, Costs
 
 
 def test_costs_follow_from_what_is_known():

@@ -16,7 +16,7 @@ from torch import nn
 
 import obliviate as ob
 from obliviate.errors import OtherFormat, RunDamaged, RunLocked, StorageFull
-from obliviate.report import gathered, page
+from obliviate.evidence import gathered, page
 from tests.models import SGD, images, recipe
 
 RECORDS, PAGE = 72, 4096

@@ -9,7 +9,7 @@ from rich.console import Console
 from torch import nn
 
 import obliviate as ob
-from obliviate import demo
+from obliviate.cli import demo
 from obliviate.errors import InvalidOption
 from tests.test_cli import ask, call
 

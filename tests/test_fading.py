@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from obliviate.fading import (
+from obliviate.methods.fading import (
     LEVEL,
     MOST_MEASUREMENTS,
     Exponent,

@@ -27,7 +27,7 @@ import obliviate as ob
 from obliviate import datasets
 from obliviate.cli import app
 from obliviate.errors import ObliviateError
-from obliviate.wording import shown
+from obliviate.text import shown
 from tests.project_file import write_project
 
 SECONDS_A_CALL = 60

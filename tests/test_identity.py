@@ -13,9 +13,9 @@ from torch.utils.data import Dataset, TensorDataset
 
 import obliviate as ob
 from obliviate.errors import ForeignData, ForeignRecipe
-from obliviate.identity import SAMPLED_RECORDS, check_recipe, content_hashes, sampled
 from obliviate.ledger import Part, RunFacts
-from obliviate.making import new_trainer
+from obliviate.run.fingerprint import SAMPLED_RECORDS, check_recipe, content_hashes, sampled
+from obliviate.run.make import new_trainer
 
 NOBODY = np.array([], dtype=np.int64)
 SECRET = bytes(32)

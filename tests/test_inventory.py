@@ -9,7 +9,7 @@ from torch import nn
 
 import obliviate as ob
 from obliviate.ledger import Ledger
-from obliviate.state import digest, size_bytes
+from obliviate.states.update import digest, size_bytes
 from tests.models import BLOCKS, CLASSES, images, recipe, records_in
 from tests.test_cli import ask, call
 from tests.test_repair import flip, path_of

@@ -19,15 +19,15 @@ from torch.utils.data import Dataset, TensorDataset
 
 import obliviate as ob
 from obliviate import errors
-from obliviate.audit import lab
-from obliviate.audit.cells import Cell, Cells
-from obliviate.audit.question import label_of, parsed, question_of, recipe_of
-from obliviate.audit.scores import scores
-from obliviate.audit.trials import lags_up_to
-from obliviate.blocks import Layout, parts_of
-from obliviate.feed import feed_of
-from obliviate.lock import alone
-from obliviate.scores import margins
+from obliviate.disk.lock import alone
+from obliviate.lab import lab
+from obliviate.lab.experiment import label_of, parsed, question_of, recipe_of
+from obliviate.lab.measurements import Cell, Cells
+from obliviate.lab.scores import scores
+from obliviate.lab.trials import lags_up_to
+from obliviate.methods.scores import margins
+from obliviate.training.batches import feed_of
+from obliviate.training.layout import Layout, parts_of
 
 SEEDS, BLOCKS, SPOILT = 5, 6, 4
 

@@ -13,9 +13,9 @@ from sqlalchemy import Engine, event
 
 import obliviate as ob
 from obliviate.errors import OtherFormat, RunDamaged, RunMissing, StorageFull
+from obliviate.evidence import gathered
 from obliviate.ledger import Ledger, Part
 from obliviate.ledger.people import subject_hash
-from obliviate.report import gathered
 from tests.stories import (
     CHAIN,
     FIRST,

@@ -10,13 +10,13 @@ import threading
 
 import pytest
 
+from obliviate.disk.lock import alone
 from obliviate.errors import StorageFull
-from obliviate.lock import alone
 
 HOLDER = """
 import sys
 from pathlib import Path
-from obliviate.lock import alone
+from obliviate.disk.lock import alone
 with alone(Path(sys.argv[1])):
     print("held", flush=True)
     sys.stdin.read()

@@ -8,7 +8,7 @@ from torch.utils.data import Dataset
 
 import obliviate as ob
 from obliviate.errors import ForeignRecipe, InvalidOption, InvalidRecipe, ObliviateError, RunDamaged
-from obliviate.state import captured, digest
+from obliviate.states.update import captured, digest
 
 
 class Meeting(Dataset):

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from obliviate.audit.measures import (
+from obliviate.lab.metrics import (
     CLIP,
     agreement,
     bias,

@@ -13,10 +13,10 @@ from torch.optim import SGD
 
 import obliviate as ob
 from obliviate.errors import InvalidRecipe, ObliviateError
-from obliviate.making import new_trainer
-from obliviate.moments import packed_optimizer, unpack_optimizer
-from obliviate.state import captured, digest
-from obliviate.training import Checkpoint, Trained
+from obliviate.run.make import new_trainer
+from obliviate.states.update import captured, digest
+from obliviate.training.optimizer_state import packed_optimizer, unpack_optimizer
+from obliviate.training.trainer import Checkpoint, Trained
 from obliviate.vault.codec import decode, encode
 from obliviate.vault.frames import Plain, framed
 

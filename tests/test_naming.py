@@ -9,7 +9,7 @@ import torch
 from obliviate.desk.subjects import record_ids, records_of_subjects
 from obliviate.errors import InvalidOption, UnknownRecord, UnknownSubject
 from obliviate.ledger import Entry, Ledger, Newcomers, Part, RunFacts
-from obliviate.subjects import Subjects
+from obliviate.recipe.subjects import Subjects
 from tests.counting import asked
 
 RUN = RunFacts(

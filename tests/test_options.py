@@ -13,7 +13,7 @@ import pytest
 import torch
 
 import obliviate as ob
-from obliviate.budget import bytes_of
+from obliviate.chain.spacing import bytes_of
 from obliviate.errors import InvalidOption, ObliviateError
 from obliviate.options import MOST_WHOLE, flag, listed, path_text, real, text, whole
 

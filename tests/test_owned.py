@@ -11,8 +11,8 @@ from torch import nn
 from torch.utils.data import TensorDataset
 
 import obliviate as ob
-from obliviate.blocks import Part
-from obliviate.making import layout_of
+from obliviate.run.make import layout_of
+from obliviate.training.layout import Part
 
 USERS, ITEMS, WIDTH, BLOCKS = 80, 12, 4, 20
 PAPER = ob.DeepObliviate(blocks=4)

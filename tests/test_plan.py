@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from obliviate.plan import Pace, expected_segments, make_plan
+from obliviate.erasure.plan import Pace, expected_segments, make_plan
 
 SECONDS = [1.0, 2.0, 4.0, 8.0, 16.0, 32.0]
 

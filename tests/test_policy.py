@@ -14,8 +14,8 @@ from obliviate.desk.policy import (
     settle_by,
     steps,
 )
+from obliviate.erasure.plan import Pace, make_plan
 from obliviate.errors import InvalidOption
-from obliviate.plan import Pace, make_plan
 
 NOW = datetime(2030, 5, 1, 12, tzinfo=UTC)
 FAST, FASTER, EXACT = (

@@ -22,10 +22,10 @@ from obliviate.errors import (
     RunMissing,
     StorageFull,
 )
+from obliviate.events import finish
 from obliviate.ledger import Ledger, tables
 from obliviate.ledger.migrations.versions import r0001_first
 from obliviate.ledger.place import checked_url
-from obliviate.progress import finish
 from tests.models import BLOCKS, images, recipe, records_in
 from tests.stories import DUE, METHOD, carried_out, ids, lived, trained
 

@@ -16,8 +16,8 @@ from torch.utils.data import Dataset, TensorDataset
 
 import obliviate as ob
 from obliviate import errors
-from obliviate.making import new_trainer
-from obliviate.scores import singles
+from obliviate.methods.scores import singles
+from obliviate.run.make import new_trainer
 
 SGD = partial(torch.optim.SGD, lr=0.1)
 
@@ -324,7 +324,7 @@ class Movable:
 
 
 def test_batches_that_can_move_themselves_are_moved():
-    from obliviate.training import moved
+    from obliviate.training.trainer import moved
 
     batch = moved([Movable(torch.ones(2), torch.ones(2))], "cpu")
     assert batch[0].device == "cpu"

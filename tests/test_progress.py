@@ -9,7 +9,7 @@ import pytest
 from rich.console import Console
 
 import obliviate as ob
-from obliviate.progress import DRAWN_AFTER_SECONDS, Event, detail, finish, watch
+from obliviate.events import DRAWN_AFTER_SECONDS, Event, detail, finish, watch
 
 LONG_ENOUGH = DRAWN_AFTER_SECONDS + 0.15
 

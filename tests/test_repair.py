@@ -3,8 +3,8 @@
 import pytest
 
 import obliviate as ob
+from obliviate.chain.inventory import held_by, remedies_of
 from obliviate.errors import RunDamaged
-from obliviate.inventory import held_by, remedies_of
 from tests.models import BLOCKS, images, recipe, records_in
 
 EVERY_OBJECT = [

@@ -10,8 +10,8 @@ import torch
 from torch.utils.data import TensorDataset
 
 import obliviate as ob
-from obliviate.report import Curve, gathered, page, picture, saved_page, saved_picture
-from obliviate.wording import plain
+from obliviate.evidence import Curve, gathered, page, picture, saved_page, saved_picture
+from obliviate.text import plain
 
 PERSON = "alice-of-the-unmistakable-name"
 NEVER = "certified"

@@ -18,8 +18,8 @@ from torch.utils.data import Dataset, TensorDataset
 
 import obliviate as ob
 from obliviate import errors
+from obliviate.chain.reproduction import chosen_blocks
 from obliviate.ledger import Entry
-from obliviate.reproduction import chosen_blocks
 from tests.models import BLOCKS, CLASSES, Guarded, images, mlp, recipe, records_in
 
 AS_SOON_AS_POSSIBLE = ob.DeepObliviate(epsilon=10.0)

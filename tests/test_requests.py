@@ -11,8 +11,8 @@ from torch import nn
 import obliviate as ob
 from obliviate import clock, errors
 from obliviate.desk.policy import Policy
-from obliviate.making import new_trainer
-from obliviate.report import gathered, page
+from obliviate.evidence import gathered, page
+from obliviate.run.make import new_trainer
 from obliviate.run.start import fitting
 from tests.models import BLOCKS, Guarded, images, recipe, records_in
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 import obliviate as ob
 from obliviate.errors import InvalidOption, UnknownMethod
-from obliviate.residual import (
+from obliviate.methods.residual import (
     DFA_MIN_LENGTH,
     FIT_MIN_LENGTH,
     PowerLaw,

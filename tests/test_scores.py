@@ -13,9 +13,9 @@ from torch.utils.data import Dataset, TensorDataset
 
 import obliviate as ob
 from obliviate.errors import InvalidRecipe, TrainingFailed
-from obliviate.making import new_trainer
-from obliviate.scores import CONTROLS, Sample, Scorer, control_ids, margins, merged
-from obliviate.state import captured, digest
+from obliviate.methods.scores import CONTROLS, Sample, Scorer, control_ids, margins, merged
+from obliviate.run.make import new_trainer
+from obliviate.states.update import captured, digest
 
 RECORDS, BLOCKS = 40, 4
 SGD = partial(torch.optim.SGD, lr=0.1)

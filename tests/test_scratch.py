@@ -10,7 +10,7 @@ import tempfile
 
 import pytest
 
-from obliviate.scratch import scratch
+from obliviate.disk.scratch import scratch
 
 
 @pytest.fixture(autouse=True)

@@ -10,10 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import obliviate as ob
-from obliviate.costs import Basis, Costs
 from obliviate.errors import InvalidOption
-from obliviate.residual import FIT_MIN_LENGTH
-from obliviate.simulation import (
+from obliviate.forecast.costs import Basis, Costs
+from obliviate.forecast.simulation import (
     DAY,
     HOUR,
     Arrivals,
@@ -25,6 +24,7 @@ from obliviate.simulation import (
     recommended,
     simulate,
 )
+from obliviate.methods.residual import FIT_MIN_LENGTH
 
 COSTS = Costs(blocks=10, block_seconds=100.0, pass_seconds=7.0, lag=2)
 WEEKLY, EXACT_WEEKLY = Rhythm(every_days=7), Rhythm(every_days=7, is_fast=False)

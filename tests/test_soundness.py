@@ -13,8 +13,8 @@ from torch.nn.utils.parametrizations import spectral_norm
 from torch.utils.data import TensorDataset
 
 import obliviate as ob
-from obliviate.blocks import Part
-from obliviate.making import layout_of
+from obliviate.run.make import layout_of
+from obliviate.training.layout import Part
 
 WIDTH, CLASSES, RECORDS, BLOCKS = 12, 3, 320, 20
 FAST = ob.DeepObliviate(epsilon=9)

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from obliviate.state import (
+from obliviate.states.update import (
     applied,
     captured,
     digest,

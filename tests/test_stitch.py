@@ -15,12 +15,12 @@ from hypothesis import strategies as st
 from torch import nn
 from torch.utils.data import Dataset
 
-from obliviate.chain import subtracted
+from obliviate.chain.chain import subtracted
 from obliviate.errors import TrainingFailed
-from obliviate.making import new_trainer
-from obliviate.state import Update, captured, digest, update_between
-from obliviate.stitch import Difference, reestimated
-from obliviate.training import Trained
+from obliviate.methods.stitch import Difference, reestimated
+from obliviate.run.make import new_trainer
+from obliviate.states.update import Update, captured, digest, update_between
+from obliviate.training.trainer import Trained
 
 NOBODY = np.array([], dtype=np.int64)
 PARAMETERS = frozenset({"weight", "bias"})
@@ -148,8 +148,8 @@ def test_the_length_of_an_update_is_that_of_its_parameters():
 
 SUMMING = """
 import torch
-from obliviate.state import Update
-from obliviate.stitch import Difference
+from obliviate.states.update import Update
+from obliviate.methods.stitch import Difference
 names = [f"layers.{at}.weight" for at in range(200)]
 torch.manual_seed(0)
 steps = {name: torch.rand(1, dtype=torch.float64).exp() for name in names}

@@ -10,7 +10,7 @@ from torch.utils.data import ConcatDataset
 
 import obliviate as ob
 from obliviate import errors
-from obliviate.subjects import Subjects, spelled
+from obliviate.recipe.subjects import Subjects, spelled
 
 RECORDS, BLOCKS = 40, 4
 SEVEN = uuid.UUID(int=7)

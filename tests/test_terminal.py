@@ -6,8 +6,8 @@ import re
 import pytest
 from rich.console import Console
 
-from obliviate.progress import Event
-from obliviate.terminal import ASCII, chart, watch_replay
+from obliviate.cli.terminal import ASCII, chart, watch_replay
+from obliviate.events import Event
 
 
 def replay(values):

@@ -13,12 +13,12 @@ from torch import nn
 from torch.utils.data import Dataset, TensorDataset
 
 import obliviate as ob
-from obliviate.blocks import Part
 from obliviate.datasets import digits
 from obliviate.errors import InvalidOption, InvalidRecipe
-from obliviate.fading import Exponent
-from obliviate.making import layout_of
-from obliviate.trace import FEWEST_CONTROLS, LEAST_LAG, exponent_of
+from obliviate.methods.fading import Exponent
+from obliviate.methods.trace import FEWEST_CONTROLS, LEAST_LAG, exponent_of
+from obliviate.run.make import layout_of
+from obliviate.training.layout import Part
 
 BLOCKS, HELD, COUNT = 30, 5, 8
 CALIBRATED = ob.Calibrated()

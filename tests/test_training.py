@@ -17,14 +17,14 @@ from torch.nn.functional import cross_entropy
 from torch.utils.data import Dataset, TensorDataset
 
 import obliviate as ob
-from obliviate.environment import Environment, environment_facts
 from obliviate.errors import InvalidRecipe, NotDeterministic, NotFinite, TrainingFailed
+from obliviate.events import Event
 from obliviate.ledger import Part
-from obliviate.making import layout_of, new_trainer
-from obliviate.probe import probe
-from obliviate.progress import Event
-from obliviate.state import captured, digest
-from obliviate.training import SECONDS_BETWEEN_EVENTS, Trained, Trainer
+from obliviate.run.make import layout_of, new_trainer
+from obliviate.states.update import captured, digest
+from obliviate.training.determinism import Environment, environment_facts
+from obliviate.training.first_step import probe
+from obliviate.training.trainer import SECONDS_BETWEEN_EVENTS, Trained, Trainer
 
 BLOCKS = 4
 NOBODY = np.array([], dtype=np.int64)

@@ -18,7 +18,7 @@ from torch import nn
 
 import obliviate as ob
 from obliviate.errors import ObliviateError, RunDamaged, StorageFailed, StorageFull
-from obliviate.state import ADDITIVE, Update, captured, digest, update_between
+from obliviate.states.update import ADDITIVE, Update, captured, digest, update_between
 from obliviate.vault import KeyFile, Vault, codec
 from obliviate.vault.codec import DTYPES
 from obliviate.vault.folder import Folder

@@ -8,11 +8,11 @@ import pytest
 import torch
 
 import obliviate as ob
-from obliviate.budget import Sizes
+from obliviate.chain.spacing import Sizes
+from obliviate.chain.walk import Walk
 from obliviate.errors import RunDamaged
 from obliviate.run.start import fitting
 from obliviate.vault.folder import Folder
-from obliviate.walk import Walk
 from tests.counting import asked
 
 

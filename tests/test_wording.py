@@ -1,6 +1,6 @@
 import pytest
 
-from obliviate.wording import counted, duration, milliseconds, moment, percent, size
+from obliviate.text import counted, duration, milliseconds, moment, percent, size
 
 
 @pytest.mark.parametrize(

@@ -6,35 +6,35 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from obliviate.chain.verification import Verification
     from obliviate.desk import Policy, Queue
+    from obliviate.erasure.plan import Plan
+    from obliviate.erasure.results import Erasure, Status
     from obliviate.errors import ObliviateError
-    from obliviate.plan import Plan
-    from obliviate.recipe import Project, Recipe
-    from obliviate.residual import Calibrated, DeepObliviate, Exact
-    from obliviate.results import Erasure, Status
+    from obliviate.methods.residual import Calibrated, DeepObliviate, Exact
+    from obliviate.recipe.recipe import Project, Recipe
     from obliviate.run import Run, fit, fitting, load
     from obliviate.vault import KeyFile, KeyService, KeyVariable
-    from obliviate.verification import Verification
 
 __version__ = "0.1.0"
 
 _ROOMS = {
-    "Calibrated": "residual",
-    "DeepObliviate": "residual",
-    "Erasure": "results",
-    "Exact": "residual",
+    "Calibrated": "methods.residual",
+    "DeepObliviate": "methods.residual",
+    "Erasure": "erasure.results",
+    "Exact": "methods.residual",
     "KeyFile": "vault",
     "KeyService": "vault",
     "KeyVariable": "vault",
     "ObliviateError": "errors",
-    "Plan": "plan",
+    "Plan": "erasure.plan",
     "Policy": "desk",
-    "Project": "recipe",
+    "Project": "recipe.recipe",
     "Queue": "desk",
-    "Recipe": "recipe",
+    "Recipe": "recipe.recipe",
     "Run": "run",
-    "Status": "results",
-    "Verification": "verification",
+    "Status": "erasure.results",
+    "Verification": "chain.verification",
     "fit": "run",
     "fitting": "run",
     "load": "run",

@@ -21,10 +21,10 @@ import torch
 from sklearn.datasets import load_digits
 from torch.utils.data import TensorDataset
 
-from obliviate.blocks import keyed_hash
 from obliviate.errors import InvalidOption
 from obliviate.options import choice, listed, path_text, regular, text, whole
-from obliviate.wording import shown
+from obliviate.text import shown
+from obliviate.training.layout import keyed_hash
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

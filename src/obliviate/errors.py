@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from obliviate.wording import printable, shortened
+from obliviate.text import printable, shortened
 
 _LONGEST_MESSAGE = 4000
 PUT_BACK = (

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from obliviate.errors import InvalidOption
-from obliviate.wording import shown
+from obliviate.text import shown
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence

@@ -11,9 +11,9 @@ import torch
 from tests.idx_files import write_digits
 
 import obliviate as ob
-from obliviate.audit import lab
-from obliviate.blocks import Layout, parts_of
 from obliviate.cli.project import ProjectFile
+from obliviate.lab import lab
+from obliviate.training.layout import Layout, parts_of
 
 EXPERIMENTS = Path(__file__).parents[2] / "experiments"
 PROJECTS = ["angles", "images", "purchases", "residual", "sequences"]

@@ -8,7 +8,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from obliviate.blocks import Layout, parts_of
+from obliviate.training.layout import Layout, parts_of
 
 NOBODY = np.array([], dtype=np.int64)
 

@@ -9,7 +9,7 @@ import torch
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from obliviate.state import CHUNK, applied, captured, digest, real, update_between
+from obliviate.states.update import CHUNK, applied, captured, digest, real, update_between
 from obliviate.vault.codec import decode_update, encode_update
 from obliviate.vault.frames import Plain, framed
 

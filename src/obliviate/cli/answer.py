@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import typer
 
-from obliviate.disk import local_folder
+from obliviate.cli.terminal import printing
+from obliviate.disk.paths import local_folder
 from obliviate.errors import ObliviateError, RequestError, UnknownSubject
 from obliviate.ledger.place import check_made
-from obliviate.terminal import printing
-from obliviate.wording import plain, printable
+from obliviate.text import plain, printable
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence

@@ -17,9 +17,9 @@ import typer
 from typer.core import TyperGroup
 
 from obliviate.cli.answer import DONE, FAILED, WRONG, Answer, Fault
-from obliviate.disk import named
+from obliviate.disk.paths import named
 from obliviate.errors import ObliviateError
-from obliviate.wording import shortened, shown
+from obliviate.text import shortened, shown
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from obliviate.audit import accuracy, auditing
 from obliviate.cli import shown
 from obliviate.cli.answer import Answer, over
 from obliviate.cli.options import (
@@ -38,17 +37,18 @@ from obliviate.cli.project import (
     options_of,
     remembered,
 )
+from obliviate.cli.terminal import watch_replay
 from obliviate.desk.desk import DEFAULT_METHOD
 from obliviate.desk.policy import Policy
 from obliviate.errors import InvalidOption
-from obliviate.progress import watch
+from obliviate.events import watch
+from obliviate.lab import accuracy, auditing
 from obliviate.run.start import fitting
-from obliviate.terminal import watch_replay
+from obliviate.text import percent
 from obliviate.vault import KeyFile, KeyVariable
-from obliviate.wording import percent
 
 if TYPE_CHECKING:
-    from obliviate.results import Erasure
+    from obliviate.erasure.results import Erasure
     from obliviate.vault import Seal
 
 app = typer.Typer()
@@ -225,7 +225,7 @@ def audit(run: RunFolder, *, project: Moved = None, _json: Json = False) -> Answ
 @app.command()
 def report(run: RunFolder, *, _json: Json = False) -> Answer:
     """Write the evidence of a run as a page to hand on."""
-    from obliviate.report import gathered, saved_page  # noqa: PLC0415 - matplotlib takes a second
+    from obliviate.evidence import gathered, saved_page  # noqa: PLC0415 - matplotlib takes a second
 
     evidence = gathered(run)
     return shown.of_evidence(evidence, saved_page(run, evidence))
@@ -242,7 +242,7 @@ def _seal(key_file: Path | None, key_variable: str | None) -> Seal | None:
 
 
 def _picture(run: str, erasure: Erasure) -> Path | None:
-    from obliviate.report import saved_picture  # noqa: PLC0415 - matplotlib takes a second
+    from obliviate.evidence import saved_picture  # noqa: PLC0415 - matplotlib takes a second
 
     return saved_picture(run, erasure.number) if erasure.number is not None else None
 

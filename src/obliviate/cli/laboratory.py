@@ -9,13 +9,13 @@ from rich.table import Table
 
 from obliviate.cli.answer import Answer
 from obliviate.cli.shown import listed
-from obliviate.wording import counted, percent
+from obliviate.text import counted, percent
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
-    from obliviate.audit import Finding, Lab
+    from obliviate.lab import Finding, Lab
 
 
 def of_lab(found: Lab, folder: Path) -> Answer:

@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from obliviate.errors import InvalidOption
-from obliviate.residual import METHODS, method_of
+from obliviate.methods.residual import METHODS, method_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from obliviate.residual import Method
+    from obliviate.methods.residual import Method
 
 
 ProjectPath = Annotated[

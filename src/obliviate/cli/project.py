@@ -15,16 +15,16 @@ from typing import TYPE_CHECKING, Any
 import typer
 from torch.utils.data import Subset
 
-from obliviate.chain import Chain
-from obliviate.custody import opened
-from obliviate.disk import local_folder
+from obliviate.chain.chain import Chain
+from obliviate.chain.custody import opened
+from obliviate.disk.paths import local_folder
 from obliviate.errors import InvalidOption, InvalidRecipe, ObliviateError
 from obliviate.ledger import Ledger
-from obliviate.making import data_length
-from obliviate.recipe import Project
+from obliviate.recipe.recipe import Project
 from obliviate.run import load
+from obliviate.run.make import data_length
+from obliviate.text import printable
 from obliviate.vault import Terms
-from obliviate.wording import printable
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence

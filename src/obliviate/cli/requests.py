@@ -27,10 +27,10 @@ from obliviate.cli.options import (
 )
 from obliviate.desk.desk import DEFAULT_METHOD, Desk
 from obliviate.desk.policy import Policy
-from obliviate.disk import local_folder
+from obliviate.disk.paths import local_folder
 from obliviate.errors import KeyMissing
 from obliviate.ledger import Ledger
-from obliviate.wording import counted
+from obliviate.text import counted
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -8,22 +8,22 @@ from typing import TYPE_CHECKING, Any
 from rich.table import Table
 
 from obliviate.cli.answer import DONE, FAILED, Answer
-from obliviate.wording import counted, decimal, duration, milliseconds, moment, percent, size
+from obliviate.text import counted, decimal, duration, milliseconds, moment, percent, size
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
     from pathlib import Path
 
-    from obliviate.audit import Retraining
-    from obliviate.bench import Bench
-    from obliviate.cli.planning import Year
+    from obliviate.chain.verification import Verification
     from obliviate.desk import Queue
+    from obliviate.erasure.plan import Plan
+    from obliviate.erasure.results import Erasure, Extension, Failure, Status, Work
+    from obliviate.evidence import Evidence
+    from obliviate.forecast.simulation import Forecast, Waits
+    from obliviate.forecast.year import Year
+    from obliviate.lab import Retraining
+    from obliviate.lab.bench import Bench
     from obliviate.ledger import RequestFacts
-    from obliviate.plan import Plan
-    from obliviate.report import Evidence
-    from obliviate.results import Erasure, Extension, Failure, Status, Work
-    from obliviate.simulation import Forecast, Waits
-    from obliviate.verification import Verification
 
 RULE = (
     "the fewest machine hours a year among those that keep to the limits on the 99th percentile of "

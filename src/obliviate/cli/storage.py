@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.table import Table
 
+from obliviate.chain.custody import begin, sweep
+from obliviate.chain.inventory import REMEDIES, ROLES, taking_stock
 from obliviate.cli.answer import DONE, FAILED, Answer
 from obliviate.cli.options import (
     Json,  # noqa: TC001 - typer evaluates annotations
@@ -17,17 +19,15 @@ from obliviate.cli.options import (
 )
 from obliviate.cli.project import open_chain
 from obliviate.cli.shown import facts_table, listed
-from obliviate.custody import begin, sweep
 from obliviate.errors import RunDamaged
-from obliviate.inventory import REMEDIES, ROLES, taking_stock
-from obliviate.progress import watch
+from obliviate.events import watch
+from obliviate.text import counted, size
 from obliviate.vault import KeyFile
-from obliviate.wording import counted, size
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from obliviate.inventory import Inventory
+    from obliviate.chain.inventory import Inventory
     from obliviate.ledger import Ledger, ObjectFacts
     from obliviate.vault import Vault
 

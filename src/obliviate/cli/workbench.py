@@ -7,9 +7,7 @@ from typing import Annotated
 
 import typer
 
-from obliviate.audit import labbing
-from obliviate.audit.lab import DEFAULT_METHODS, DEFAULT_SEEDS
-from obliviate.budget import UPDATE_RATIO
+from obliviate.chain.spacing import UPDATE_RATIO
 from obliviate.cli import shown
 from obliviate.cli.answer import DONE, FAILED, Answer
 from obliviate.cli.laboratory import of_lab
@@ -22,7 +20,16 @@ from obliviate.cli.options import (
     Subjects,
     check_named,
 )
-from obliviate.cli.planning import (
+from obliviate.cli.project import (
+    ProjectFile,
+    load_project,
+    open_run,
+    options_of,
+)
+from obliviate.cli.terminal import printing
+from obliviate.events import watch
+from obliviate.forecast.simulation import DAY, HOUR, Limits, Load
+from obliviate.forecast.year import (
     BLOCKS,
     basis_of,
     check_source,
@@ -33,15 +40,8 @@ from obliviate.cli.planning import (
     whole_numbers_of,
     with_given,
 )
-from obliviate.cli.project import (
-    ProjectFile,
-    load_project,
-    open_run,
-    options_of,
-)
-from obliviate.progress import watch
-from obliviate.simulation import DAY, HOUR, Limits, Load
-from obliviate.terminal import printing
+from obliviate.lab import labbing
+from obliviate.lab.lab import DEFAULT_METHODS, DEFAULT_SEEDS
 
 app = typer.Typer()
 
@@ -55,7 +55,7 @@ def bench(
     _json: Json = False,
 ) -> Answer:
     """Measure on a project of your own what forgetting one record costs."""
-    from obliviate.bench import benching  # noqa: PLC0415
+    from obliviate.lab.bench import benching  # noqa: PLC0415
 
     return shown.of_bench(watch(benching(load_project(project, options_of(option)), blocks)))
 
@@ -179,7 +179,7 @@ def demo(
     json: Json = False,
 ) -> Answer:
     """Train on real images, forget two people, settle, and prove it; takes half a minute."""
-    from obliviate.demo import demonstrate  # noqa: PLC0415 - scikit-learn takes a second
+    from obliviate.cli.demo import demonstrate  # noqa: PLC0415 - scikit-learn takes a second
 
     console = printing()
     console.quiet = json

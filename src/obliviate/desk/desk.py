@@ -12,20 +12,20 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from obliviate import clock
-from obliviate.custody import opened, refuse_outdated
+from obliviate.chain.custody import opened, refuse_outdated
 from obliviate.desk.policy import due_date, policy_of
 from obliviate.desk.queue import Queue
 from obliviate.desk.subjects import record_ids, records_of_subjects
+from obliviate.erasure.planner import Planner, check_left
+from obliviate.erasure.results import Status
 from obliviate.errors import InvalidOption, UnknownRequest
 from obliviate.ledger import Ledger
-from obliviate.marking import Marking
+from obliviate.ledger.marking import Marking
+from obliviate.methods.residual import DeepObliviate, method_of, options_of
 from obliviate.options import text, whole
-from obliviate.planner import Planner, check_left
-from obliviate.residual import DeepObliviate, method_of, options_of
-from obliviate.results import Status
-from obliviate.subjects import named_once
+from obliviate.recipe.subjects import named_once
+from obliviate.text import READS_MORE
 from obliviate.vault import Terms
-from obliviate.wording import READS_MORE
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -35,10 +35,10 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from obliviate.desk.policy import Policy
+    from obliviate.erasure.plan import Plan
     from obliviate.ledger import RequestFacts, RunFacts
-    from obliviate.plan import Plan
-    from obliviate.residual import Method
-    from obliviate.subjects import Subject
+    from obliviate.methods.residual import Method
+    from obliviate.recipe.subjects import Subject
     from obliviate.vault import Seal
 
 DEFAULT_METHOD = DeepObliviate.name

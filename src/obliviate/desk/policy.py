@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Literal
 
 from obliviate.errors import InvalidOption
 from obliviate.options import flag, real
-from obliviate.wording import shown
+from obliviate.text import shown
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from obliviate.plan import Plan
+    from obliviate.erasure.plan import Plan
 
 DUE_DAYS = 30
 """The deadline of a request that names none: a month (GDPR, Art. 12(3))."""

@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING
 
 from obliviate import clock
 from obliviate.desk.policy import Policy, Step, Waiting, batches, latest_of, settle_by, steps
+from obliviate.erasure.planner import Planner
 from obliviate.ledger.facts import CARRIED_OUT, OPEN
-from obliviate.planner import Planner
-from obliviate.residual import Exact, method_from
+from obliviate.methods.residual import Exact, method_from
 
 if TYPE_CHECKING:
+    from obliviate.erasure.plan import Plan
     from obliviate.ledger import Ledger, RequestFacts, RunFacts
     from obliviate.ledger.requests import Named
-    from obliviate.plan import Plan
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -9,8 +9,8 @@ import numpy as np
 from obliviate.errors import InvalidOption, UnknownRecord, UnknownSubject
 from obliviate.ledger.people import subject_hash
 from obliviate.options import index_of, listed
-from obliviate.subjects import named_once
-from obliviate.wording import shown
+from obliviate.recipe.subjects import named_once
+from obliviate.text import shown
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from obliviate.ledger import Ledger, RunFacts
-    from obliviate.subjects import Subject
+    from obliviate.recipe.subjects import Subject
 
 
 def record_ids(records: Iterable[int], total: int, what: str = "records") -> NDArray[np.int64]:

@@ -10,7 +10,7 @@ from urllib.parse import quote
 from sqlalchemy import create_engine, event, exc
 from sqlalchemy.engine import URL
 
-from obliviate.disk import naming
+from obliviate.disk.paths import naming
 from obliviate.errors import PUT_BACK, ConnectionLost, RunDamaged, RunLocked, StorageFull
 
 if TYPE_CHECKING:

@@ -12,7 +12,7 @@ import numpy as np
 from sqlalchemy import func, select, true
 
 from obliviate.clock import stamp
-from obliviate.disk import naming
+from obliviate.disk.paths import naming
 from obliviate.ledger import journal, tables
 from obliviate.ledger.change import batched, changing
 from obliviate.ledger.database import QUICKLY_CHECKED_BYTES, damaged
@@ -439,7 +439,7 @@ class Ledger:
 
         Args:
             entry: The checkpoint.
-            contents: What the block's records were; see `obliviate.contents`.
+            contents: What the block's records were; see `obliviate.recipe.contents`.
         """
         with self._changing(f"block {entry.block} trained") as change:
             insert_entries(change, tables.chain, [entry])

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
     from obliviate.ledger.change import Change
     from obliviate.ledger.database import Database
-    from obliviate.subjects import Subjects
+    from obliviate.recipe.subjects import Subjects
 
 _IDS_AT_ONCE = 10_000
 _DENSE = 4  # of so many neighbours one has to be asked for, then they are read in one stretch

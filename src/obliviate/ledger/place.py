@@ -16,7 +16,7 @@ from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError, NoSuchModuleError
 
 from obliviate.clock import stamp
-from obliviate.disk import is_passing, named, naming
+from obliviate.disk.paths import is_passing, named, naming
 from obliviate.errors import (
     ConnectionLost,
     InvalidOption,

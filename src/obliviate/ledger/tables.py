@@ -193,7 +193,7 @@ contents = Table(
     metadata,
     _run(),
     _number("block"),
-    Column("hashes", LargeBinary, nullable=False),  # of its records, by obliviate.contents
+    Column("hashes", LargeBinary, nullable=False),  # of its records, by obliviate.recipe.contents
 )
 
 # replayed blocks of the running erasure: there is one at a time

@@ -12,6 +12,7 @@ import hashlib
 import hmac
 import secrets
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import (
@@ -29,14 +30,13 @@ from sqlalchemy import (
 from sqlalchemy import delete as sql_delete
 
 from obliviate.clock import stamp
-from obliviate.disk import naming
+from obliviate.disk.paths import naming
 from obliviate.errors import InvalidOption, RunDamaged, TombstonesDamaged, TombstonesLost
 from obliviate.ledger.change import batched
 from obliviate.ledger.database import Database
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Iterator, Mapping
-    from pathlib import Path
 
     from sqlalchemy import ColumnElement, Connection
 
@@ -343,3 +343,17 @@ def _damaged(path: Path, reason: str) -> TombstonesDamaged:
     return TombstonesDamaged(
         f"the file of tombstones {path} is damaged: {reason}", hint="restore it from a copy"
     )
+
+
+@contextlib.contextmanager
+def opened(options: Mapping[str, str]) -> Iterator[Tombstones]:
+    """The file of tombstones of a run; the very one that it was made with.
+
+    Raises:
+        TombstonesLost, TombstonesDamaged: It is not.
+    """
+    tombstones = Tombstones(Path(options["file"]), options.get("identity"))
+    try:
+        yield tombstones
+    finally:
+        tombstones.close()

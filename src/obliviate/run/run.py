@@ -9,10 +9,20 @@ from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
-from obliviate.custody import check_newest, opened
+from obliviate.chain.custody import check_newest, opened
+from obliviate.chain.inventory import taking_stock
+from obliviate.chain.verification import (
+    Verification,
+    block_numbers,
+    check_head,
+    comparing_data,
+    journal_faults,
+    verifying,
+)
 from obliviate.desk.desk import DEFAULT_METHOD, Desk
 from obliviate.desk.policy import policy_of
-from obliviate.disk import local_folder
+from obliviate.disk.paths import local_folder
+from obliviate.erasure.results import Erasure, Extension, Work
 from obliviate.errors import (
     PUT_BACK,
     Mismatch,
@@ -24,7 +34,12 @@ from obliviate.errors import (
     StorageFailed,
     StorageFull,
 )
-from obliviate.growth import (
+from obliviate.events import Event, finish, watch
+from obliviate.ledger import Ledger
+from obliviate.methods.residual import Exact, Method, method_of
+from obliviate.methods.trace import Stitch
+from obliviate.options import flag, real
+from obliviate.run.extend import (
     Addition,
     extending,
     going_on,
@@ -33,28 +48,13 @@ from obliviate.growth import (
     lacking,
     resumed,
 )
-from obliviate.identity import check_data, check_recipe
-from obliviate.inventory import taking_stock
-from obliviate.ledger import Ledger
-from obliviate.making import checked_recipe, data_length, layout_of
-from obliviate.options import flag, real
-from obliviate.progress import Event, finish, watch
-from obliviate.queue import working
-from obliviate.residual import Exact, Method, method_of
-from obliviate.results import Erasure, Extension, Work
-from obliviate.trace import Stitch
-from obliviate.training import Trainer, load_state, made_model
+from obliviate.run.fingerprint import check_data, check_recipe
+from obliviate.run.make import checked_recipe, data_length, layout_of
+from obliviate.run.work import working
+from obliviate.run.worker import Writer
+from obliviate.text import READS_MORE
+from obliviate.training.trainer import Trainer, load_state, made_model
 from obliviate.vault import check_seal
-from obliviate.verification import (
-    Verification,
-    block_numbers,
-    check_head,
-    comparing_data,
-    journal_faults,
-    verifying,
-)
-from obliviate.wording import READS_MORE
-from obliviate.writer import Writer
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterable, Mapping
@@ -65,20 +65,20 @@ if TYPE_CHECKING:
     from torch import nn
     from torch.utils.data import Dataset
 
-    from obliviate.chain import Chain
+    from obliviate.chain.chain import Chain
+    from obliviate.chain.inventory import Inventory
     from obliviate.desk.policy import Policy
     from obliviate.desk.queue import Queue
-    from obliviate.growth import Choice
-    from obliviate.inventory import Inventory
+    from obliviate.erasure.plan import Plan
+    from obliviate.erasure.results import Status
     from obliviate.ledger import RequestFacts
     from obliviate.ledger.facts import Guarantee
     from obliviate.ledger.journal import JournalEntry
-    from obliviate.plan import Plan
-    from obliviate.recipe import Recipe
-    from obliviate.results import Status
-    from obliviate.subjects import Given, Subject
+    from obliviate.recipe.recipe import Recipe
+    from obliviate.recipe.subjects import Given, Subject
+    from obliviate.run.extend import Choice
+    from obliviate.run.worker import Carried
     from obliviate.vault import Seal
-    from obliviate.writer import Carried
 
 
 class Run:

@@ -6,11 +6,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from obliviate.budget import bytes_of, chain_within
+from obliviate.chain.spacing import bytes_of, chain_within
 from obliviate.desk.subjects import record_ids
-from obliviate.disk import local_folder, naming
+from obliviate.disk.paths import local_folder, naming
 from obliviate.errors import InvalidOption
-from obliviate.making import (
+from obliviate.events import Event, watch
+from obliviate.recipe.subjects import Subjects
+from obliviate.run.make import (
     MAKING_NAME,
     check_place,
     checked_recipe,
@@ -20,10 +22,8 @@ from obliviate.making import (
     make,
     sizes_of,
 )
-from obliviate.progress import Event, watch
-from obliviate.reingested import tombstone_options
 from obliviate.run.run import Run
-from obliviate.subjects import Subjects
+from obliviate.run.tombstoned import tombstone_options
 from obliviate.vault import Terms, check_seal, kept_form
 
 if TYPE_CHECKING:
@@ -33,9 +33,9 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch.utils.data import Dataset
 
-    from obliviate.recipe import Recipe
-    from obliviate.reingested import Choice, Recognised
-    from obliviate.subjects import Given, Subjects
+    from obliviate.recipe.recipe import Recipe
+    from obliviate.recipe.subjects import Given, Subjects
+    from obliviate.run.tombstoned import Choice, Recognised
     from obliviate.vault import Seal
 
 

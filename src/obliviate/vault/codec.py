@@ -16,14 +16,14 @@ import numpy as np
 import torch
 
 from obliviate.errors import RunDamaged
-from obliviate.state import Update, raw_bytes, real
+from obliviate.states.update import Update, raw_bytes, real
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 
     from torch import Tensor
 
-    from obliviate.state import State
+    from obliviate.states.update import State
     from obliviate.vault.frames import Plain
 
 DTYPES = {

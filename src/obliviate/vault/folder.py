@@ -7,7 +7,7 @@ import errno
 import os
 from typing import TYPE_CHECKING, TypeVar
 
-from obliviate.disk import is_passing, named, naming
+from obliviate.disk.paths import is_passing, named, naming
 from obliviate.errors import InvalidOption, RunDamaged
 from obliviate.vault.patience import Patience
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 from urllib.parse import unquote, urlsplit
 
-from obliviate.disk import absolute
+from obliviate.disk.paths import absolute
 from obliviate.errors import InvalidOption
 from obliviate.vault.folder import Folder
 

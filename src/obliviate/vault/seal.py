@@ -18,11 +18,11 @@ from typing import TYPE_CHECKING, Any, Protocol
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
-from obliviate.disk import absolute
+from obliviate.disk.paths import absolute
 from obliviate.errors import InvalidOption, KeyMissing, ObliviateError, WrongKey
 from obliviate.options import regular, text
+from obliviate.text import shown
 from obliviate.vault.frames import KEY_BYTES, NONCE_BYTES
-from obliviate.wording import shown
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping

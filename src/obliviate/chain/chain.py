@@ -1,0 +1,478 @@
+"""The chain: the checkpoints P_0 .. P_B of a run, kept as the updates that blocks made.
+
+Every block has its update V_k = P_k - P_{k-1}; keyframes, full states, stand at the start, at the
+end and every so many blocks. A state is the last keyframe before it and the updates since. A
+stitch leaves later updates as they are, so an erasure replaces as many updates as it replayed
+blocks, and the keyframes behind them; once the old updates are destroyed no old state can be added
+up from what is left. A keyframe leaves out tensors that are as in the initial state, such as a
+frozen backbone: those never hold anybody's trace, and are kept once.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from hashlib import sha256
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from obliviate.chain.custody import sweep
+from obliviate.chain.spacing import keyframe_spacing
+from obliviate.errors import PUT_BACK, Mismatch, RunDamaged
+from obliviate.ledger import Entry
+from obliviate.ledger.facts import STITCHED
+from obliviate.recipe.contents import packed, unpacked
+from obliviate.states.update import Update, applied, digest, raw_bytes, size_bytes, update_between
+from obliviate.training.trainer import Checkpoint
+from obliviate.vault.codec import decode, decode_update, each_tensor, encode, encode_update
+from obliviate.vault.folder import Folder
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+
+    from torch import Tensor
+
+    from obliviate.chain.custody import Swept
+    from obliviate.ledger import Ledger
+    from obliviate.ledger.facts import Guarantee, Origin
+    from obliviate.recipe.contents import Hashes
+    from obliviate.states.update import State
+    from obliviate.training.trainer import Trained
+    from obliviate.vault import Stored, Vault
+    from obliviate.vault.frames import Plain
+
+_WRITERS = 4
+_SMALL_BYTES = 1 << 22
+_LARGE_BYTES = 1 << 26  # states of which there should be few in memory
+_AHEAD = 2  # objects that are read and decompressed before they are needed
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+
+def subtracted(state: State, difference: State, *, consume: bool = False) -> dict[str, Tensor]:
+    """A state minus a difference, where it has one; in single precision or better.
+
+    Args:
+        state: The state.
+        difference: What to take off, by name.
+        consume: Write into the state's own tensors, which are lost; saves a state.
+    """
+    changed: dict[int, Tensor] = {}
+    for name, tensor in state.items():
+        if id(tensor) not in changed:
+            step = difference.get(name)
+            if step is None:
+                changed[id(tensor)] = tensor
+                continue
+            less = (tensor - step).to(tensor.dtype)
+            changed[id(tensor)] = tensor.copy_(less) if consume else less
+    return {name: changed[id(tensor)] for name, tensor in state.items()}
+
+
+def without(update: Update, names: frozenset[str]) -> Update:
+    """An update that leaves some entries as they are."""
+    return Update(
+        {name: step for name, step in update.steps.items() if name not in names},
+        {name: added for name, added in update.corrections.items() if name not in names},
+        {name: value for name, value in update.taken.items() if name not in names},
+        update.is_exact,
+    )
+
+
+def ahead(
+    work: Callable[[Item], Result], items: Iterable[Item], depth: int = _AHEAD
+) -> Iterator[Result]:
+    """The results of some work, in order, a few of them worked out beforehand in threads."""
+    if not depth:
+        yield from map(work, items)
+        return
+    waiting: deque[Future[Result]] = deque()
+    with ThreadPoolExecutor(depth) as pool:
+        for item in items:
+            waiting.append(pool.submit(work, item))
+            if len(waiting) > depth:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Offset:
+    """What sets the states of a stitched stretch apart from the old ones.
+
+    Attributes:
+        steps: What is taken off, by name: at most u = P_e - Q_e.
+        rest: u less that, by name; empty where it is nothing.
+        buffers: The values of buffers, as the replay left them.
+        is_forgetful: Whether the later updates hold old values of buffers that must not stay.
+    """
+
+    steps: State
+    rest: State
+    buffers: State
+    is_forgetful: bool = False
+
+
+class Chain:
+    """The checkpoints of one run.
+
+    The ledger row is the commit: an object that no row names does not exist.
+    """
+
+    def __init__(
+        self,
+        ledger: Ledger,
+        vault: Vault,
+        blocks: int,
+        buffers: frozenset[str] = frozenset(),
+        spacing: int = 0,
+    ) -> None:
+        self._ledger, self._vault = ledger, vault
+        self._buffers = buffers
+        self._initial_hashes: dict[str, bytes] | None = None
+        self._seen_head = ""
+        self.blocks = blocks
+        self.spacing = spacing or keyframe_spacing(blocks)
+        self.entries = ledger.entries()
+
+    @property
+    def length(self) -> int:
+        """The number of the last block there is."""
+        return len(self.entries) - 1
+
+    @property
+    def first_approximate(self) -> int | None:
+        """The first block whose state is not exact."""
+        inexact = (entry.block for entry in self.entries if entry.guarantee != "exact")
+        return next(inexact, None)
+
+    def is_current(self) -> bool:
+        """Whether no other process has rewritten the chain since it was read.
+
+        Nothing changes without an entry of the journal: while its last one is that of the last
+        look, the chain is not read again.
+        """
+        head = self._ledger.journal_head()
+        if head != self._seen_head and self._ledger.entries() == self.entries:
+            self._seen_head = head
+        return head == self._seen_head
+
+    def has_keyframe(self, block: int) -> bool:
+        """Whether the plan of the chain sets a keyframe at this block."""
+        return block % self.spacing == 0 or block == self.blocks
+
+    # Reading
+
+    def state(self, block: int) -> dict[str, Tensor]:
+        """P_k: put together from the last keyframe and the updates since, and checked.
+
+        Raises:
+            RunDamaged: An object is missing or changed.
+            Mismatch: The result is not what the ledger says.
+        """
+        at = block
+        while self.entries[at].keyframe is None:
+            at -= 1
+        state = self.onward(self.keyframe(at), at, block, consume=True)
+        if at != block:
+            self.check_state(block, state)
+        return state
+
+    def onward(
+        self, state: dict[str, Tensor], at: int, block: int, *, consume: bool = False
+    ) -> dict[str, Tensor]:
+        """P_k from an earlier state, by the updates since; not checked.
+
+        Args:
+            state: P of `at`.
+            at: Its block; there are no keyframes between.
+            block: k.
+            consume: Write into the earlier state's own tensors, which are lost; saves a state.
+        """
+        later = range(at + 1, block + 1)
+        is_large = size_bytes(state) > _LARGE_BYTES
+        depth = 0 if len(later) < _AHEAD or is_large or self.is_quick(state) else _AHEAD
+        for number, update in zip(later, ahead(self.update, later, depth), strict=True):
+            state = self.state_after(state, number, update, consume=consume)
+        return state
+
+    def check_state(self, block: int, state: State) -> None:
+        """See that a state that was read is the one of a block.
+
+        Raises:
+            Mismatch: It is another.
+        """
+        said = self.entries[block].digest
+        if said is not None and digest(state) != said:
+            raise Mismatch(
+                f"the state of block {block} is not the one that the ledger names",
+                hint=f"the run was changed from outside: {PUT_BACK}",
+            )
+
+    def state_after(
+        self, previous: State, block: int, update: Update, *, consume: bool = False
+    ) -> dict[str, Tensor]:
+        """P_k from P_{k-1} and V_k, or from its keyframe, where it has one; see `applied`.
+
+        Buffers are no sums of what blocks did: in a stitched stretch they stay as its replay left
+        them.
+        """
+        entry = self.entries[block]
+        if entry.keyframe is not None:
+            return self._keyframe(entry)
+        if entry.origin == "stitched":
+            update = without(update, self._buffers)
+        return applied(previous, update, consume=consume)
+
+    def checkpoint(self, block: int) -> Checkpoint:
+        """P_k with its optimizer state, where that was kept."""
+        return Checkpoint(model=self.state(block), optimizer=self.optimizer(block))
+
+    def keyframe(self, block: int) -> dict[str, Tensor]:
+        """P_k as it is stored in full."""
+        return self._keyframe(self.entries[block])
+
+    def optimizer(self, block: int) -> dict[str, Tensor] | None:
+        """The optimizer's state after a block, where it was kept."""
+        return self._optimizer(self.entries[block])
+
+    def update(self, block: int) -> Update:
+        """V_k: what the block did."""
+        return self._update(self.entries[block])
+
+    def read_update(self, block: int) -> Plain:
+        """V_k as it is stored, checked but not decoded; see `update`."""
+        return self._vault.read(_present(self.entries[block].update, block))
+
+    def after(self, previous: State, entry: Entry) -> tuple[Checkpoint, Update]:
+        """The checkpoint of an entry, given the state before it; for entries outside the chain."""
+        update = self._update(entry)
+        state = self._keyframe(entry) if entry.keyframe else applied(previous, update)
+        return Checkpoint(model=state, optimizer=self._optimizer(entry)), update
+
+    def _keyframe(self, entry: Entry) -> dict[str, Tensor]:
+        return decode(self._vault.read(_present(entry.keyframe, entry.block)), self._initial)
+
+    def _initial(self) -> dict[str, Tensor]:
+        return decode(self._vault.read(_present(self.entries[0].keyframe, 0)))
+
+    def _optimizer(self, entry: Entry) -> dict[str, Tensor] | None:
+        return decode(self._vault.read(entry.optimizer)) if entry.optimizer else None
+
+    def _update(self, entry: Entry) -> Update:
+        return decode_update(self._vault.read(_present(entry.update, entry.block)))
+
+    def contents(self, block: int) -> Hashes:
+        """What the records of a block were when they were trained on."""
+        return unpacked(self._ledger.contents(block))
+
+    def check(self, entry: Entry, role: str) -> None:
+        """Read one object of an entry: its hash, its form and, of a keyframe, what it says.
+
+        Raises:
+            RunDamaged: It is missing or changed.
+            Mismatch: It decodes to another state than the ledger names.
+        """
+        if role == "update":
+            self._update(entry)
+        elif role == "optimizer":
+            self._optimizer(entry)
+        elif digest(self._keyframe(entry)) != entry.digest:
+            raise Mismatch(f"the keyframe of block {entry.block} is another state")
+
+    # Writing
+
+    def stored(
+        self,
+        trained: Trained,
+        update: Update,
+        *,
+        origin: Origin,
+        guarantee: Guarantee,
+        erasure: int | None = None,
+    ) -> Entry:
+        """Store what a block did, durably; it is part of nothing until an entry is committed."""
+        state, optimizer = trained.checkpoint.model, trained.checkpoint.optimizer
+        needs_keyframe = self.has_keyframe(trained.block) or not update.is_exact
+        return Entry(
+            block=trained.block,
+            origin=origin,
+            guarantee=guarantee,
+            digest=digest(state),
+            loss=trained.loss,
+            seconds=trained.seconds,
+            update=self.keep_update(update),
+            keyframe=self.keep(state) if needs_keyframe else None,
+            optimizer=self.keep_optimizer(optimizer) if optimizer else None,
+            erasure=erasure,
+        )
+
+    def is_quick(self, state: State) -> bool:
+        """Whether a state is read or stored so soon that another thread would only be in the way.
+
+        Small states on a local disk take a few milliseconds, nearly all of them computing: beside
+        training that keeps every core busy, they take longer than before it.
+        """
+        return size_bytes(state) < _SMALL_BYTES and isinstance(self._vault.place, Folder)
+
+    def aside(
+        self, threads: ThreadPoolExecutor, state: State, work: Callable[..., Result], *given: Any
+    ) -> Future[Result]:
+        """Store something while the next block trains, if that is worth it."""
+        if not self.is_quick(state):
+            return threads.submit(work, *given)
+        done: Future[Result] = Future()
+        done.set_result(work(*given))
+        return done
+
+    def append(
+        self,
+        trained: Trained,
+        previous: State,
+        *,
+        guarantee: Guarantee = "exact",
+        commit: Callable[[Entry, bytes], None] | None = None,
+    ) -> set[str]:
+        """Add the next block that was trained on; the previous state is used up.
+
+        Args:
+            trained: The block.
+            previous: The state before it.
+            guarantee: What is promised of it.
+            commit: What writes its entry down, where that is more than the entry alone.
+
+        Returns:
+            The names of what the block changed.
+        """
+        update = update_between(previous, trained.checkpoint.model, consume=True)
+        entry = self.stored(trained, update, origin="trained", guarantee=guarantee)
+        (commit or self._ledger.append)(entry, packed(trained.contents))
+        self.entries.append(entry)
+        return {*update.steps, *update.taken}
+
+    def restitched(self, span: range, offset: Offset, state: State, erasure: int) -> list[Entry]:
+        """Store what a span of blocks that is stitched on needs anew.
+
+        The updates stay as they are, but for the first of them where u is not taken off in full: it
+        leads from Q_e = P_e - u back over the rest of u. Values of buffers that were written down
+        after the erased records had been seen are left out of all.
+
+        Args:
+            span: The blocks.
+            offset: What sets their states apart from the old ones.
+            state: The state after the last of them.
+            erasure: The erasure that does it.
+        """
+        held = [at for at in span[:-1] if self.entries[at].keyframe]
+        # hashing and flushing wait more than they compute
+        writing = 1 if size_bytes(state) > _LARGE_BYTES else _WRITERS
+        with ThreadPoolExecutor(writing) as writers:
+            restored = writers.map(
+                lambda at: self.restored(at, self.shifted(at, offset), erasure), held
+            )
+            entries = {entry.block: entry for entry in restored}
+        entries[span[-1]] = self.restored(span[-1], state, erasure)
+        for at in span if offset.is_forgetful else span[: bool(offset.rest)]:
+            known = entries.get(at, replace(self.entries[at], **STITCHED, erasure=erasure))
+            update = self._update(known)
+            left = without(update, frozenset(offset.buffers))
+            if at == span[0] and offset.rest:
+                left = _bent(left, offset.rest, state)
+            elif left.taken.keys() == update.taken.keys():
+                continue
+            entries[at] = replace(known, update=self.keep_update(left))
+        return [entries[at] for at in sorted(entries)]
+
+    def shifted(self, block: int, offset: Offset) -> dict[str, Tensor]:
+        """P_k less an offset: a state with the rest of training stitched onto a replay."""
+        state = subtracted(self.state(block), offset.steps, consume=True)
+        return state | dict(offset.buffers)
+
+    def restored(self, block: int, state: State, erasure: int) -> Entry:
+        """The entry of a stitched block, which keeps its update and has this state as keyframe."""
+        entry = replace(self.entries[block], **STITCHED, erasure=erasure)
+        return replace(entry, digest=digest(state), keyframe=self.keep(state))
+
+    def keep(self, state: State, *, is_initial: bool = False) -> Stored:
+        """Store a keyframe, less what is as in the initial state; or that state itself."""
+        if is_initial:
+            return self._vault.write(encode(state))
+        same = {
+            name: said for name, said in self.initial_hashes.items() if said == _hash(state[name])
+        }
+        self._initial_hashes = same  # what has changed once is not asked again
+        return self._vault.write(encode(state, initial=same))
+
+    @property
+    def initial_hashes(self) -> dict[str, bytes]:
+        """Hashes of those tensors of the initial state that may still be the same; tied ones once.
+
+        Asked for before a state is in memory, it needs less room.
+        """
+        if self._initial_hashes is None:
+            plain = self._vault.read(_present(self.entries[0].keyframe, 0))
+            self._initial_hashes = {name: _hash(tensor) for name, tensor in each_tensor(plain)}
+        return self._initial_hashes
+
+    def keep_update(self, update: Update) -> Stored:
+        """Store what a block did."""
+        return self._vault.write(encode_update(update))
+
+    def keep_optimizer(self, optimizer: State) -> Stored:
+        """Store the state of an optimizer."""
+        return self._vault.write(encode(optimizer))
+
+    def restore(self, entry: Entry) -> None:
+        """Put an entry with rebuilt objects in the place of the one with lost ones."""
+        self._ledger.objects.replace(entry.block, entry)
+        self.entries[entry.block] = entry
+
+    def rewrite(
+        self,
+        erasure: int,
+        *,
+        replaced: Sequence[Entry],
+        stitched: Sequence[range],
+        outcome: Mapping[str, object],
+        contents: Mapping[int, Hashes],
+    ) -> None:
+        """Commit an erasure; see `Ledger.commit`."""
+        self._ledger.commit(
+            erasure,
+            replaced=replaced,
+            stitched=stitched,
+            outcome=outcome,
+            contents={block: packed(hashes) for block, hashes in contents.items()},
+        )
+        for span in stitched:
+            for at in span:
+                self.entries[at] = replace(self.entries[at], **STITCHED, erasure=erasure)
+        for entry in replaced:
+            self.entries[entry.block] = entry
+
+    def sweep(self) -> Swept:
+        """Destroy condemned objects and the orphans of a crash; see `custody.sweep`."""
+        return sweep(self._ledger, self._vault)
+
+
+def _bent(update: Update, rest: State, like: State) -> Update:
+    """V_k + rest instead of V_k; of the dtypes of a state."""
+    steps = dict(update.steps)
+    for name, step in rest.items():
+        step = steps[name] + step if name in steps else step  # noqa: PLW2901
+        steps[name] = step.to(like[name].dtype)
+    return Update(steps, taken=update.taken)
+
+
+def _hash(tensor: Tensor) -> bytes:
+    return sha256(raw_bytes(tensor)).digest()
+
+
+def _present(stored: Stored | None, block: int) -> Stored:
+    if stored is None:
+        raise RunDamaged(
+            f"block {block} has no object in the vault that its state could be read from",
+            hint=PUT_BACK,
+        )
+    return stored

@@ -1,0 +1,131 @@
+"""Reproduction: before anything is called exact, blocks of known digest are trained again.
+
+A replay equals the original training only where this machine, recipe and data still give the same
+bits, and no list of settings is complete. So one block that the erasure leaves alone is trained
+from the checkpoint before it, here and now, and has to end in the state that is stored. Stretches
+that earlier erasures replayed without such a comparison are compared too, by one block each.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from obliviate.errors import Mismatch, NotFinite, RunDamaged, TrainingFailed
+from obliviate.events import Event
+from obliviate.recipe.contents import changed
+from obliviate.states.update import digest
+from obliviate.text import counted
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Generator, Iterable, Sequence
+
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from obliviate.chain.chain import Chain
+    from obliviate.ledger import Entry
+    from obliviate.recipe.contents import Hashes
+    from obliviate.training.trainer import Trainer
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reproduction:
+    """What came of it.
+
+    Attributes:
+        blocks: Those that were trained again and gave the stored digest; 0 is the initial state.
+        doubt: Why nothing can be called exact, in words; None where nothing was found.
+    """
+
+    blocks: tuple[int, ...] = ()
+    doubt: str | None = None
+
+
+def chosen_blocks(
+    entries: Sequence[Entry],
+    start: int,
+    affected: Collection[int],
+    unchecked: Collection[int],
+) -> list[int]:
+    """The blocks that tell whether a replay equals the original training.
+
+    Args:
+        entries: The chain, from block 0 on.
+        start: The first block that is replayed.
+        affected: Blocks that hold records to erase.
+        unchecked: Erasures that replayed blocks without comparing any.
+
+    Returns:
+        The last exact block before the start of each stretch; where there is none, the first
+        unaffected one behind it; where there is none either, block 0: then all of training is
+        done anew, and only the initial state comes from elsewhere.
+    """
+    last: dict[int | None, int] = {}
+    for block in range(1, start):
+        if _is_known(entries, block):
+            erasure = entries[block].erasure
+            last[erasure if erasure in unchecked else None] = block
+    if last:
+        return sorted(last.values())
+    later = (
+        block
+        for block in range(start, len(entries))
+        if block not in affected and _is_known(entries, block)
+    )
+    return [next(later, 0)]
+
+
+def _is_known(entries: Sequence[Entry], block: int) -> bool:
+    before, entry = entries[block - 1], entries[block]
+    return entry.guarantee == before.guarantee == "exact" and entry.digest is not None
+
+
+def reproducing(
+    chain: Chain, trainer: Trainer, blocks: Iterable[int], erased: NDArray[np.int64]
+) -> Generator[Event, None, Reproduction]:
+    """Train blocks again and compare; nothing is written.
+
+    Args:
+        chain: Where they are stored.
+        trainer: What to train with.
+        blocks: Their numbers.
+        erased: Sorted ids of erased records.
+    """
+    reproduced: list[int] = []
+    for block in blocks:
+        yield Event(task="compare", done=len(reproduced), total=len(reproduced) + 1, block=block)
+        try:
+            fault = _fault(chain, trainer, block, erased)
+        except (RunDamaged, Mismatch, TrainingFailed, NotFinite) as error:
+            fault = f"block {block} could not be trained again to compare it ({error.message})"
+        if fault is not None:
+            return Reproduction(blocks=tuple(reproduced), doubt=fault)
+        reproduced.append(block)
+    return Reproduction(blocks=tuple(reproduced))
+
+
+def _fault(chain: Chain, trainer: Trainer, block: int, erased: NDArray[np.int64]) -> str | None:
+    if block == 0:
+        found, differing = digest(trainer.initial().model), None
+    else:
+        *_, trained = trainer.train(chain.checkpoint(block - 1), [block], erased)
+        assert not isinstance(trained, Event)  # noqa: S101 - the last item is the block
+        found = digest(trained.checkpoint.model)
+        differing = changed_records(chain, trainer, block, trained.contents)
+    if found == chain.entries[block].digest:
+        return None
+    # no digests: what is written down must confirm no guess about a record
+    return differing or (
+        f"block {block} cannot be reproduced here: trained again it ends in another state than the "
+        "stored one; the environment, the recipe or the data is not what it was"
+    )
+
+
+def changed_records(chain: Chain, trainer: Trainer, block: int, contents: Hashes) -> str | None:
+    """Which records of a block are not what they were trained on, in words; None: none is known."""
+    found = changed(chain.contents(block), contents, trainer.layout.members(block))
+    if not len(found):
+        return None
+    shown = ", ".join(map(str, found[:5])) + (", ..." if len(found) > 5 else "")  # noqa: PLR2004
+    return f"{counted(len(found), 'record')} of block {block} changed since then: {shown}"

@@ -1,0 +1,111 @@
+"""The budget: how much disk a chain takes, and which chain a given disk can hold.
+
+Every block costs an update, every keyframe a state. Fewer keyframes save disk, and cost time: a
+state is restored from the last keyframe before it and every update since.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from dataclasses import dataclass
+
+from obliviate.errors import InvalidOption
+from obliviate.options import real
+from obliviate.text import shown
+
+UPDATE_RATIO, KEYFRAME_RATIO, OPTIMIZER_RATIO = 0.7, 0.9, 0.95
+"""Sizes on disk beside sizes in memory, with some room; see docs/benchmarks.md for measured ones.
+
+The optimizer's state, where it is carried, is beside what Adam keeps.
+"""
+
+LONGEST_WAY = 15
+"""Blocks between two keyframes, about, on many blocks: a small net's updates take 20 ms to read."""
+
+OBJECT_BYTES = 1000  # names, shapes and frames, whatever the size
+
+_UNITS = {"": 1, "k": 1e3, "m": 1e6, "g": 1e9, "t": 1e12}
+_SIZE = re.compile(r"\s*(\d+(?:\.\d+)?)\s*([kmgt]?)b?\s*", re.IGNORECASE)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sizes:
+    """What one block's checkpoint is made of, in memory.
+
+    Attributes:
+        state_bytes: The model's state.
+        optimizer_bytes: The optimizer's, where it is carried; 0 where it is not.
+    """
+
+    state_bytes: int
+    optimizer_bytes: int = 0
+
+    def chain_bytes(self, blocks: int, spacing: int) -> float:
+        """About what a chain takes on disk."""
+        each = UPDATE_RATIO * self.state_bytes + OPTIMIZER_RATIO * self.optimizer_bytes
+        keyframes = keyframe_count(blocks, spacing)
+        objects = blocks * (2 if self.optimizer_bytes else 1) + keyframes
+        size = blocks * each + keyframes * KEYFRAME_RATIO * self.state_bytes
+        return size + objects * OBJECT_BYTES
+
+
+def keyframe_spacing(blocks: int) -> int:
+    """How many blocks lie between two keyframes, if the disk does not say otherwise.
+
+    Every erasure rewrites the keyframes behind it, and every state is restored from the last one
+    before it: at 2√B both grow with √B. On many blocks they stand closer, about `LONGEST_WAY`
+    apart and spread evenly, for restoring would take longer than rewriting.
+    """
+    wanted = max(1, 2 * math.isqrt(blocks))
+    return wanted if wanted <= LONGEST_WAY else math.ceil(blocks / (blocks // LONGEST_WAY))
+
+
+def keyframe_count(blocks: int, spacing: int) -> int:
+    """How many keyframes a chain has: at the start, at the end, and every so many blocks."""
+    return -(-blocks // spacing) + 1 if blocks > 0 else 0
+
+
+def bytes_of(size: str | float) -> float:
+    """The bytes of a size like "2GB"; decimal units.
+
+    Raises:
+        InvalidOption: It has another form, or is not positive.
+    """
+    hint = 'give it as in "2GB" or "500MB", or as a number of bytes'
+    if not isinstance(size, str):
+        return real(size, "the disk budget", above=0, hint=hint)
+    found = _SIZE.fullmatch(size)
+    value = float(found[1]) * _UNITS[found[2].lower()] if found else 0.0
+    if not 0 < value < math.inf:
+        raise InvalidOption(f"the disk budget is {shown(size)}", hint=hint)
+    return value
+
+
+def chain_within(budget_bytes: float, sizes: Sizes, blocks: int) -> tuple[int, int]:
+    """The number of blocks and the spacing of keyframes of the chain that a disk can hold.
+
+    Keyframes give way first: they cost time alone. Blocks only where that is not enough.
+
+    Args:
+        budget_bytes: The size of the chain at rest, at most.
+        sizes: Of a checkpoint.
+        blocks: How many are wanted.
+
+    Raises:
+        InvalidOption: Not even a single block fits.
+    """
+    for number in range(blocks, 0, -1):
+        if sizes.chain_bytes(number, number) > budget_bytes:
+            continue
+        fitting = (
+            spacing
+            for spacing in range(keyframe_spacing(number), number + 1)
+            if sizes.chain_bytes(number, spacing) <= budget_bytes
+        )
+        return number, next(fitting, number)
+    raise InvalidOption(
+        f"a chain of one block takes about {sizes.chain_bytes(1, 1) / 1e6:.3g} MB, more than the "
+        f"disk budget of {budget_bytes / 1e6:.3g} MB",
+        hint="give it more room",
+    )

@@ -1,0 +1,1 @@
+"""The local disk: paths, locks, and folders that do not stay."""

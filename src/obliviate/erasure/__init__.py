@@ -1,0 +1,1 @@
+"""One erasure: planned, replayed, and what came of it."""

@@ -1,0 +1,107 @@
+"""The planner: what erasing some records would touch and cost, from one look at the ledger.
+
+Many requests are planned from the same look, so that a long queue costs no more queries than one.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from obliviate.erasure.plan import EXPECTED_LAG, Pace, Plan, make_plan
+from obliviate.errors import NothingLeft
+from obliviate.methods.residual import Exact
+from obliviate.training.layout import is_among
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from obliviate.ledger import Ledger
+
+
+@dataclass(frozen=True, kw_only=True)
+class Planner:
+    """Plans erasures of one run, as it stood at one time.
+
+    Attributes:
+        records: How many records the run has.
+        erased: The ids of those that are erased. Sorted.
+        pace: Of the chain.
+    """
+
+    records: int
+    erased: NDArray[np.int64]
+    pace: Pace
+
+    @classmethod
+    def of(cls, ledger: Ledger, records: int) -> Planner:
+        """The planner of a run that has so many records."""
+        seconds, first_approximate = ledger.pace()
+        pace = Pace(
+            seconds=seconds,
+            first_approximate=first_approximate,
+            expected_lag=expected_lag(ledger),
+        )
+        return cls(records=records, erased=ledger.erased(), pace=pace)
+
+    def plan(
+        self,
+        named: NDArray[np.int64],
+        blocks: NDArray[np.int64],
+        method: str,
+        *,
+        is_checked: bool = True,
+    ) -> Plan:
+        """What erasing some records would touch and cost.
+
+        Args:
+            named: Their ids, each once; those that are erased are ignored.
+            blocks: The block of each. Shape (n,).
+            method: The name of the method.
+            is_checked: Whether somebody has to be left.
+
+        Raises:
+            NothingLeft: No record would be left.
+        """
+        is_gone = is_among(named, self.erased)
+        ids = named[~is_gone]
+        if is_checked:
+            check_left(self.records, len(self.erased), len(ids))
+        return make_plan(
+            method=method,
+            records=ids.tolist(),
+            blocks=blocks[~is_gone].tolist(),
+            ignored=named[is_gone].tolist(),
+            pace=self.pace,
+        )
+
+
+def check_left(records: int, erased: int, asked: int) -> None:
+    """See that an erasure leaves somebody.
+
+    Args:
+        records: How many there are.
+        erased: How many are erased already.
+        asked: How many others are to be.
+
+    Raises:
+        NothingLeft: No record would be left.
+    """
+    if asked and erased + asked == records:
+        raise NothingLeft(
+            "the request would erase every record there is",
+            hint="a model of nobody cannot be trained; delete the run's folder instead",
+        )
+
+
+def expected_lag(ledger: Ledger) -> float:
+    """How many blocks a fast erasure replays in one go: the median of this run's own."""
+    lengths = [
+        last - first + 1
+        for facts in ledger.erasures()
+        if facts.method.get("name") != Exact.name
+        for first, last in facts.outcome.get("segments", [])
+    ]
+    return float(np.median(lengths)) if lengths else EXPECTED_LAG

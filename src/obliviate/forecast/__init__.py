@@ -1,0 +1,1 @@
+"""A year of requests, and what it would cost."""

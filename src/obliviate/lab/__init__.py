@@ -1,0 +1,8 @@
+"""Audits: tests of forgetting that can fail."""
+
+from obliviate.lab.accuracy import accuracy
+from obliviate.lab.lab import lab, labbing
+from obliviate.lab.results import Finding, Lab
+from obliviate.lab.retraining import Retraining, audit, auditing
+
+__all__ = ["Finding", "Lab", "Retraining", "accuracy", "audit", "auditing", "lab", "labbing"]

@@ -1,0 +1,269 @@
+"""Question: what the laboratory is asked, in a form that says which measurements answer it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass, fields, replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+import obliviate
+from obliviate.desk.subjects import record_ids
+from obliviate.errors import InvalidOption, NothingLeft, UnknownSubject
+from obliviate.methods.residual import METHODS, Exact, method_of, options_of
+from obliviate.options import whole
+from obliviate.recipe.subjects import named_once
+from obliviate.run.make import cut, data_length, new_trainer
+from obliviate.text import shown
+from obliviate.training.batches import TensorFeed, content_of, feed_of
+from obliviate.training.determinism import Environment, environment_facts
+from obliviate.training.first_step import probe
+from obliviate.training.layout import key, keyed_hash
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from numpy.typing import NDArray
+    from torch.utils.data import Dataset
+
+    from obliviate.methods.residual import Method
+    from obliviate.recipe.recipe import Project, Recipe
+    from obliviate.recipe.subjects import Subject, Subjects
+    from obliviate.training.trainer import Trainer
+
+RETAINED, TESTED = 200, 500  # records that scores are kept of; more would say little more
+LEAST_SEEDS = 3  # an attack that leaves one model out needs two to fit a Gaussian to
+
+
+@dataclass(frozen=True, kw_only=True)
+class Question:
+    """What the laboratory is asked.
+
+    Attributes:
+        erased: Ids of the records to forget, sorted.
+        retained: Ids of some records that stay.
+        tested: Ids of some test records.
+        controls: Ids of some retained records of the erased records' blocks.
+        affected: The blocks that hold the erased records, ascending.
+        methods: The methods, "exact" first.
+        seeds: How many originals, and as many independent retrains.
+        context: A digest of everything else that a measurement depends on.
+    """
+
+    erased: tuple[int, ...]
+    retained: tuple[int, ...]
+    tested: tuple[int, ...]
+    controls: tuple[int, ...]
+    affected: tuple[int, ...]
+    methods: tuple[Method, ...]
+    seeds: int
+    context: str
+
+    def original(self, number: int) -> str:
+        """The name of the cell of an original, which saw the records."""
+        return self._name("original", number)
+
+    def retrained(self, number: int) -> str:
+        """The name of the cell of an independent retrain, which did not."""
+        return self._name("retrained", number)
+
+    def unlearned(self, number: int, method: Method) -> str:
+        """The name of the cell of what a method made of an original."""
+        options = options_of(method)
+        del options["name"]  # it is the kind
+        return self._name(method.name, number, options)
+
+    def cells(self) -> list[str]:
+        """The names of all cells that answer the question."""
+        names = []
+        for number in range(self.seeds):
+            names += [self.original(number), self.retrained(number)]
+            names += [self.unlearned(number, method) for method in self.methods]
+        return names
+
+    def _name(self, kind: str, number: int, options: dict[str, Any] | None = None) -> str:
+        text = json.dumps([self.context, kind, number, options], sort_keys=True)
+        return f"{kind}-{number}-{hashlib.sha256(text.encode()).hexdigest()[:16]}"
+
+
+def recipe_of(recipe: Recipe, number: int, *, is_original: bool) -> Recipe:
+    """The recipe of one of the models: other weights and another order, the same blocks.
+
+    The comparison is fair only if nothing but chance and the erased records differ between the
+    families, so the block of every record stays what it is under the project's own seed.
+    """
+    block_seed = recipe.seed if recipe.block_seed is None else recipe.block_seed
+    seed = recipe.seed + 2 * number + (0 if is_original else 1)
+    return replace(recipe, seed=seed, block_seed=block_seed)
+
+
+def label_of(method: Method) -> str:
+    """A method in the form that `parsed` takes, options that are not set to their default."""
+    usual = vars(METHODS[method.name]())
+    given = [f"{name}={value}" for name, value in vars(method).items() if value != usual[name]]
+    return f"{method.name}:{','.join(given)}" if given else method.name
+
+
+def parsed(text: str) -> Method:
+    """A method from text such as "deepobliviate:blocks=2" or "deepobliviate:epsilon=0.05".
+
+    Raises:
+        UnknownMethod: There is none of that name.
+        InvalidOption: An option is unknown or not a number.
+    """
+    name, _, given = text.partition(":")
+    method_of(name)
+    allowed = [each.name for each in fields(METHODS[name])]
+    hint = f"options of {name}: {', '.join(allowed) or 'none'}; such as deepobliviate:blocks=2"
+    options: dict[str, float] = {}
+    for each in filter(None, given.split(",")):
+        option, _, value = each.partition("=")
+        if option not in allowed:
+            raise InvalidOption(f"the method {name} takes no {option!r}", hint=hint)
+        options[option] = _number(value, text, hint)
+    return method_of(name, **options)
+
+
+def _number(text: str, whole: str, hint: str) -> float:
+    for kind in (int, float):
+        try:
+            return kind(text)
+        except ValueError:
+            continue
+    raise InvalidOption(f"{text!r} in the method {whole!r} is no number", hint=hint)
+
+
+def question_of(
+    project: Project,
+    *,
+    records: Iterable[int],
+    subjects: Iterable[Subject],
+    methods: Sequence[str | Method],
+    seeds: int,
+) -> Question:
+    """See that a question can be answered, and put it down.
+
+    Raises:
+        InvalidRecipe, InvalidOption, UnknownRecord, UnknownSubject, UnknownMethod, NothingLeft: It
+            cannot.
+        NotDeterministic, TrainingFailed, NotFinite: A first step, tried twice, says so.
+    """
+    hint = f"give {LEAST_SEEDS} or more: each is a model to compare"
+    seeds = whole(seeds, "seeds", least=LEAST_SEEDS, hint=hint)
+    chosen = _with_exact(methods)
+    count = data_length(project.data)
+    blocks, people = cut(project.blocks, project.subjects, count)
+    project = replace(project, blocks=blocks)
+    erased = _erased(people, records, subjects, count)
+    recipe = recipe_of(project.recipe, 0, is_original=True)
+    with Environment(recipe.device, threads=1).entered():
+        trainer = new_trainer(recipe, project.data, count, project.blocks)
+        probe(trainer, erased)
+        return _put_down(project, trainer, erased, chosen, seeds)
+
+
+def _with_exact(methods: Sequence[str | Method]) -> tuple[Method, ...]:
+    """The methods, each once, with "exact" first: every measure is read beside it."""
+    if isinstance(methods, str):
+        raise InvalidOption(f"methods is {methods!r}", hint="give a list of methods")
+    found: list[Method] = [Exact()]
+    for each in methods:
+        method = parsed(each) if isinstance(each, str) else method_of(each)
+        if method not in found:
+            found.append(method)
+    return tuple(found)
+
+
+def _erased(
+    people: Subjects | None, records: Iterable[int], subjects: Iterable[Subject], count: int
+) -> NDArray[np.int64]:
+    ids = record_ids(records, count)
+    for subject in named_once(subjects):
+        own = [at for at, who in enumerate(people or ()) if subject in who]
+        if not own:
+            raise UnknownSubject(
+                f"subject {shown(subject)} has no records in the project",
+                hint="check the spelling, or name record ids",
+            )
+        ids = np.union1d(ids, own)
+    if not len(ids):
+        raise InvalidOption("nobody is named", hint="give records=[...] or subjects=[...]")
+    if len(ids) == count:
+        raise NothingLeft(
+            "these are all the records there are", hint="name fewer: a model of nobody has no seed"
+        )
+    return ids
+
+
+def _put_down(
+    project: Project,
+    trainer: Trainer,
+    erased: NDArray[np.int64],
+    methods: tuple[Method, ...],
+    seeds: int,
+) -> Question:
+    layout = trainer.layout
+    affected = np.unique(layout.block_of(erased))
+    near = np.concatenate([layout.members(int(block)) for block in affected])
+    tests = data_length(project.test) if project.test is not None else 0
+    seed, everyone = project.recipe.seed, np.arange(layout.records, dtype=np.int64)
+    sets = {
+        "erased": erased,
+        "retained": _some(np.setdiff1d(everyone, erased), seed, RETAINED),
+        "tested": _some(np.arange(tests, dtype=np.int64), seed, TESTED),
+        "controls": _some(np.setdiff1d(near, erased), seed, RETAINED),
+    }
+    question = Question(
+        **{name: tuple(ids.tolist()) for name, ids in sets.items()},
+        affected=tuple(affected.tolist()),
+        methods=methods,
+        seeds=seeds,
+        context="",
+    )
+    return replace(question, context=_context(project, trainer, question))
+
+
+def _some(ids: NDArray[np.int64], seed: int, count: int) -> NDArray[np.int64]:
+    order = np.argsort(keyed_hash(ids, key(seed, "laboratory")), kind="stable")
+    return np.sort(ids[order[:count]])
+
+
+def _context(project: Project, trainer: Trainer, question: Question) -> str:
+    """A digest of all that a measurement depends on, beside its seed and its method.
+
+    The first step of training is part of it: it sees most changes inside the functions of a recipe,
+    of which a fingerprint knows the names alone.
+    """
+    block, step, records = next(
+        (block, step, records)
+        for block in range(1, trainer.layout.blocks + 1)
+        for step, records in trainer.layout.batches(block, np.array(question.erased))
+    )
+    scored = np.union1d(question.retained, question.erased).astype(np.int64)
+    probes = {name: _content(data) for name, data in sorted((project.probes or {}).items())}
+    words = {
+        "version": obliviate.__version__,
+        "environment": environment_facts(),
+        "recipe": trainer.fingerprint(),
+        "first step": vars(trainer.try_steps(trainer.initial(), block, [(step, records)])),
+        "blocks": trainer.layout.blocks,
+        "data": _content(project.data, scored),
+        "test": _content(project.test) if project.test is not None else "",
+        "probes": probes,
+        "sets": [question.erased, question.retained, question.tested, question.controls],
+    }
+    return hashlib.sha256(json.dumps(words, sort_keys=True).encode()).hexdigest()
+
+
+def _content(data: Dataset[Any], of: NDArray[np.int64] | None = None) -> str:
+    """A digest of a dataset: of all of it where it is tensors, else of some records."""
+    feed, length = feed_of(data, 0), data_length(data)
+    ids = np.arange(length, dtype=np.int64)
+    if not isinstance(feed, TensorFeed):
+        ids = _some(ids, 0, TESTED) if of is None else of
+    seen = hashlib.sha256(str(length).encode())
+    for piece in content_of(feed.batch(ids, 0)):
+        seen.update(piece)
+    return seen.hexdigest()

@@ -1,0 +1,140 @@
+"""The laboratory: does a method of unlearning forget? Measured against independent retrains.
+
+For each of N seeds a model is trained on everything and each method unlearns the records from a
+copy of it; N models of other seeds are trained without them. If a method forgets, the two families
+cannot be told apart. Every model's scores are kept as a cell in the folder, so a killed call goes
+on where it was and a further method or seed costs only itself.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from obliviate.disk.lock import alone
+from obliviate.errors import InvalidRecipe
+from obliviate.events import Event, watch
+from obliviate.lab.experiment import question_of
+from obliviate.lab.measurements import Cells, check_folder
+from obliviate.lab.results import Lab, findings_of, written
+from obliviate.lab.trials import Bench, trials_of
+from obliviate.lab.workers import check_source, working
+from obliviate.options import path_text, whole
+from obliviate.recipe.recipe import Project
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Generator, Iterable, Sequence
+
+    from obliviate.lab.experiment import Question
+    from obliviate.methods.residual import Method
+    from obliviate.recipe.subjects import Subject
+
+DEFAULT_METHODS = ("deepobliviate",)
+DEFAULT_SEEDS = 10
+
+
+def lab(
+    project: Project | Callable[[], Project],
+    folder: str | Path,
+    *,
+    records: Iterable[int] = (),
+    subjects: Iterable[Subject] = (),
+    methods: Sequence[str | Method] = DEFAULT_METHODS,
+    seeds: int = DEFAULT_SEEDS,
+    workers: int = 1,
+    keep: bool = False,
+) -> Lab:
+    """Measure whether methods of unlearning forget some records of a project.
+
+    The records are trained on, unlearned and scored again and again: this is research on data that
+    may still be used, and no way to carry out a request.
+
+    Args:
+        project: The project, or a function that returns it.
+        folder: Where cells, tables and pictures are left; new, empty, or of an earlier call.
+        records: Ids of records to forget.
+        subjects: Subjects, all of whose records are to be forgotten.
+        methods: Names, text such as "deepobliviate:blocks=2", or methods; "exact" is always there.
+        seeds: How many originals, and as many independent retrains.
+        workers: How many processes; with more than one, `project` has to be a function that they
+            can import.
+        keep: Keep the originals' runs, so that a further method need not train them again.
+
+    Raises:
+        InvalidRecipe, InvalidOption, UnknownRecord, UnknownSubject, UnknownMethod, NothingLeft: The
+            question is wrong; nothing was written.
+        RunLocked: Another live process is measuring into the folder.
+        NotDeterministic, NotFinite, TrainingFailed, StorageFull, RunDamaged: A model could not be
+            made; what was measured before is kept.
+    """
+    return watch(
+        labbing(
+            project,
+            folder,
+            records=records,
+            subjects=subjects,
+            methods=methods,
+            seeds=seeds,
+            workers=workers,
+            keep=keep,
+        )
+    )
+
+
+def labbing(
+    project: Project | Callable[[], Project],
+    folder: str | Path,
+    *,
+    records: Iterable[int] = (),
+    subjects: Iterable[Subject] = (),
+    methods: Sequence[str | Method] = DEFAULT_METHODS,
+    seeds: int = DEFAULT_SEEDS,
+    workers: int = 1,
+    keep: bool = False,
+) -> Generator[Event, None, Lab]:
+    """`lab`, yielding its progress."""
+    workers = whole(workers, "workers", least=1)
+    if workers > 1:
+        check_source(project)
+    made = project if isinstance(project, Project) else _made(project)
+    place = Path(path_text(folder, "the laboratory's folder"))
+    question = question_of(made, records=records, subjects=subjects, methods=methods, seeds=seeds)
+    check_folder(place)
+    with alone(place, is_patient=False):
+        bench = Bench(made, question, place, keeps=keep)
+        yield from _measuring(bench, project, workers)
+        found = findings_of(question, bench.cells)
+        written(found, place)
+    return found
+
+
+def _made(source: Callable[[], Project]) -> Project:
+    found = source() if callable(source) else source
+    if not isinstance(found, Project):
+        raise InvalidRecipe(
+            f"the project is {type(found).__name__}", hint="give a Project, or what returns one"
+        )
+    return found
+
+
+def _measuring(
+    bench: Bench, source: Project | Callable[[], Project], workers: int
+) -> Generator[Event, None, None]:
+    question, cells = bench.question, bench.cells
+    trials = [each for each in trials_of(question) if each.missing(question, cells)]
+    yield _progress(question, cells)
+    if workers > 1 and trials and not isinstance(source, Project):
+        for _ in working(
+            source, question, bench.folder, trials, workers=workers, keeps=bench.keeps
+        ):
+            yield _progress(question, cells)
+        return
+    for trial in trials:
+        bench.carry_out(trial)
+        yield _progress(question, cells)
+
+
+def _progress(question: Question, cells: Cells) -> Event:
+    names = question.cells()
+    done = sum(name in cells for name in names)
+    return Event(task="models measured", done=done, total=len(names))

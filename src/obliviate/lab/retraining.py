@@ -1,0 +1,128 @@
+"""Replay equality: train without the erased records from scratch, and compare."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, Literal
+
+from obliviate.disk.scratch import scratch
+from obliviate.errors import RunUnfinished
+from obliviate.events import Event, watch
+from obliviate.lab.accuracy import accuracy
+from obliviate.run.start import fitting
+from obliviate.states.update import l1
+
+if TYPE_CHECKING:
+    from collections.abc import Generator
+    from pathlib import Path
+
+    from torch.utils.data import Dataset
+
+    from obliviate.ledger.facts import Guarantee
+    from obliviate.run import Run
+
+    Verdict = Literal["passed", "failed", "compared"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Retraining:
+    """What came of training again from scratch, without the erased records.
+
+    **Assumes** that the records of a request are all that the model had of it: copies of them under
+    other ids are trained on here too. **Voids**: a changed environment (`changed_environment`) may
+    change bits, so that digests differ although the procedure was right.
+
+    Attributes:
+        guarantee: What the run claims of its model.
+        verdict: "passed" or "failed" where the run claims to be exact: the digests are equal or
+            not. "compared" where it claims no more than approximate: compared, not proved.
+        digest: Of the run's model.
+        digest_retrained: Of the model trained without the erased records.
+        distance: ‖run - retrained‖₁ over the parameters, relative to ‖retrained‖₁.
+        accuracy: Of the run's model on the test records; None without any.
+        accuracy_retrained: The same of the retrained model.
+        left_out: How many records both were made without.
+        seconds: How long the training took.
+        changed_environment: What differs from where the run was made, as name -> (then, now).
+    """
+
+    guarantee: Guarantee
+    verdict: Verdict
+    digest: str
+    digest_retrained: str
+    distance: float
+    accuracy: float | None
+    accuracy_retrained: float | None
+    left_out: int
+    seconds: float
+    changed_environment: dict[str, tuple[str, str]]
+
+    @property
+    def passed(self) -> bool:
+        """Whether nothing was found to be wrong; an approximate run is not proved by that."""
+        return self.verdict != "failed"
+
+
+def audit(run: Run, test: Dataset[Any] | None = None) -> Retraining:
+    """Train without the erased records from scratch, in a temporary folder, and compare.
+
+    No erased record is ever read. It costs as much as training did.
+
+    Args:
+        run: The run.
+        test: Records to measure the accuracy of both models on.
+
+    Raises:
+        RunUnfinished: The run, or an erasure from it, has not been carried out to its end.
+        NotDeterministic, NotFinite, TrainingFailed, StorageFull: The training failed.
+    """
+    return watch(auditing(run, test))
+
+
+def auditing(run: Run, test: Dataset[Any] | None = None) -> Generator[Event, None, Retraining]:
+    """`audit`, yielding its progress."""
+    claimed, guarantee = run.digest, run.guarantee
+    if run.ledger.running() is not None:
+        raise RunUnfinished(
+            f"an erasure from {run.folder} has not been carried out to its end",
+            hint="call forget or settle: it finishes what was begun; then audit again",
+        )
+    left_out, model, device = run.ledger.erased(), run.model, run.recipe.device
+    measured = accuracy(model, test, device)  # before training: a faulty test set fails at once
+    started = time.perf_counter()
+    with scratch() as folder:
+        retrained = yield from _retraining(run, left_out.tolist(), folder / "run")
+        seconds = time.perf_counter() - started
+        found, again = retrained.digest, retrained.model
+        retrained.ledger.close()
+    is_equal = found == claimed
+    return Retraining(
+        guarantee=guarantee,
+        verdict=("passed" if is_equal else "failed") if guarantee == "exact" else "compared",
+        digest=claimed,
+        digest_retrained=found,
+        distance=_distance(model.state_dict(), again.state_dict(), run.trainer.parameters),
+        accuracy=measured,
+        accuracy_retrained=accuracy(again, test, device),
+        left_out=len(left_out),
+        seconds=seconds,
+        changed_environment=run.changed_environment(),
+    )
+
+
+def _retraining(run: Run, left_out: list[int], folder: Path) -> Generator[Event, None, Run]:
+    events = fitting(run.recipe, run.data, folder, blocks=run.facts.blocks, exclude=left_out)
+    # bits depend on the thread count, which a new run takes from the process
+    with run.trainer.environment.entered():
+        while True:
+            try:
+                yield replace(next(events), task="retrain")
+            except StopIteration as stop:
+                retrained: Run = stop.value
+                return retrained
+
+
+def _distance(left: dict[str, Any], right: dict[str, Any], names: frozenset[str]) -> float:
+    apart = l1(left[name] - right[name] for name in names)
+    return apart / (l1(right[name] for name in names) or 1.0)

@@ -1,0 +1,304 @@
+"""Owned entries: those that no retained record of the replayed blocks trains, as a user's own row.
+
+What the erased records did to them, nothing but the optimizer itself wears off: weight decay, and
+the momentum that was left. So they are no part of u, which is damped by how the trace fades, and
+which knows nothing of later decay. With I what the optimizer does where the gradient is zero, over
+the stitched blocks, an owned entry of P_B becomes P_B - (I(P_e) - I(Q_e)): that is I(Q_e), what an
+exact replay makes of it, where nobody trained it later either.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+import torch
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+    import numpy as np
+    from numpy.typing import NDArray
+    from torch import Tensor
+    from torch.optim import Optimizer
+
+    from obliviate.states.update import State, Update
+    from obliviate.training.trainer import Trainer
+
+    Places = Mapping[str, Tensor]
+    """Flat positions of some entries, by name."""
+
+_NEAR = 1e-3  # of the step that idling makes, beside rounding
+_ROUNDING = 8
+
+
+class Owned:
+    """The entries that erased records alone have trained since they were first seen.
+
+    Attributes:
+        places: Where they are.
+    """
+
+    def __init__(self, trainer: Trainer, erased: NDArray[np.int64]) -> None:
+        """Begin before a block that holds erased records."""
+        self._trainer, self._erased = trainer, erased
+        self.places: dict[str, Tensor] = {}
+
+    def follow(
+        self, block: int, fresh: State, replayed: Update, state: State, optimizer: State | None
+    ) -> None:
+        """Take in what the erased records trained in a block, and let go what others did.
+
+        Args:
+            block: k.
+            fresh: Of entries in which V_k and V'_k differ and P_{k-1} and Q_{k-1} do not, flags.
+            replayed: V'_k.
+            state: Q_k.
+            optimizer: That of the replay before the block, where it is carried.
+        """
+        names = sorted((fresh.keys() | self.places.keys()) & self._trainer.parameters)
+        if fresh and optimizer is None and not self._is_moving:
+            quiet = {name: replayed.steps[name] == 0 for name in fresh if name in replayed.steps}
+            fresh = {name: flags & quiet.get(name, flags) for name, flags in fresh.items()}
+        places = {name: self._with(name, fresh.get(name)) for name in names}
+        places = {name: at for name, at in places.items() if len(at) and _is_real(state[name])}
+        steps = {name: _at(replayed.steps, name, at) for name, at in places.items()}
+        waiting = {name: places[name][step != 0] for name, step in steps.items()}
+        before = {
+            name: _at(state, name, at) - _at(replayed.steps, name, at)
+            for name, at in waiting.items()
+            if len(at)
+        }
+        waiting = {name: waiting[name] for name in before}
+        after = Idling(self._trainer, waiting, optimizer).after(before, [block], self._erased)
+        for name, at in places.items():
+            is_idle = steps[name] == 0
+            if name in after:
+                is_idle[~is_idle] = _is_near(steps[name][~is_idle], before[name], after[name])
+            places[name] = at[is_idle]
+        self.places = {name: at for name, at in places.items() if len(at)}
+
+    @cached_property
+    def _is_moving(self) -> bool:
+        """Whether a new optimizer moves what has no gradient, as by weight decay."""
+        parameters = self._trainer.model.named_parameters()
+        filled = (name for name, parameter in parameters if parameter.numel())
+        first = {name: torch.zeros(1, dtype=torch.int64) for name in filled}
+        ones = {name: torch.ones(1) for name in first}
+        blocks = [1, self._trainer.layout.blocks // 2 + 1]  # a schedule may begin with nothing
+        idle = Idling(self._trainer, first, None).after(ones, blocks, self._erased)
+        return any(bool((value != 1).any()) for value in idle.values())
+
+    def _with(self, name: str, fresh: Tensor | None) -> Tensor:
+        known = self.places.get(name, torch.empty(0, dtype=torch.int64))
+        if fresh is None:
+            return known
+        flags = fresh.reshape(-1).clone()
+        flags[known] = True
+        return flags.nonzero().reshape(-1)
+
+    def idled(
+        self, values: Mapping[str, Tensor], blocks: range, packed: State | None
+    ) -> dict[str, Tensor]:
+        """What becomes of values of the entries, if nobody trains them in some blocks."""
+        return Idling(self._trainer, self.places, packed).after(values, blocks, self._erased)
+
+    @property
+    def count(self) -> int:
+        """How many there are."""
+        return sum(map(len, self.places.values()))
+
+
+class Idling:
+    """What the recipe's optimizer does to some entries while their gradient is zero."""
+
+    def __init__(self, trainer: Trainer, places: Places, packed: State | None) -> None:
+        """Make an optimizer of these entries alone.
+
+        Args:
+            trainer: Whose recipe to use.
+            places: The entries.
+            packed: The optimizer's state, where it is carried.
+        """
+        self._trainer, self._is_carried = trainer, packed is not None
+        self._entries: dict[str, Tensor] = {}
+        if any(map(len, places.values())):
+            with trainer.environment.entered():
+                self._optimizer, self._rates = trainer.optimizer(packed)
+                self._narrow(places)
+            self._first = _state_of(self._optimizer)
+
+    def _narrow(self, places: Places) -> None:
+        optimizer, model = self._optimizer, self._trainer.model
+        names = {id(parameter): name for name, parameter in model.named_parameters()}
+        state = dict(optimizer.state)
+        optimizer.state.clear()
+        for group in optimizer.param_groups:
+            few = []
+            for parameter in group["params"]:
+                name = names.get(id(parameter), "")
+                if name not in places:
+                    continue
+                at = places[name].to(parameter.device)
+                entries = torch.nn.Parameter(parameter.detach().reshape(-1)[at].clone())
+                few.append(entries)
+                self._entries[name] = entries
+                if parameter in state:
+                    optimizer.state[entries] = {
+                        kind: value.reshape(-1)[at].clone()
+                        if isinstance(value, torch.Tensor) and value.shape == parameter.shape
+                        else value
+                        for kind, value in state[parameter].items()
+                    }
+            group["params"] = few
+
+    def after(
+        self, values: Mapping[str, Tensor], blocks: Iterable[int], erased: NDArray[np.int64]
+    ) -> dict[str, Tensor]:
+        """What becomes of values of the entries in some blocks.
+
+        An optimizer that cannot be run on a few entries by themselves leaves them as they are.
+        """
+        if not self._entries:
+            return dict(values)
+        with self._trainer.environment.entered():
+            with torch.no_grad():
+                for name, entries in self._entries.items():
+                    entries.copy_(values[name])
+            try:
+                for block in blocks:
+                    self._idle(block, erased)
+            except Exception:
+                return dict(values)
+            idle = {name: entries.detach().cpu() for name, entries in self._entries.items()}
+        return dict(values) | idle
+
+    def _idle(self, block: int, erased: NDArray[np.int64]) -> None:
+        layout, schedule = self._trainer.layout, self._trainer.recipe.schedule
+        first, total = layout.first_step(block), layout.total_steps(block)
+        if not self._is_carried:
+            _renew(self._optimizer, self._first)
+        for step, _ in layout.batches(block, erased):
+            if schedule is not None:
+                factor = schedule(first + step, total)
+                for group, rate in zip(self._optimizer.param_groups, self._rates, strict=True):
+                    group["lr"] = rate * factor
+            for entries in self._entries.values():
+                entries.grad = torch.zeros_like(entries)
+            self._optimizer.step()
+
+
+def _state_of(optimizer: Optimizer) -> list[tuple[Tensor, dict[str, object]]]:
+    return [
+        (entries, {name: _copy(value) for name, value in state.items()})
+        for entries, state in optimizer.state.items()
+    ]
+
+
+def _renew(optimizer: Optimizer, first: list[tuple[Tensor, dict[str, object]]]) -> None:
+    optimizer.state.clear()
+    for entries, state in first:
+        optimizer.state[entries] = {name: _copy(value) for name, value in state.items()}
+
+
+def _copy(value: object) -> object:
+    return value.clone() if isinstance(value, torch.Tensor) else value
+
+
+@dataclass(frozen=True, kw_only=True)
+class Taken:
+    """What is taken off owned entries at the end of a stitch.
+
+    Attributes:
+        steps: I(P_e) - I(Q_e), by name.
+        idle: How many of the entries nobody trained in the stitched blocks either.
+        others: How many others trained there.
+        left: Of the difference that the erased records made to the idle ones, the share that is
+            left in the stitched state.
+    """
+
+    steps: dict[str, Tensor]
+    idle: int
+    others: int
+    left: float
+
+    def __str__(self) -> str:
+        """In words, for reports."""
+        words = f"{self.idle} entries that erased records alone had trained: {self.left:.2%} left"
+        return words + (f"; {self.others} more that others trained later" if self.others else "")
+
+
+def taken_off(
+    owned: Owned,
+    blocks: range,
+    *,
+    difference: State,
+    replayed: State,
+    until: State,
+    optimizers: tuple[State | None, State | None],
+) -> Taken:
+    """What of owned entries of P_B is to be taken off.
+
+    Where the original shows that nothing happened to an entry, as with sparse gradients, neither
+    does it here.
+
+    Args:
+        owned: The entries.
+        blocks: The blocks to be stitched, e+1 and later.
+        difference: u.
+        replayed: Q_e.
+        until: P at the last of the blocks.
+        optimizers: Of P_e and of Q_e, where they are carried.
+    """
+    before, full = values_at(replayed, owned.places), values_at(difference, owned.places)
+    original = {name: (value + full[name]).to(value.dtype) for name, value in before.items()}
+    with_it, without = (
+        owned.idled(values, blocks, packed)
+        for values, packed in zip((original, before), optimizers, strict=True)
+    )
+    steps, left, whole, idle = {}, 0.0, 0.0, 0
+    for name, at in owned.places.items():
+        found, stayed = _at(until, name, at), original[name]
+        is_moved = (found - with_it[name]).abs() <= (found - stayed).abs()
+        steps[name] = torch.where(is_moved, with_it[name] - without[name], full[name])
+        end = torch.where(is_moved, without[name], before[name])
+        expected = torch.where(is_moved, with_it[name], stayed)
+        is_idle = _is_near(found - end, end, expected)
+        made, kept = (found - end)[is_idle].double(), (found - steps[name] - end)[is_idle].double()
+        left, whole = left + float(kept @ made), whole + float(made @ made)
+        idle += int(is_idle.sum())
+    share = left / whole if whole else 0.0
+    return Taken(steps=steps, idle=idle, others=owned.count - idle, left=share)
+
+
+def replaced(state: State, places: Places, values: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """A state with other values of some entries; what is tied stays so."""
+    changed: dict[int, Tensor] = {}
+    for name, at in places.items():
+        if name in state:
+            tensor = state[name].clone(memory_format=torch.contiguous_format)
+            tensor.reshape(-1)[at] = values[name].to(tensor.dtype)
+            changed[id(state[name])] = tensor
+    return {name: changed.get(id(tensor), tensor) for name, tensor in state.items()}
+
+
+def values_at(state: State, places: Places) -> dict[str, Tensor]:
+    """The values of some entries."""
+    return {name: _at(state, name, at) for name, at in places.items()}
+
+
+def _at(state: State, name: str, at: Tensor) -> Tensor:
+    return state[name].reshape(-1)[at] if name in state else torch.zeros(len(at))
+
+
+def _is_real(tensor: Tensor) -> bool:
+    return tensor.is_floating_point()
+
+
+def _is_near(step: Tensor, before: Tensor, after: Tensor) -> Tensor:
+    """Whether steps are those of idling, but for rounding."""
+    idle = (after - before).float()
+    rounding = _ROUNDING * torch.finfo(before.dtype).eps
+    size = before.abs().float() + idle.abs()
+    return (step.float() - idle).abs() <= _NEAR * idle.abs() + rounding * size

@@ -1,0 +1,1 @@
+"""What the user declares, and all that can be wrong with it."""

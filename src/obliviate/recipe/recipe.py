@@ -1,0 +1,312 @@
+"""What the user declares: how to train (Recipe), and what the command line runs (Project)."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import math
+import re
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, Any, Literal, get_args
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
+
+from obliviate.errors import InvalidRecipe
+from obliviate.options import index_of
+from obliviate.states.update import raw_bytes
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+
+    from torch.utils.data import Dataset
+
+OptimizerState = Literal["fresh", "carried"]
+Reads = Literal["batch", "more"]
+SCHEDULED_STEPS = 4096
+"""At so many steps a schedule is looked at; in a shorter training, at all of them."""
+_LEAST = {
+    "batch_size": 1,
+    "epochs": 1,
+    "workers": 0,
+    "smallest_batch": 1,
+    "seed": None,
+    "block_seed": None,
+}
+_OPTIONAL = ("block_seed", "smallest_batch")
+_NO_CLASS = {
+    "loss": "give an object of it, such as CrossEntropyLoss()",
+    "step": "give a function (model, batch) -> loss",
+    "score": "give a function (model, batch) -> one number for each record",
+    "schedule": "give a function (step, total_steps) -> factor on the learning rates",
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """How a block is trained on: with the data it determines every state of the chain.
+
+    Attributes:
+        model: Makes the module, without arguments; called under the run's seed.
+        optimizer: Makes the optimizer from the model's parameters.
+        loss: (outputs, targets) -> scalar, the mean over the batch. Not needed where `step` is
+            given.
+        batch_size: The largest batch.
+        epochs: How often each block is gone through before the next one.
+        seed: Fixes the initial weights, the place of every record, and all randomness of training.
+        block_seed: Fixes the block of every record instead of `seed`, where it is given: recipes
+            that differ in `seed` alone then train on the same blocks, from other weights, in
+            another order within each block.
+        schedule: (step, total_steps) -> factor on the optimizer's learning rates, over the steps of
+            the whole chain, so that the state of a block depends on the block alone.
+        step: (model, batch) -> scalar loss; replaces `loss(model(x), y)`. None instead of a loss
+            says that there is nothing to learn from this batch: the model stays as it is.
+        optimizer_state: "fresh" makes a new optimizer in each block: smaller checkpoints, and no
+            trace of erased records in moments. "carried" keeps it from block to block, as part of
+            the checkpoint.
+        device: Where to train; states are kept on the CPU.
+        workers: Processes that load data; 0 loads in this process.
+        smallest_batch: Batches that erasures leave with fewer records are skipped, in training as
+            in every replay; for losses that compare the records of a batch. If None, 2 for models
+            with BatchNorm and 1 for others.
+        score: (model, batch) -> one number for each record of the batch, the higher the better the
+            model remembers it, for the method "calibrated". Not needed where single records have a
+            loss of their own. Nothing is trained by it, so a run may be given it, or another,
+            later on.
+        reads: "more" declares that the model, the loss or the step reads records that are not in
+            its batch, such as a graph's other nodes or a memory: no answer and no report calls an
+            erasure exact then without saying what that does not cover.
+
+    Raises:
+        InvalidRecipe: Every fault that can be seen without running anything, in one message.
+    """
+
+    model: Callable[[], nn.Module]
+    optimizer: Callable[[Iterable[nn.Parameter]], Optimizer]
+    loss: Callable[[Any, Any], Tensor] | None = None
+    batch_size: int = 32
+    epochs: int = 1
+    seed: int = 0
+    block_seed: int | None = None
+    schedule: Callable[[int, int], float] | None = None
+    step: Callable[[nn.Module, Any], Tensor | None] | None = None
+    optimizer_state: OptimizerState = "fresh"
+    device: str = "cpu"
+    workers: int = 0
+    smallest_batch: int | None = None
+    score: Callable[[nn.Module, Any], Tensor] | None = None
+    reads: Reads = "batch"
+
+    def __post_init__(self) -> None:
+        given: Any = self.device
+        if isinstance(given, torch.device):
+            object.__setattr__(self, "device", str(given))
+        for name in _LEAST:
+            number = index_of(getattr(self, name))  # a number of numpy's is a number
+            if number is not None:
+                object.__setattr__(self, name, number)
+        faults = [*self._callable_faults(), *self._number_faults(), *self._choice_faults()]
+        if faults:
+            raise invalid(faults)
+
+    def _callable_faults(self) -> Iterable[str]:
+        for name, call in (("model", "Net"), ("optimizer", "partial(torch.optim.SGD, lr=0.1)")):
+            value = getattr(self, name)
+            if isinstance(value, nn.Module | Optimizer):
+                kind = "a module" if isinstance(value, nn.Module) else "an optimizer"
+                yield f"{name} is {kind} that exists already; give the factory, such as {call}"
+            elif not callable(value):
+                yield f"{name} is {value!r}; it must be callable, such as {call}"
+        for name in ("loss", "schedule", "step", "score"):
+            value = getattr(self, name)
+            if value is not None and not callable(value):
+                yield f"{name} is {value!r}; it must be callable or None"
+            elif isinstance(value, type) and issubclass(value, nn.Module | LRScheduler):
+                yield f"{name} is the class {value.__name__}; {_NO_CLASS[name]}"
+        if self.loss is None and self.step is None:
+            yield "loss and step are missing; give loss(outputs, targets) or step(model, batch)"
+
+    def _number_faults(self) -> Iterable[str]:
+        for name, least in _LEAST.items():
+            value = getattr(self, name)
+            if name in _OPTIONAL and value is None:
+                continue
+            if isinstance(value, bool) or not isinstance(value, int):
+                yield f"{name} is {value!r}; it must be an int"
+            elif least is not None and value < least:
+                yield f"{name} is {value}; it must be {least} or more"
+
+    def _choice_faults(self) -> Iterable[str]:
+        if self.optimizer_state not in get_args(OptimizerState):
+            yield f'optimizer_state is {self.optimizer_state!r}; it must be "fresh" or "carried"'
+        if self.reads not in get_args(Reads):
+            yield f'reads is {self.reads!r}; it must be "batch" or "more"'
+        device: Any = self.device
+        if not isinstance(device, str):
+            yield f'device is {device!r}; give its name, such as "cpu" or "cuda:0"'
+            return
+        try:
+            if torch.empty(0, device=self.device).is_meta:
+                yield 'device is "meta", where nothing is computed; give "cpu" or "cuda:0"'
+        except (RuntimeError, AssertionError, TypeError, ImportError, NotImplementedError) as error:
+            yield f"device {self.device!r} cannot be used here ({str(error).splitlines()[0]})"
+
+    def fingerprint(
+        self, model: nn.Module, optimizer: Optimizer, total_steps: int
+    ) -> dict[str, str]:
+        """What must not change between the making of a run and its later use, in comparable words.
+
+        It sees declarations, shapes, options, and the tensors that a function was made with. It
+        cannot see a change inside a function's body: a replay does, and `verify`.
+
+        Args:
+            model: A new one.
+            optimizer: Of its parameters.
+            total_steps: How many steps the run was made with.
+        """
+        groups = [
+            {name: repr(value) for name, value in group.items() if name != "params"}
+            for group in optimizer.param_groups
+        ]
+        shapes = {
+            name: f"{str(value.dtype).removeprefix('torch.')}{list(value.shape)}"
+            for name, value in model.state_dict().items()
+        }
+        frozen = [name for name, each in model.named_parameters() if not each.requires_grad]
+        words = {
+            "model": _placeless(repr(model)),
+            "state": repr(sorted(shapes.items())),
+            "frozen": repr(frozen),
+            "optimizer": f"{type(optimizer).__name__} {groups}",
+            "loss": describe(self.loss),
+            "step": describe(self.step),
+            "schedule": self._scheduled(total_steps),
+            "batch_size": str(self.batch_size),
+            "epochs": str(self.epochs),
+            "seed": str(self.seed),
+            "optimizer_state": self.optimizer_state,
+            "smallest_batch": str(self.smallest_batch),
+        }
+        if self.block_seed is not None:
+            words["block_seed"] = str(self.block_seed)
+        if self.reads != "batch":
+            words["reads"] = self.reads
+        return words
+
+    def factor(self, step: int, total_steps: int) -> float:
+        """What the learning rates are multiplied by at a step.
+
+        Raises:
+            InvalidRecipe: The schedule gives no finite number there.
+        """
+        if self.schedule is None:
+            return 1.0
+        value = self.schedule(step, total_steps)
+        with contextlib.suppress(TypeError, ValueError, RuntimeError):
+            factor = float(value)
+            if not isinstance(value, bool | str) and math.isfinite(factor):
+                return factor
+        raise invalid(
+            [
+                f"schedule({step}, {total_steps}) gave {value!r}; it must give a finite number, "
+                "the factor on the optimizer's learning rates"
+            ]
+        )
+
+    def _scheduled(self, total_steps: int) -> str:
+        if self.schedule is None:
+            return "none"
+        steps = range(0, total_steps, max(1, -(-total_steps // SCHEDULED_STEPS)))
+        factors = [round(self.factor(step, total_steps), 12) for step in steps]
+        shown = ", ".join(f"{each:g}" for each in (*factors[:3], *factors[-1:]))
+        digits = hashlib.sha256(repr(factors).encode()).hexdigest()[:16]
+        return f"{shown} ({digits})"
+
+
+def describe(thing: Any) -> str:
+    """Name a callable by what it is, not by where it lies in memory or in which file.
+
+    Tensors that it was made with, such as the weights of classes, are told by their content.
+    """
+    if isinstance(thing, partial):
+        given = [describe(value) for value in thing.args]
+        given += [f"{name}={describe(value)}" for name, value in sorted(thing.keywords.items())]
+        return f"{describe(thing.func)}({', '.join(given)})"
+    if isinstance(thing, nn.Module):
+        tensors = [f"{name}={describe(each)}" for name, each in sorted(_own_tensors(thing).items())]
+        return " ".join([_placeless(repr(thing)), *tensors])
+    if isinstance(thing, Tensor | np.ndarray):
+        array = (
+            thing.detach().cpu() if isinstance(thing, Tensor) else torch.from_numpy(thing.copy())
+        )
+        digits = hashlib.sha256(raw_bytes(array)).hexdigest()[:16]
+        return f"{str(array.dtype).removeprefix('torch.')}{list(array.shape)} {digits}"
+    if callable(thing):
+        name = str(getattr(thing, "__qualname__", type(thing).__qualname__))
+        held = ", ".join(f"{key}={describe(each)}" for key, each in _enclosed(thing))
+        return f"{name}({held})" if held else name
+    return _placeless(repr(thing))
+
+
+def _enclosed(function: Any) -> Iterator[tuple[str, Any]]:
+    """The tensors that a function took from where it was written: they do not change by themselves.
+
+    Other things may, such as a counter, and would make the same recipe look like another one.
+    """
+    names = getattr(getattr(function, "__code__", None), "co_freevars", ())
+    for name, cell in zip(names, getattr(function, "__closure__", None) or (), strict=False):
+        with contextlib.suppress(ValueError):  # a cell that is still empty
+            if isinstance(cell.cell_contents, Tensor | np.ndarray):
+                yield name, cell.cell_contents
+    defaults = getattr(function, "__defaults__", None) or ()
+    for at, value in enumerate(defaults):
+        if isinstance(value, Tensor | np.ndarray):
+            yield f"default {at}", value
+
+
+def _own_tensors(module: nn.Module) -> dict[str, Tensor]:
+    own = dict(module.named_parameters()) | dict(module.named_buffers())
+    attributes = {name: each for name, each in vars(module).items() if isinstance(each, Tensor)}
+    return own | attributes
+
+
+def _placeless(text: str) -> str:
+    return re.sub(r"0x[0-9a-f]+", "0x", text)
+
+
+def invalid(faults: Iterable[str]) -> InvalidRecipe:
+    """The error that lists every fault."""
+    listed = list(faults)
+    return InvalidRecipe(
+        "this cannot be trained: " + "; ".join(listed),
+        hint="mend what is named and call again; nothing was written",
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Project:
+    """What a project file defines for the command line, under the name `project`.
+
+    Attributes:
+        recipe: How to train.
+        data: The training records, a map-style dataset of (input, target).
+        test: Records to measure accuracy on; never trained on.
+        subjects: The subject of each record, where requests name people.
+        probes: Further records that the laboratory measures models on, by name; never trained on.
+            Images with a planted trigger and the target it should give, say: the accuracy on them
+            is how often the trigger works.
+        blocks: How many blocks the data is cut into.
+        seal: The master key that the run's checkpoints are encrypted with, such as `ob.KeyFile`.
+    """
+
+    recipe: Recipe
+    data: Dataset[Any]
+    test: Dataset[Any] | None = None
+    subjects: Sequence[str] | None = None
+    probes: Mapping[str, Dataset[Any]] | None = None
+    blocks: int = 100
+    seal: Any = None

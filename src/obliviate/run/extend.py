@@ -1,0 +1,291 @@
+"""Growth: new records behind the old ones, in new blocks. Ids never shift, old blocks stay."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import TYPE_CHECKING, Any, Literal, get_args
+
+import numpy as np
+from torch import cat
+from torch.utils.data import ConcatDataset, Dataset, Subset, TensorDataset
+
+from obliviate.desk.subjects import record_ids
+from obliviate.erasure.results import Extension
+from obliviate.errors import ForeignData, InvalidOption, RequestWaits, RunUnfinished
+from obliviate.ledger import Newcomers, Part
+from obliviate.ledger.people import subject_hash
+from obliviate.options import choice
+from obliviate.recipe.subjects import Subjects
+from obliviate.run.fingerprint import SAMPLED_RECORDS, content_hashes
+from obliviate.run.make import cut, data_length, layout_of
+from obliviate.run.tombstoned import Reingested
+from obliviate.run.trial import trying
+from obliviate.run.worker import Writer
+from obliviate.training.trainer import Trainer
+
+if TYPE_CHECKING:
+    from collections.abc import Generator, Iterable, Sequence
+
+    from numpy.typing import NDArray
+
+    from obliviate.events import Event
+    from obliviate.ledger import RunFacts
+    from obliviate.recipe.subjects import Given
+
+Choice = Literal["exclude", "refuse"]
+"""What becomes of new records of people whose requests wait: they are left out, or all are."""
+
+
+def joined(old: Dataset[Any], new: Dataset[Any]) -> Dataset[Any]:
+    """One dataset followed by another; tensors stay tensors, which are faster to train on.
+
+    Raises:
+        InvalidRecipe: The new one is no map-style dataset, or holds nothing.
+    """
+    data_length(new)
+    if type(old) is type(new) is TensorDataset and len(old.tensors) == len(new.tensors):
+        pairs = list(zip(old.tensors, new.tensors, strict=True))
+        if all(a.shape[1:] == b.shape[1:] and a.dtype == b.dtype for a, b in pairs):
+            return TensorDataset(*(cat(pair) for pair in pairs))
+    return ConcatDataset([old, new])
+
+
+def lacking(facts: RunFacts, length: int) -> int:
+    """How many records a dataset lacks: those of the last extension, or none.
+
+    Whoever's call was stopped, before its end or just behind it, comes with the old data again and
+    calls `extend` again.
+    """
+    missing = facts.records - length
+    return missing if len(facts.parts) > 1 and missing == facts.parts[-1].records else 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Addition:
+    """New records for a run.
+
+    Attributes:
+        data: The records.
+        blocks: How many blocks they are cut into; of about the size of the first ones if None.
+        subjects: Whose each is; see `fit`.
+        exclude: Those to leave out, by their ids in the run.
+        requested: What becomes of those whose people wait to be forgotten.
+    """
+
+    data: Dataset[Any]
+    blocks: int | None = None
+    subjects: Given | None = None
+    exclude: Iterable[int] = ()
+    requested: Choice = "exclude"
+
+
+def is_unfinished(writer: Writer) -> bool:
+    """Whether an extension was begun and is not trained to its end.
+
+    Raises:
+        RunUnfinished: The first training is not.
+    """
+    facts = writer.facts
+    if writer.ledger.length() == facts.blocks:
+        return False
+    if len(facts.parts) == 1:
+        raise RunUnfinished(
+            "the run has not been trained to its end",
+            hint="call fit again with the same arguments first",
+        )
+    return True
+
+
+def extending(
+    writer: Writer, whole: Dataset[Any], addition: Addition
+) -> Generator[Event, None, Extension]:
+    """Train on new records, each of which is tried first.
+
+    The records become part of the run with the first block that was trained on them, and not
+    before: an extension that fails until then leaves nothing behind.
+
+    Args:
+        writer: Of the run as it was.
+        whole: Its dataset from now on.
+        addition: The new records.
+    """
+    facts, ledger = writer.facts, writer.ledger
+    part, people, chosen = _checked(facts, addition)
+    grown = replace(facts, parts=(*facts.parts, part))
+    trainer = _trainer(writer, whole, grown.parts)
+    ids = np.arange(facts.records, grown.records, dtype=np.int64)
+    found = Reingested.among(trainer, ids, facts.tombstones, people)
+    asked = _asked_for(writer, people, addition.requested)
+    left_out = np.union1d(np.union1d(chosen, found.records), asked)
+    first = trainer.layout.parts[-1].first_block
+    new = Newcomers(
+        blocks=trainer.layout.all_blocks()[facts.records :],
+        subjects=people,
+        contents=found.contents,
+        excluded=left_out,
+    )
+    yield from writer.taking_lease()
+    try:
+        yield from writer.continuing()
+        yield from _trying(writer, trainer, range(first, grown.blocks + 1), left_out)
+        fresh = np.setdiff1d(trainer.layout.members(first), left_out)[:SAMPLED_RECORDS]
+        samples = content_hashes(trainer, fresh, facts.content_key)
+        # records that are left out stay so even before the ledger knows of them
+        training = Writer(ledger, writer.vault, trainer, grown).going_on(
+            partial(ledger.extend, part, new, samples), left_out
+        )
+        yield from training
+    finally:
+        ledger.lease.release()
+    return Extension(
+        records=part.records,
+        blocks=part.blocks,
+        excluded=tuple(chosen.tolist()),
+        reingested=tuple(found.records.tolist()),
+        requested=tuple(asked.tolist()),
+    )
+
+
+def going_on(writer: Writer, addition: Addition) -> Generator[Event, None, Extension]:
+    """Go on with an extension that was interrupted; records not trained on yet may be mended.
+
+    One that was stopped behind its last commit is finished: nothing is left to train.
+
+    Args:
+        writer: Of the extended run, with its whole dataset.
+        addition: The records of the extension.
+    """
+    facts, ledger = writer.facts, writer.ledger
+    part = writer.trainer.layout.parts[-1]
+    yield from writer.taking_lease()
+    try:
+        yield from writer.continuing()
+        length = ledger.length()
+        ids = np.arange(part.first_record, facts.records, dtype=np.int64)
+        ahead = ids[writer.trainer.layout.block_of(ids) > length]
+        chosen = np.setdiff1d(_left_out(facts, addition), ledger.erased())
+        trained = np.setdiff1d(chosen, ahead)
+        if len(trained):
+            raise InvalidOption(
+                f"exclude holds record {trained[0]}, which was trained on already",
+                hint="to erase it, call forget",
+            )
+        rest = np.setdiff1d(ahead, chosen)
+        its = None
+        if addition.subjects is not None:
+            everybody = list(Subjects.of(addition.subjects, part.records))
+            its = [everybody[record - part.first_record] for record in rest.tolist()]
+        found = Reingested.among(writer.trainer, rest, facts.tombstones, its)
+        ledger.leave_out(np.union1d(chosen, found.records), found.by_record)
+        blocks = range(length + 1, facts.blocks + 1)
+        yield from _trying(writer, writer.trainer, blocks, chosen)
+        yield from writer.going_on()
+    finally:
+        ledger.lease.release()
+    return Extension(
+        records=part.records,
+        blocks=part.blocks,
+        excluded=tuple(chosen.tolist()),
+        reingested=tuple(found.records.tolist()),
+    )
+
+
+def _trying(
+    writer: Writer, trainer: Trainer, blocks: range, left_out: NDArray[np.int64]
+) -> Generator[Event, None, None]:
+    chain = writer.chain()
+    state = chain.state(chain.length)
+    yield from trying(trainer, state, blocks, np.union1d(writer.ledger.erased(), left_out))
+
+
+def _asked_for(writer: Writer, people: Subjects | None, requested: Choice) -> NDArray[np.int64]:
+    """New records of people who wait to be forgotten."""
+    hint = 'give "exclude" to leave out records of people who wait, "refuse" to be told of them'
+    chosen = choice(requested, "requested", get_args(Choice), hint)
+    facts = writer.facts
+    waiting = set() if people is None else writer.ledger.people.waiting()
+    if people is None or not waiting or facts.subject_key is None:
+        return np.array([], dtype=np.int64)
+    names = {name for name in people.names() if subject_hash(name, facts.subject_key) in waiting}
+    found = [
+        record
+        for record, its in enumerate(people, start=facts.records)
+        if not names.isdisjoint(its)
+    ]
+    if found and chosen == "refuse":
+        raise RequestWaits(
+            f"{len(found)} new records are of people who wait to be forgotten, such as {found[0]}",
+            hint='take them out, leave them out with requested="exclude", or call work first',
+        )
+    return np.array(found, dtype=np.int64)
+
+
+def _left_out(facts: RunFacts, addition: Addition, count: int = 0) -> NDArray[np.int64]:
+    """The ids that the caller leaves out; `count` records are to come."""
+    left_out = record_ids(addition.exclude, facts.records + count, what="exclude")
+    before = facts.records if count else facts.records - facts.parts[-1].records
+    if len(left_out) and left_out[0] < before:
+        raise InvalidOption(
+            f"exclude holds record {left_out[0]}, which the run knows already",
+            hint="to erase it, call forget",
+        )
+    return left_out
+
+
+def _checked(
+    facts: RunFacts, addition: Addition
+) -> tuple[Part, Subjects | None, NDArray[np.int64]]:
+    count, first = data_length(addition.data), facts.parts[0]
+    usual = max(1, round(count * first.blocks / first.records))
+    blocks = usual if addition.blocks is None else addition.blocks
+    blocks, people = cut(blocks, addition.subjects, count)
+    return Part(records=count, blocks=blocks), people, _left_out(facts, addition, count)
+
+
+def resumed(writer: Writer, old: Dataset[Any], addition: Addition) -> Dataset[Any]:
+    """The whole dataset of a run whose extension was interrupted.
+
+    Raises:
+        ForeignData, InvalidOption: It was begun with something else.
+    """
+    facts, new = writer.facts, addition.data
+    part, count = facts.parts[-1], data_length(new)
+    before = facts.records - part.records
+    hint = "give the very records that the extension was begun with"
+    if count != part.records:
+        raise ForeignData(
+            f"the run was extended by {part.records} records; these are {count}", hint=hint
+        )
+    blocks, people = cut(
+        part.blocks if addition.blocks is None else addition.blocks, addition.subjects, count
+    )
+    if blocks != part.blocks:
+        raise InvalidOption(
+            f"the extension was cut into {part.blocks} blocks, not {blocks}",
+            hint="give that number or none",
+        )
+    number = len(facts.parts) - 1
+    known = writer.ledger.people
+    if people is None and facts.tombstones and known.has_subjects(number):
+        raise InvalidOption(
+            "the extension was begun with subjects, and none are given",
+            hint="give them again: tombstones know a record by whose it is, too",
+        )
+    key = facts.subject_key
+    if people is not None and key and not known.has_same_subjects(number, people, key):
+        raise InvalidOption("the extension was begun with other subjects", hint=hint)
+    whole = joined(old if data_length(old) == before else Subset(old, range(before)), new)
+    samples = {record: said for record, said in facts.samples.items() if record >= before}
+    if content_hashes(_trainer(writer, whole, facts.parts), samples, facts.content_key) != samples:
+        raise ForeignData(
+            "the run was extended by other records",
+            hint=f"{hint}; only those that were not trained on yet may be mended",
+        )
+    return whole
+
+
+def _trainer(writer: Writer, data: Dataset[Any], parts: Sequence[Part]) -> Trainer:
+    facts, recipe = writer.facts, writer.trainer.recipe
+    layout = layout_of(recipe, parts, facts.smallest_batch)
+    return Trainer(recipe, data, layout, facts.environment, facts.content_key)

@@ -1,0 +1,98 @@
+"""Whether a recipe and a dataset are the ones that a run was made with."""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from obliviate.errors import ForeignData, ForeignRecipe
+from obliviate.training.batches import content_of
+from obliviate.training.layout import key, keyed_hash
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from numpy.typing import NDArray
+
+    from obliviate.ledger import RunFacts
+    from obliviate.training.trainer import Trainer
+
+SAMPLED_RECORDS = 8
+_SHOWN_CHARACTERS = 120
+
+
+def sampled(
+    records: int, seed: int, left_out: NDArray[np.int64], count: int = SAMPLED_RECORDS
+) -> NDArray[np.int64]:
+    """A few record ids to know the dataset by, none of them left out."""
+    ids = np.arange(records, dtype=np.int64)
+    if len(left_out):
+        ids = np.setdiff1d(ids, left_out, assume_unique=True)
+    hashes = keyed_hash(ids, key(seed, "sample"))
+    few = np.argpartition(hashes, count)[:count] if count < len(ids) else np.arange(len(ids))
+    return ids[few[np.argsort(hashes[few])]]
+
+
+def content_hashes(trainer: Trainer, ids: Iterable[int], secret: bytes) -> dict[int, str]:
+    """Keyed hashes of the content of some records."""
+    hashes = {}
+    for record in ids:
+        mac = hmac.new(secret, str(record).encode(), hashlib.sha256)
+        for piece in content_of(trainer.batch(np.array([record], dtype=np.int64))):
+            mac.update(piece)
+        hashes[int(record)] = mac.hexdigest()
+    return hashes
+
+
+def check_recipe(facts: RunFacts, fingerprint: dict[str, str]) -> None:
+    """See that a recipe is the run's own.
+
+    Raises:
+        ForeignRecipe: It is not; the message names every difference.
+    """
+    # what the model reads beside its batch may be found out later, and trains nothing
+    names = sorted((facts.fingerprint.keys() | fingerprint.keys()) - {"reads"})
+    faults = [
+        f"{name}: the run has {_short(facts.fingerprint.get(name))}, "
+        f"this recipe has {_short(fingerprint.get(name))}"
+        for name in names
+        if facts.fingerprint.get(name) != fingerprint.get(name)
+    ]
+    if faults:
+        raise ForeignRecipe(
+            "the run was made with another recipe: " + "; ".join(faults),
+            hint="give the recipe that the run was made with, or make a new run in another folder",
+        )
+
+
+def check_data(facts: RunFacts, trainer: Trainer, records: int, erased: NDArray[np.int64]) -> None:
+    """See that a dataset is the run's own, by its length and by a few of its records.
+
+    Raises:
+        ForeignData: It is not.
+    """
+    hint = (
+        "give the dataset that the run was made with, in the same order; erased records keep their "
+        "places (they are never read, so anything may stand there)"
+    )
+    if records != facts.records:
+        raise ForeignData(
+            f"the run was made with {facts.records} records, this dataset has {records}", hint=hint
+        )
+    ids = sorted(facts.samples.keys() - set(erased.tolist()))
+    found = content_hashes(trainer, ids, facts.content_key)
+    changed = [record for record in ids if found[record] != facts.samples[record]]
+    if changed:
+        raise ForeignData(
+            f"the run was made with other data: of {len(ids)} records looked at, {len(changed)} "
+            f"differ, such as record {changed[0]}",
+            hint=hint,
+        )
+
+
+def _short(text: str | None) -> str:
+    text = " ".join(str(text).split())
+    return text if len(text) <= _SHOWN_CHARACTERS else text[:_SHOWN_CHARACTERS] + "..."

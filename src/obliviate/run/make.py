@@ -1,0 +1,329 @@
+"""Making a run: everything that is checked and written before the first block is trained on."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import secrets
+import shutil
+from collections.abc import Mapping, Set
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, IterableDataset
+
+from obliviate.chain.spacing import Sizes
+from obliviate.clock import stamp
+from obliviate.disk.lock import LOCK_NAME, alone
+from obliviate.disk.paths import naming
+from obliviate.errors import (
+    PUT_BACK,
+    ConnectionLost,
+    ForeignVault,
+    InvalidOption,
+    RunDamaged,
+    RunMissing,
+)
+from obliviate.ledger import Entry, Ledger, Newcomers, Part, RunFacts
+from obliviate.ledger.place import PART_NAME, checked_url, has_ledger, prepare
+from obliviate.options import MOST_WHOLE, noted, whole
+from obliviate.recipe.recipe import Recipe, invalid
+from obliviate.recipe.subjects import Subjects
+from obliviate.run.fingerprint import content_hashes, sampled
+from obliviate.run.tombstoned import Reingested
+from obliviate.states.update import captured, digest, size_bytes
+from obliviate.text import shown
+from obliviate.training.determinism import Environment, environment_facts
+from obliviate.training.first_step import probe
+from obliviate.training.layout import Layout, parts_of
+from obliviate.training.trainer import Trainer, has_batch_norm, made_model, named
+from obliviate.vault.codec import encode
+from obliviate.vault.folder import Folder
+from obliviate.vault.terms import VAULT_NAME
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+    from torch.utils.data import Dataset
+
+    from obliviate.vault import Seal, Terms
+
+MAKING_NAME = ".making"
+_OWN_FILES = {LOCK_NAME, MAKING_NAME, VAULT_NAME, PART_NAME, f"{PART_NAME}-journal"}
+
+
+def layout_of(recipe: Recipe, parts: Sequence[Part], smallest_batch: int) -> Layout:
+    """The place of every record, by a recipe."""
+    return Layout(
+        parts=parts_of((part.records, part.blocks) for part in parts),
+        seed=recipe.seed,
+        batch_size=recipe.batch_size,
+        epochs=recipe.epochs,
+        smallest_batch=smallest_batch,
+        block_seed=recipe.block_seed,
+    )
+
+
+def new_trainer(recipe: Recipe, data: Dataset[Any], records: int, blocks: int) -> Trainer:
+    """The trainer of a run that does not exist yet."""
+    environment = environment_facts(recipe.device, recipe.workers)
+    smallest_batch = recipe.smallest_batch
+    if smallest_batch is None:
+        with Environment.of(recipe.device, environment).entered():
+            smallest_batch = 2 if has_batch_norm(made_model(recipe)) else 1
+    layout = layout_of(recipe, [Part(records=records, blocks=blocks)], smallest_batch)
+    return Trainer(recipe, data, layout, environment)
+
+
+def make(
+    folder: Path,
+    recipe: Recipe,
+    data: Dataset[Any],
+    *,
+    blocks: int,
+    subjects: Subjects | None,
+    left_out: NDArray[np.int64],
+    project: Mapping[str, str] | None,
+    tombstones: Mapping[str, str],
+    ledger: str | None,
+    terms: Terms,
+    seal: Seal | None = None,
+) -> None:
+    """Write block 0 and the ledger: after this, and not before, there is a run.
+
+    A first step is tried before the folder is touched, so that bad input leaves nothing behind.
+    """
+    if ledger is not None:
+        checked_url(ledger)
+    if not _is_free(folder, terms):
+        return  # another process was faster
+    trainer = new_trainer(recipe, data, data_length(data), blocks)
+    probe(trainer, left_out)
+    ids = np.arange(trainer.layout.records, dtype=np.int64)
+    found = Reingested.among(trainer, ids, tombstones, subjects)
+    left_out = np.union1d(left_out, found.records)
+    facts = _facts(recipe, trainer, left_out, project or {}, tombstones=found.options, terms=terms)
+    if ledger is not None:
+        prepare(ledger)
+    with _or_nothing(folder) as elsewhere, alone(folder):
+        if is_made(folder):
+            return  # another process was faster
+        terms = _noted(folder / MAKING_NAME, terms, seal)
+        elsewhere.extend([terms.url] if terms.url else [])
+        vault = terms.claimed(folder, seal)  # what is there was left by a killed call
+        initial = trainer.initial().model
+        first = Entry(
+            block=0,
+            origin="initial",
+            guarantee="exact",
+            digest=digest(initial),
+            keyframe=vault.write(encode(initial)),
+        )
+        Ledger.create(
+            folder,
+            replace(facts, vault=terms.said()),
+            first,
+            Newcomers(
+                blocks=trainer.layout.all_blocks(),
+                subjects=subjects,
+                contents=found.contents,
+                excluded=left_out,
+            ),
+            url=ledger,
+            wrap=vault.wrapped,
+        ).close()
+
+
+@contextlib.contextmanager
+def _or_nothing(folder: Path) -> Iterator[list[str]]:
+    """Leave no folder that was not there before, where no run could be made in it.
+
+    Yields:
+        Where a vault was begun elsewhere: it is known by a note in the folder, so that the next
+        call can go on with it. The folder stays then.
+    """
+    elsewhere: list[str] = []
+    with naming(folder):
+        new = [each for each in (folder, *folder.parents) if not each.exists()]
+    try:
+        yield elsewhere
+    except Exception as error:
+        is_begun = bool(elsewhere) and not isinstance(error, ForeignVault)
+        if new and not (is_begun or isinstance(error, ConnectionLost) or has_ledger(folder)):
+            shutil.rmtree(folder, ignore_errors=True)
+            with contextlib.suppress(OSError):  # somebody else put something there
+                for each in new[1:]:
+                    each.rmdir()
+        raise
+
+
+def _noted(note: Path, terms: Terms, seal: Seal | None) -> Terms:
+    """The terms, under the identity that a killed making had given to the place already."""
+    with naming(note):
+        identity = note.read_text() if note.exists() else ""
+        if identity:
+            terms = replace(terms, identity=identity)
+            return terms if seal is None else terms.sealed(seal)
+        with note.open("w") as file:
+            file.write(terms.identity)
+            file.flush()
+            os.fsync(file.fileno())
+    return terms
+
+
+def _is_free(folder: Path, terms: Terms) -> bool:
+    """Look whether a vault elsewhere can be the run's; there is nothing yet if another made it.
+
+    Raises:
+        InvalidOption, ForeignVault: It cannot.
+    """
+    note = folder / MAKING_NAME
+    with naming(note):
+        identity = note.read_text() if note.exists() else ""
+    try:
+        replace(terms, identity=identity or terms.identity).check_free(folder)
+    except ForeignVault:
+        if is_made(folder):
+            return False
+        raise
+    return True
+
+
+def is_made(folder: Path) -> bool:
+    """Whether there is a run in a folder, and not only what a killed making left."""
+    if not has_ledger(folder):
+        return False
+    try:
+        Ledger(folder).close()
+    except RunMissing:  # the folder names a database that knows nothing of it
+        return False
+    return True
+
+
+def _facts(
+    recipe: Recipe,
+    trainer: Trainer,
+    left_out: NDArray[np.int64],
+    project: Mapping[str, str],
+    *,
+    tombstones: Mapping[str, str],
+    terms: Terms,
+) -> RunFacts:
+    layout, secret = trainer.layout, secrets.token_bytes(32)
+    return RunFacts(
+        parts=tuple(Part(records=part.records, blocks=part.blocks) for part in layout.parts),
+        smallest_batch=layout.smallest_batch,
+        fingerprint=trainer.fingerprint(),
+        environment=dict(trainer.environment.facts),
+        subject_key=secrets.token_bytes(32),
+        content_key=secret,
+        samples=content_hashes(trainer, sampled(layout.records, recipe.seed, left_out), secret),
+        tombstones=tombstones,
+        vault=terms.said(),
+        project=project,
+        made=stamp(),
+    )
+
+
+def sizes_of(recipe: Recipe) -> Sizes:
+    """The sizes of a recipe's checkpoints; of an optimizer's state, the most that is usual."""
+    with Environment(recipe.device, torch.get_num_threads()).entered():
+        state = captured(made_model(recipe).state_dict())
+    state_bytes = size_bytes(state)
+    is_carried = recipe.optimizer_state == "carried"
+    return Sizes(state_bytes=state_bytes, optimizer_bytes=2 * state_bytes if is_carried else 0)
+
+
+def data_length(data: Dataset[Any]) -> int:
+    """The number of records.
+
+    Raises:
+        InvalidRecipe: The dataset is not map-style, or holds nothing.
+        TrainingFailed: It raised when it was asked.
+    """
+    fault = _data_fault(data)
+    if fault:
+        raise invalid([f"data is {fault}; give a map-style Dataset"])
+    with named("the dataset's length"):
+        records = len(data)  # type: ignore[arg-type]
+    if not 1 <= records <= MOST_WHOLE:
+        raise invalid([f"data holds {records:,} records; it must hold 1 to {MOST_WHOLE:,}"])
+    return records
+
+
+def _data_fault(data: Any) -> str:
+    """What data is, where it cannot be asked for the record of an index."""
+    kind = type(data).__name__
+    if isinstance(data, DataLoader):
+        return f"a {kind}; its batches are of its own making: give its dataset"
+    if isinstance(data, IterableDataset):
+        return f"the IterableDataset {kind}, whose records have no index"
+    if isinstance(data, Mapping | Set | str | bytes):
+        return f"a {kind}, whose records have no index from 0"
+    if isinstance(data, tuple) and data and all(isinstance(each, Tensor) for each in data):
+        return "a tuple of tensors; TensorDataset(*data) makes a dataset of them"
+    if not (hasattr(data, "__len__") and hasattr(data, "__getitem__")):
+        return f"{shown(data)}, a {kind} without length or index"
+    return ""
+
+
+def cut(blocks: Any, subjects: Any, records: int) -> tuple[int, Subjects | None]:
+    """The number of blocks that records are cut into, and whose each record is.
+
+    Raises:
+        InvalidRecipe: They are none; every fault in one message.
+    """
+    faults: list[str] = []
+    count, people = 1, None
+    with noted(faults):
+        hint = "every block needs a record"
+        count = whole(blocks, "blocks", least=1, most=records, hint=hint)
+    with noted(faults):
+        people = None if subjects is None else Subjects.of(subjects, records)
+    if faults:
+        raise invalid(faults)
+    return count, people
+
+
+def checked_recipe(recipe: Any) -> Recipe:
+    """A recipe, and nothing else.
+
+    Raises:
+        InvalidOption: It is none.
+    """
+    if isinstance(recipe, Recipe):
+        return recipe
+    raise InvalidOption(
+        f"recipe is {shown(recipe)}, no Recipe",
+        hint="give ob.Recipe(model=..., optimizer=...)",
+    )
+
+
+def check_place(folder: Path) -> None:
+    """See that a folder is a run, or can become one, without touching it."""
+    with naming(folder):
+        _check_place(folder)
+
+
+def _check_place(folder: Path) -> None:
+    if has_ledger(folder) or not folder.exists():
+        return
+    if not folder.is_dir():
+        raise InvalidOption(f"{folder} is a file", hint="give a folder that is new or empty")
+    foreign = sorted(path.name for path in folder.iterdir() if path.name not in _OWN_FILES)
+    if foreign:
+        raise InvalidOption(
+            f"{folder} holds no run but other files, such as {foreign[0]}",
+            hint="give a folder that is new or empty",
+        )
+    was_being_made = (folder / MAKING_NAME).exists()
+    if not was_being_made and any(True for _ in Folder(folder / VAULT_NAME)):
+        raise RunDamaged(
+            f"{folder} has a vault full of states, but its ledger is gone",
+            hint=PUT_BACK,
+        )

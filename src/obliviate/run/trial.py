@@ -1,0 +1,90 @@
+"""Trying records before they are trained on: each batch is read, and its loss looked at."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+import numpy as np
+from torch import Tensor
+
+from obliviate.errors import NotFinite, ObliviateError, TrainingFailed
+from obliviate.events import Event
+from obliviate.training.determinism import seed_generators
+from obliviate.training.layout import key
+from obliviate.training.trainer import named
+
+if TYPE_CHECKING:
+    from collections.abc import Generator
+
+    from numpy.typing import NDArray
+
+    from obliviate.states.update import State
+    from obliviate.training.trainer import Trainer
+
+_HINT = "mend it, or leave it out with exclude=[...], and call again; what was finished is kept"
+
+
+def trying(
+    trainer: Trainer, state: State, blocks: range, erased: NDArray[np.int64]
+) -> Generator[Event, None, None]:
+    """See that every batch of some blocks can be read and gives a finite loss; train nothing.
+
+    Each record is seen once, in its batch of the first epoch, as training will see it. What goes
+    astray only after steps is not found here.
+
+    Args:
+        trainer: What to try with; its live module is used.
+        state: The state before the first of the blocks.
+        blocks: Their numbers.
+        erased: Sorted ids of records to leave out.
+
+    Raises:
+        NotFinite: A loss is NaN or infinite.
+        TrainingFailed: The dataset, the model or the loss raised.
+    """
+    for done, block in enumerate(blocks):
+        yield Event(task="try the records", done=done, total=len(blocks), block=block)
+        trainer.load(state)
+        trainer.model.train()
+        an_epoch = trainer.layout.steps(block) // trainer.layout.epochs
+        for step, records in trainer.layout.batches(block, erased):
+            if step >= an_epoch:
+                break
+            try:
+                _try(trainer, block, step, records)
+            except (NotFinite, TrainingFailed) as error:
+                raise _named(error, _culprits(trainer, block, step, records), records) from error
+
+
+def _try(trainer: Trainer, block: int, step: int, records: NDArray[np.int64]) -> None:
+    seed = trainer.recipe.seed
+    batch = trainer.batch(records, key(seed, "fetch", block, step))
+    with trainer.environment.entered(), named("training"):
+        seed_generators(key(seed, "step", block, step), trainer.recipe.device)
+        # not under no_grad: a loss may take gradients of its own
+        loss = trainer.forward(batch)
+        value = float(loss.detach()) if isinstance(loss, Tensor) and loss.numel() == 1 else 0.0
+    if not math.isfinite(value):
+        raise NotFinite(f"the loss is {value}")
+
+
+def _culprits(
+    trainer: Trainer, block: int, step: int, records: NDArray[np.int64]
+) -> NDArray[np.int64]:
+    """Those of a batch that fail by themselves; none where that tells nothing."""
+    found = []
+    for record in records if len(records) > 1 else ():
+        try:
+            _try(trainer, block, step, np.array([record], dtype=np.int64))
+        except ObliviateError:
+            found.append(record)
+    return np.array(found if len(found) < len(records) else [], dtype=np.int64)
+
+
+def _named(
+    error: NotFinite | TrainingFailed, culprits: NDArray[np.int64], records: NDArray[np.int64]
+) -> ObliviateError:
+    some = culprits if len(culprits) else records
+    which = f"record {some[0]}" if len(some) == 1 else f"records {', '.join(map(str, some))}"
+    return type(error)(f"{which}: {error.message}", hint=_HINT)

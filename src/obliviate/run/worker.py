@@ -1,0 +1,471 @@
+"""Writer: the one who may change a run, for as long as it holds the run's lease.
+
+It first finishes what a killed process left, then carries out what was asked for.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from obliviate import clock
+from obliviate.chain.chain import Chain
+from obliviate.chain.custody import begin, forsake, mark
+from obliviate.chain.repair import repairing
+from obliviate.desk.policy import due_date
+from obliviate.erasure.loop import Erasing
+from obliviate.erasure.planner import Planner, check_left
+from obliviate.errors import (
+    ConnectionLost,
+    ForeignData,
+    LeaseLost,
+    ObliviateError,
+    StorageFailed,
+    StorageFull,
+)
+from obliviate.events import Event
+from obliviate.ledger.facts import ERASED
+from obliviate.ledger.marking import Marking
+from obliviate.methods.residual import Exact, method_from, options_of
+from obliviate.methods.stitch import Difference
+from obliviate.methods.trace import exponent_of, trace_of
+from obliviate.run.fingerprint import SAMPLED_RECORDS, content_hashes, sampled
+from obliviate.run.onward import training_on
+from obliviate.training.determinism import BITS_DEPEND_ON, environment_facts
+from obliviate.vault import Terms
+
+if TYPE_CHECKING:
+    from collections.abc import Generator
+    from typing import Literal
+
+    from numpy.typing import NDArray
+
+    from obliviate.chain.repair import Repair
+    from obliviate.erasure.loop import Outcome
+    from obliviate.erasure.plan import Plan
+    from obliviate.ledger import ErasureFacts, Ledger, RunFacts
+    from obliviate.methods.residual import Method
+    from obliviate.methods.trace import Trace
+    from obliviate.run.onward import Commit
+    from obliviate.training.trainer import Trainer
+    from obliviate.vault import Vault
+
+    Kind = Literal["forget", "settle"]
+
+"""An option that is not worth a word where it is not taken."""
+
+_NOBODY = np.array([], dtype=np.int64)
+_ASK_AGAIN = (StorageFull, StorageFailed)
+"""What asking again may mend, whoever is asked for."""
+
+_OUT_OF_REACH = (ConnectionLost, LeaseLost)
+"""What leaves no way to take anything back."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Resumed:
+    """What came of an erasure that a killed process had left.
+
+    Attributes:
+        facts: The erasure.
+        requests: The numbers of the requests that it was to carry out.
+        is_again: Whether it erased what had been erased before, by a ledger that was newer.
+        error: Why it was taken back; its requests wait again.
+    """
+
+    facts: ErasureFacts
+    requests: tuple[int, ...]
+    error: Exception | None = None
+    is_again: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Carried:
+    """What came of a call that carries out an erasure.
+
+    Attributes:
+        chain: As it is afterwards.
+        number: Of the erasure; None where there was nothing to do.
+        ignored: Named records that had been erased before.
+        seconds: How long it took.
+        outcome: What was measured on the way; the ledger may know less of it by now.
+    """
+
+    chain: Chain
+    number: int | None
+    ignored: tuple[int, ...] = ()
+    seconds: float = 0.0
+    outcome: Outcome | None = None
+
+
+class Writer:
+    """Changes the chain of a run.
+
+    Attributes:
+        patience_seconds: How long to wait for another live process that writes to the run; None:
+            until it is done.
+        lacks: How many records at the end the dataset lacks; see `growth.lacking`.
+    """
+
+    def __init__(self, ledger: Ledger, vault: Vault, trainer: Trainer, facts: RunFacts) -> None:
+        self.ledger, self.vault, self.trainer, self.facts = ledger, vault, trainer, facts
+        self.marking = Marking(ledger, facts)
+        self.lacks = 0
+        self.patience_seconds: float | None = None
+
+    def chain(self) -> Chain:
+        """The chain as it is now."""
+        spacing = Terms.of(self.facts.vault).spacing
+        return Chain(self.ledger, self.vault, self.facts.blocks, self.trainer.buffers, spacing)
+
+    # What a request means
+
+    def left_of(self, named: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """The named records that are not erased yet, and those that are.
+
+        Raises:
+            NothingLeft: No record would be left.
+        """
+        erased = self.ledger.erased_among(named)
+        ids = np.setdiff1d(named, erased)
+        check_left(self.facts.records, self.ledger.erased_count(), len(ids))
+        return ids, erased
+
+    def plan(self, named: NDArray[np.int64], method: str) -> Plan:
+        """What erasing some records would touch and cost, by a method of that name."""
+        blocks = self.ledger.people.blocks_of(named)
+        return self.planner().plan(named, blocks.astype(np.int64), method)
+
+    def planner(self) -> Planner:
+        """What plans erasures, from how the run stands now."""
+        return Planner.of(self.ledger, self.facts.records)
+
+    def changed_environment(self) -> dict[str, tuple[str, str]]:
+        """See `Run.changed_environment`."""
+        now = environment_facts(self.trainer.recipe.device)
+        return {
+            name: (then, now.get(name, "none"))
+            for name, then in self.facts.environment.items()
+            if name in BITS_DEPEND_ON and now.get(name) != then
+        }
+
+    def waiting(self) -> NDArray[np.int64]:
+        """The records of an erasure that is still to be carried out; sorted.
+
+        Of one that was begun, or of one that an older ledger knows nothing of.
+        """
+        running, returned = self.ledger.running(), self.marking.returned()
+        if running is None:
+            return returned
+        return np.union1d(self.ledger.records_of_erasure(running.id), returned)
+
+    def waiting_blocks(self) -> frozenset[int]:
+        """The blocks that hold them."""
+        return frozenset(self.ledger.people.blocks_of(self.waiting()).tolist())
+
+    # Carrying out
+
+    def taking_lease(
+        self, patience_seconds: float | None = None, *, is_mending: bool = False
+    ) -> Generator[Event, None, None]:
+        """Wait until no other process writes; the lease has to be released afterwards.
+
+        Args:
+            patience_seconds: How long; the writer's own patience if None.
+            is_mending: Whether a lost marker of the vault is made again.
+
+        Raises:
+            RunLocked: The patience was over first.
+            RunOutdated, RunDamaged, ForeignVault: The vault is not this ledger's to write to.
+        """
+        if patience_seconds is None:
+            patience_seconds = self.patience_seconds
+        for other in self.ledger.lease.held(patience_seconds=patience_seconds):
+            yield Event(task=f"wait for {other}", done=0, total=1, block=0)
+        try:
+            self.ledger.check()  # before anything is destroyed by what it says
+            begin(self.ledger, self.vault, is_mending=is_mending)
+        except BaseException:
+            self.ledger.lease.release()
+            raise
+
+    def sweeping(self, patience_seconds: float) -> Generator[Event, None, None]:
+        """Destroy what a process that was killed after its commit had still to destroy."""
+        yield from self.taking_lease(patience_seconds)
+        try:
+            self.chain().sweep()
+        finally:
+            self.ledger.lease.release()
+
+    def erasing(
+        self,
+        kind: Kind,
+        named: NDArray[np.int64],
+        method: Method,
+        *,
+        requests: tuple[int, ...] = (),
+    ) -> Generator[Event, None, Carried]:
+        """Carry out an erasure, as soon as no other process writes.
+
+        Args:
+            kind: "forget" or "settle".
+            named: Records; those that are erased already are ignored.
+            method: How.
+            requests: Those that wait and are carried out by this. If there are none, a "forget" is
+                a request of its own.
+        """
+        yield from self.taking_lease()
+        try:
+            resumed = yield from self.continuing()
+            started, chain = time.perf_counter(), self.chain()
+            plan = self.plan(named, method.name)
+            if not plan.records and plan.start is None:
+                return self._nothing_to_do(kind, named, resumed, chain, plan)
+            self.check_reach(0 if plan.start is None else chain.length)
+            ids = np.array(plan.records, dtype=np.int64)
+            self.ledger.check(ids, names=("erased",))
+            trace = self._trace(method, ids, chain)
+            facts = self._begin(kind, plan, method, requests)
+            outcome = yield from self._carrying_out(facts, chain, trace, is_waiting=bool(requests))
+            return Carried(
+                chain=chain,
+                number=facts.id,
+                ignored=plan.ignored,
+                seconds=time.perf_counter() - started,
+                outcome=outcome,
+            )
+        finally:
+            self.ledger.lease.release()
+
+    def _nothing_to_do(
+        self,
+        kind: Kind,
+        named: NDArray[np.int64],
+        resumed: Resumed | None,
+        chain: Chain,
+        plan: Plan,
+    ) -> Carried:
+        """The answer to a request that was carried out before, or that a killed call had begun."""
+        if resumed is not None and resumed.error is not None:
+            raise resumed.error  # there is nothing else to say
+        if resumed is not None and kind == "settle" and resumed.is_again:
+            return Carried(chain=chain, number=resumed.facts.id)
+        if resumed is not None and resumed.facts.kind == kind:
+            its = self.ledger.records_of_erasure(resumed.facts.id)
+            if np.array_equal(its, named):
+                return Carried(chain=chain, number=resumed.facts.id)
+        return Carried(chain=chain, number=None, ignored=plan.ignored)
+
+    def _begin(
+        self, kind: Kind, plan: Plan, method: Method, requests: tuple[int, ...]
+    ) -> ErasureFacts:
+        records = np.array(plan.records, dtype=np.int64)
+        is_own = kind == "forget" and not requests
+        due = clock.stamp(due_date(None, clock.now())) if is_own else None
+        return self.ledger.begin(kind, options_of(method), records, requests=requests, due=due)
+
+    def finishing(self) -> Generator[Event, None, Resumed | None]:
+        """Finish an erasure that a killed process left."""
+        yield from self.taking_lease()
+        try:
+            return (yield from self.continuing())
+        finally:
+            self.ledger.lease.release()
+
+    def training(self) -> Generator[Event, None, None]:
+        """Train on the blocks that are still to come, after what a killed process left."""
+        yield from self.taking_lease()
+        try:
+            yield from self.continuing()
+            yield from self.going_on()
+        finally:
+            self.ledger.lease.release()
+
+    def repairing(self) -> Generator[Event, None, Repair]:
+        """Make lost objects of the chain again, where they can be."""
+        yield from self.taking_lease(is_mending=True)
+        try:
+            self.marking.check()
+            chain = self.chain()
+            found = yield from repairing(
+                chain, self.trainer, self.ledger.erased(), self.waiting_blocks()
+            )
+            chain.sweep()
+            return found
+        finally:
+            self.ledger.lease.release()
+
+    def continuing(self) -> Generator[Event, None, Resumed | None]:
+        """Finish an erasure that was left; under the lease.
+
+        One that cannot be carried out is taken back, and its requests wait again: it must not keep
+        others from being forgotten.
+        """
+        self._check_parts()
+        self.marking.check()
+        chain = self.chain()
+        chain.sweep()
+        running = self.ledger.running()
+        if running is None:
+            return (yield from self._erasing_again(chain))
+        requests = tuple(self.ledger.requests.of_erasure(running.id))
+        try:
+            yield from self._carrying_out(running, chain, None, is_waiting=True)
+        except (*_OUT_OF_REACH, *_ASK_AGAIN):
+            raise
+        except Exception as error:
+            if isinstance(error, ObliviateError):
+                error.message = f"erasure {running.id}, begun {running.started}: {error.message}"
+                error.args = (error.message, error.hint)
+            return Resumed(facts=running, requests=requests, error=error)
+        return Resumed(facts=running, requests=requests)
+
+    def going_on(
+        self, commit_first: Commit | None = None, left_out: NDArray[np.int64] = _NOBODY
+    ) -> Generator[Event, None, None]:
+        """Train on the blocks that are still to come; under the lease.
+
+        Args:
+            commit_first: See `training_on`.
+            left_out: Records to leave out beside those that the ledger says are erased.
+        """
+        chain = self.chain()
+        if chain.length == chain.blocks:
+            return
+        try:
+            yield from training_on(
+                chain,
+                self.trainer,
+                np.union1d(self.ledger.erased(), left_out),
+                guarantee="exact" if self._goes_on_exactly(chain) else "approximate",
+                commit_first=commit_first,
+            )
+        except LeaseLost:
+            forsake(self.ledger, self.vault)
+            raise
+        mark(self.ledger, self.vault)
+
+    def _erasing_again(self, chain: Chain) -> Generator[Event, None, Resumed | None]:
+        """Erase what was erased before, where the ledger is older than that."""
+        returned = self.marking.returned()
+        if not len(returned):
+            return None
+        plan = self.plan(returned, Exact.name)
+        self.check_reach(0 if plan.start is None else chain.length)
+        facts = self._begin("forget", plan, Exact(), ())
+        yield from self._carrying_out(facts, chain, None, is_waiting=True)
+        return Resumed(facts=facts, requests=(), is_again=True)
+
+    def _check_parts(self) -> None:
+        if self.ledger.run().parts != self.facts.parts:
+            raise ForeignData(
+                "the run was extended by another process since it was opened",
+                hint="load it again, with the data that it has now",
+            )
+
+    def check_reach(self, last: int) -> None:
+        """See that the dataset has all records of the blocks up to one.
+
+        Raises:
+            ForeignData: It lacks those of an extension.
+        """
+        part = self.trainer.layout.parts[-1]
+        if self.lacks and last >= part.first_block:
+            raise ForeignData(
+                f"the run was extended by {part.records} records, on some of which it was trained; "
+                "they are not in this dataset",
+                hint="load the run with the old records followed by the new ones",
+            )
+
+    def _goes_on_exactly(self, chain: Chain) -> bool:
+        return chain.entries[-1].guarantee == "exact" and not self.changed_environment()
+
+    def _carrying_out(
+        self, facts: ErasureFacts, chain: Chain, trace: Trace | None, *, is_waiting: bool
+    ) -> Generator[Event, None, Outcome]:
+        """Carry an erasure out, or take it back.
+
+        The requests of one that nobody waits for at this moment, such as that of a killed process,
+        are not refused but wait again: whoever asked is not there to hear of it.
+        """
+        try:
+            self.marking.set(facts)
+            outcome = yield from self._erasing_of(facts, chain, trace).run()
+        except Exception as error:
+            is_lost = isinstance(error, _OUT_OF_REACH)
+            if isinstance(error, LeaseLost):
+                forsake(self.ledger, self.vault)
+            if not (is_lost or (is_waiting and isinstance(error, _ASK_AGAIN))):
+                self.marking.take_back(facts)
+                self.ledger.give_up(facts.id, str(error), is_refused=not is_waiting)
+                chain.sweep()
+            raise
+        chain.sweep()
+        self._sample_again()
+        return outcome
+
+    def _trace(self, method: Method, records: NDArray[np.int64], chain: Chain) -> Trace | None:
+        """What follows the trace as a function, if the method does; it reads the records once."""
+        if not (method.functional and len(records)):
+            return None
+        records = records[self.ledger.people.blocks_of(records) <= chain.length]
+        if not len(records):
+            return None
+        gone = np.union1d(self.ledger.erased(), records)
+        return trace_of(self.trainer, chain, records, gone, exponent_of(self.ledger.erasures()))
+
+    def _erasing_of(self, facts: ErasureFacts, chain: Chain, trace: Trace | None) -> Erasing:
+        method = method_from(facts.method)
+        records = self.ledger.records_of_erasure(facts.id)
+        plan = self.plan(records, method.name)
+        start = plan.start or 1
+        doubts = [
+            f"the run was made with {name} {then}, not {now}"
+            for name, (then, now) in self.changed_environment().items()
+        ]
+        return Erasing(
+            chain=chain,
+            trainer=self.trainer,
+            ledger=self.ledger,
+            number=facts.id,
+            plan=plan,
+            method=method,
+            erased=self.ledger.erased(running=facts.id),
+            difference=Difference(
+                self.trainer.parameters,
+                self.trainer.buffers,
+                is_kept=not isinstance(method, Exact),
+            ),
+            is_exact=chain.entries[start - 1].guarantee == "exact" and not doubts,
+            staged=self.ledger.staged(facts.id),
+            trace=trace or self._trace(method, records, chain),
+            doubts=doubts,
+            unchecked=frozenset(
+                each.id
+                for each in self.ledger.erasures()
+                if each.state in ERASED and not each.outcome.get("reproduced")
+            ),
+        )
+
+    def _sample_again(self) -> None:
+        """Know the dataset by other records in the place of erased ones."""
+        facts = self.ledger.run()  # as it is now: the key may have been destroyed
+        known = facts.samples
+        count = SAMPLED_RECORDS * len(self.facts.parts) - len(known)
+        if not count:
+            return
+        beyond = self._beyond()
+        left_out = np.union1d(np.union1d(self.ledger.erased(), sorted(known)), beyond)
+        fresh = sampled(self.facts.records, self.trainer.recipe.seed, left_out, count)
+        self.ledger.add_samples(content_hashes(self.trainer, fresh, facts.content_key))
+
+    def _beyond(self) -> NDArray[np.int64]:
+        """Records that were not trained on yet, and may still be mended, or that are not there."""
+        length, records = self.ledger.length(), self.facts.records
+        if length == self.facts.blocks:
+            return np.arange(records - self.lacks, records, dtype=np.int64)
+        ahead = np.flatnonzero(self.trainer.layout.all_blocks() > length)
+        return np.union1d(ahead, np.arange(records - self.lacks, records))

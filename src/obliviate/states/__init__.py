@@ -1,0 +1,1 @@
+"""Arithmetic on states; nothing here reads or writes."""

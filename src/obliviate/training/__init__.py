@@ -1,0 +1,1 @@
+"""(state, block) -> state, with the same bits every time."""

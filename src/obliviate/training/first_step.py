@@ -1,0 +1,193 @@
+"""What is tried before a run is made: what could not be replayed or forgotten is refused."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
+
+from obliviate.errors import NotDeterministic, NotFinite, TrainingFailed
+from obliviate.recipe.recipe import invalid
+from obliviate.states.update import place
+from obliviate.training.trainer import made_model
+from obliviate.vault.codec import DTYPES
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from obliviate.training.trainer import Checkpoint, Trainer
+
+    Batches = Sequence[tuple[int, NDArray[np.int64]]]
+
+TRIED_SHARE = 200
+"""One step in so many of the whole training is tried twice, the first ones, at least one."""
+
+
+def probe(trainer: Trainer, erased: NDArray[np.int64]) -> None:
+    """Try the first steps twice, and batches as erasures will leave them.
+
+    Raises:
+        InvalidRecipe: Faults of the model, the optimizer or the batch, all in one message; or a
+            batch that an erasure would leave cannot be trained on.
+        NotDeterministic: The second time gave something else.
+        TrainingFailed: The dataset, the model, the loss or the optimizer raised.
+        NotFinite: The loss is NaN or infinite.
+    """
+    with trainer.environment.entered():
+        faults = list(faults_of(trainer.model))
+    if faults:
+        raise invalid(faults)
+    block, batches = _first_batches(trainer, erased)
+    initial = trainer.initial()
+    _check_own_tensors(trainer)
+    names = _names(trainer.model)
+    tried = [trainer.try_steps(initial, block, batches)]
+    _check_same_names(names, _names(trainer.model))
+    tried.append(trainer.try_steps(initial, block, batches))
+    if tried[0] != tried[1]:
+        parts = {
+            "batches": "a batch differs",
+            "losses": "a loss differs",
+            "state": "the state differs",
+        }
+        first, second = map(vars, tried)
+        which = next(said for part, said in parts.items() if first[part] != second[part])
+        raise NotDeterministic(
+            f"the first steps ({len(batches)}), tried twice, gave two results: {which}",
+            hint="draw randomness from the global generators of torch, numpy and Python (they "
+            "are seeded before each record and step); keep no state outside the state dict",
+        )
+    _check_gradients(trainer, block, batches[0])
+    rehearse(trainer, initial, block, batches[0])
+
+
+def _first_batches(trainer: Trainer, erased: NDArray[np.int64]) -> tuple[int, Batches]:
+    """The first block that has a batch, and the first of its batches."""
+    layout = trainer.layout
+    for block in range(1, layout.blocks + 1):
+        count = max(1, layout.total_steps(block) // TRIED_SHARE)
+        batches = [
+            each for each, _ in zip(layout.batches(block, erased), range(count), strict=False)
+        ]
+        if batches:
+            return block, batches
+    raise invalid(["no batch is large enough to train on; take fewer blocks"])
+
+
+def rehearse(
+    trainer: Trainer, start: Checkpoint, block: int, batch: tuple[int, NDArray[np.int64]]
+) -> None:
+    """Train on batches as erasures leave them: less one record, and as small as they may be.
+
+    Raises:
+        InvalidRecipe: Somebody could not be forgotten.
+    """
+    step, records = batch
+    smallest = trainer.layout.smallest_batch
+    for size in sorted({len(records) - 1, min(smallest, len(records))}, reverse=True):
+        if size < smallest or size == len(records):
+            continue
+        try:
+            trainer.try_steps(start, block, [(step, records[:size])])
+        except (TrainingFailed, NotFinite) as error:
+            raise invalid(
+                [
+                    f"a batch that erasures leave with {size} of {len(records)} records cannot be "
+                    f"trained on ({error.message}), so that people could not be forgotten. Let "
+                    "the step take a batch of any size, or return None where there is nothing to "
+                    "learn; or say how many records it needs: smallest_batch="
+                ]
+            ) from error
+
+
+def _check_gradients(trainer: Trainer, block: int, batch: tuple[int, NDArray[np.int64]]) -> None:
+    """See that whatever the loss would train belongs to the model."""
+    own = {id(each) for each in trainer.model.parameters()}
+    foreign = [each for each in trainer.leaves(block, *batch) if id(each) not in own]
+    trained = [each for each in foreign if isinstance(each, nn.Parameter)]
+    if trained:
+        shapes = ", ".join(str(list(each.shape)) for each in trained[:3])
+        raise invalid(
+            [
+                f"the loss has parameters of its own (of shape {shapes}) that nothing would train; "
+                "make them part of the model, and work the loss out in step(model, batch)"
+            ]
+        )
+
+
+def _names(model: nn.Module) -> set[str]:
+    return {*model.state_dict(), *(name for name, _ in model.named_parameters())}
+
+
+def _check_same_names(before: set[str], after: set[str]) -> None:
+    if before != after:
+        new, lost = sorted(after - before), sorted(before - after)
+        what = f"made {new[0]!r}" if new else f"took {lost[0]!r} away"
+        raise invalid(
+            [
+                f"the model {what} in its first forward pass; a checkpoint has the parameters and "
+                "buffers that a new model has: make them in the model's constructor, or run a "
+                "batch through it in its factory"
+            ]
+        )
+
+
+def _check_own_tensors(trainer: Trainer) -> None:
+    with trainer.environment.entered():
+        other = made_model(trainer.recipe)
+    mine = {tensor.data_ptr() for tensor in trainer.model.state_dict().values() if tensor.numel()}
+    for name, tensor in other.state_dict().items():
+        if tensor.numel() and tensor.data_ptr() in mine:
+            fault = f"model() gives {name!r} of the model before: training would change both"
+            raise invalid([fault + "; make new modules in it, or deepcopy the old ones"])
+
+
+def faults_of(model: nn.Module) -> Iterator[str]:
+    """What in a model cannot be kept in a checkpoint, or cannot be trained."""
+    kept = model.state_dict()
+    live = {each.data_ptr() for each in (*model.parameters(), *model.buffers()) if _is_dense(each)}
+    for name, value in kept.items():
+        if is_lazy(value):
+            yield f"{name!r} has no shape yet; run a batch through the model in its factory"
+        elif not isinstance(value, Tensor):
+            yield f"state dict entry {name!r} is not a tensor; keep extra state in buffers"
+        elif value.layout != torch.strided:
+            yield f"state dict entry {name!r} is {value.layout}; only dense tensors can be kept"
+        elif value.dtype not in DTYPES:
+            yield f"{name!r} is {value.dtype}, which cannot be kept; use bfloat16, float32, ..."
+        elif value.numel() and value.data_ptr() not in live:
+            yield (
+                f"the state dict gives a copy of {name!r}: what is loaded into it is lost; let it "
+                "give the model's own tensors"
+            )
+        elif _overlaps(value):
+            yield f"{name!r} is expanded: several of its elements are one; make it with .clone()"
+    yield from _unkept_faults(model, {place(each) for each in kept.values() if _is_dense(each)})
+    if not any(parameter.requires_grad for parameter in model.parameters()):
+        yield "no parameter of the model requires a gradient"
+
+
+def _unkept_faults(model: nn.Module, kept: set[tuple[object, ...]]) -> Iterator[str]:
+    """What is trained and in no state dict: no checkpoint would have it."""
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad and _is_dense(parameter) and place(parameter) not in kept:
+            yield (
+                f"the state dict leaves out {name!r}, which is trained; let it hold all that "
+                "requires a gradient"
+            )
+
+
+def _is_dense(value: object) -> bool:
+    if not isinstance(value, Tensor) or is_lazy(value):
+        return False
+    return value.layout == torch.strided and not value.is_meta
+
+
+def _overlaps(tensor: Tensor) -> bool:
+    pairs = zip(tensor.shape, tensor.stride(), strict=True)
+    return any(size > 1 and stride == 0 for size, stride in pairs)

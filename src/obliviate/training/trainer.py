@@ -1,0 +1,570 @@
+"""Training, block by block: (state, block) -> state, the same bits every time.
+
+A state depends on the recipe, the seed, the data of the retained records and the block number
+alone. Before every step all generators are seeded from (seed, block, step), so that the randomness
+of later steps does not shift when a record disappears.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import inspect
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from hashlib import sha256
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.utils.rnn import PackedSequence
+from torch.optim import Optimizer
+
+from obliviate.errors import (
+    NotFinite,
+    ObliviateError,
+    RunLocked,
+    TrainingFailed,
+)
+from obliviate.events import Event
+from obliviate.recipe.contents import NOTHING, placed
+from obliviate.recipe.recipe import invalid
+from obliviate.states.update import captured, digest, place
+from obliviate.training.batches import content_of, feed_of, like
+from obliviate.training.determinism import Environment, seed_generators
+from obliviate.training.layout import Layout, key
+from obliviate.training.module_state import Hidden
+from obliviate.training.optimizer_state import packed_optimizer, unpack_optimizer
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+
+    from numpy.typing import NDArray
+    from torch.utils.data import Dataset
+
+    from obliviate.recipe.contents import Hashes
+    from obliviate.recipe.recipe import Recipe
+    from obliviate.states.update import State
+    from obliviate.training.batches import Feed, Fetched
+
+SECONDS_BETWEEN_EVENTS = 0.2
+
+
+@dataclass(frozen=True, kw_only=True)
+class Checkpoint:
+    """What training needs to go on after a block.
+
+    Attributes:
+        model: The state dict.
+        optimizer: The packed optimizer state, where it is carried.
+    """
+
+    model: State
+    optimizer: State | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Trained:
+    """A block that was trained on.
+
+    Attributes:
+        block: Its number.
+        checkpoint: The state after it.
+        loss: Mean loss over its steps; None where every batch was left empty.
+        seconds: How long it took.
+        contents: What its records are; see `obliviate.recipe.contents`.
+        is_learning: Whether steps were made with a learning rate above 0: then some parameter has
+            to be another afterwards.
+    """
+
+    block: int
+    checkpoint: Checkpoint
+    loss: float | None
+    seconds: float
+    contents: Hashes = field(default_factory=lambda: NOTHING)
+    is_learning: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tried:
+    """What came of a few steps that are no part of training.
+
+    Attributes:
+        batches: A hash of the batches.
+        losses: The losses, in digits.
+        state: The digest of the state after them.
+    """
+
+    batches: str
+    losses: str
+    state: str
+
+
+class Trainer:
+    """Trains on blocks of one dataset by one recipe.
+
+    Attributes:
+        model: The live module, on the recipe's device.
+        environment: The process-wide settings that bits depend on.
+        parameters: Names of the parameters, tied ones once: what residual memory is measured on.
+        buffers: Names of what no optimizer makes; see `buffer_names`.
+    """
+
+    def __init__(
+        self,
+        recipe: Recipe,
+        data: Dataset[Any],
+        layout: Layout,
+        environment: Mapping[str, str],
+        content_key: bytes | None = None,
+    ) -> None:
+        """Make a model.
+
+        Args:
+            recipe: How to train.
+            data: On what.
+            layout: Which record is trained on where.
+            environment: In what environment; see `environment_facts`.
+            content_key: What the records are hashed under while they are trained on; they are not
+                if None.
+        """
+        self.recipe, self.layout = recipe, layout
+        data_threads = int(environment["data threads"])
+        self._feed: Feed = feed_of(data, recipe.workers, data_threads, content_key)
+        self._is_busy = False
+        self.environment = Environment.of(recipe.device, environment)
+        with self.environment.entered():
+            self.model = made_model(recipe)
+        # a loss that is a module may change in training; the recipe's own stays as it is
+        loss = recipe.loss
+        if isinstance(loss, nn.Module):
+            loss = copy.deepcopy(loss).to(recipe.device)
+        self._loss: Callable[[Any, Any], Tensor] | None = loss
+        self._hidden = Hidden(self.model, self._loss)
+        self._renew_optimizer(None)
+        kept, places = self.model.state_dict(), set(map(place, self.model.parameters()))
+        # by their memory: a state dict may know a parameter by another name, or not at all
+        self.parameters = frozenset(
+            name
+            for name, each in kept.items()
+            if isinstance(each, Tensor) and place(each) in places
+        )
+        self.buffers = buffer_names(self.model)
+
+    def initial(self) -> Checkpoint:
+        """The state before block 1."""
+        with self.environment.entered():
+            return Checkpoint(model=captured(made_model(self.recipe).state_dict()))
+
+    def fingerprint(self) -> dict[str, str]:
+        """The recipe in comparable words; see `Recipe.fingerprint`."""
+        with self.environment.entered(), named("the schedule"):
+            total_steps = self.layout.total_steps(1)
+            return self.recipe.fingerprint(self.model, self._new_optimizer(), total_steps)
+
+    def train(
+        self, start: Checkpoint, blocks: Iterable[int], erased: NDArray[np.int64]
+    ) -> Iterator[Event | Trained]:
+        """Train on block after block, from a checkpoint, without the erased records.
+
+        Args:
+            start: The state before the first of the blocks.
+            blocks: Their numbers, ascending without a gap.
+            erased: Sorted ids. They are never asked of the dataset.
+
+        Yields:
+            Each block as `Trained`; in between, for long blocks, how far the block has come.
+
+        Raises:
+            NotFinite: The loss of a block, or a parameter after it, is NaN or infinite.
+            TrainingFailed: The dataset, the model, the loss or the optimizer raised.
+            RunLocked: Another call is training with this trainer, and has not come to its end.
+        """
+        if self._is_busy:
+            raise RunLocked(
+                "another call on this very run is in the middle of training",
+                hint="let it come to its end first, or open the run once more with load",
+            )
+        self._is_busy = True
+        try:
+            self.load(start.model)
+            packed = start.optimizer
+            del start  # a state is large; nobody may need this one any more
+            for block in blocks:
+                # whatever is not in the checkpoint starts anew, here as in every replay
+                self._hidden.put_back()
+                self._renew_optimizer(packed)
+                trained = yield from self._train_block(block, erased)
+                packed = trained.checkpoint.optimizer
+                yield trained
+        finally:
+            self._is_busy = False
+
+    def load(self, state: State) -> None:
+        """Put a state into the live module."""
+        load_state(self.model, state)
+
+    def batch(self, records: NDArray[np.int64], seed: int = 0) -> Any:
+        """The batch of some records, on the recipe's device.
+
+        Raises:
+            TrainingFailed: The dataset raised.
+        """
+        with self.environment.entered(), named("the dataset"):
+            return moved(self._feed.batch(records, seed), self.recipe.device)
+
+    def content(self, record: int) -> list[bytes | memoryview]:
+        """The content of a record, which depends neither on its id nor on its neighbours.
+
+        Raises:
+            TrainingFailed: The dataset raised.
+        """
+        with self.environment.entered(), named("the dataset"):
+            return list(content_of(self._feed.alone(record)))
+
+    def forward(self, batch: Any) -> Tensor | None:
+        """The loss of a batch under the live module; None where there is nothing to learn."""
+        if self.recipe.step is not None:
+            return self.recipe.step(self.model, batch)
+        inputs, targets = batch
+        assert self._loss is not None  # noqa: S101 - the recipe saw to it
+        return self._loss(self.model(inputs), targets)
+
+    def _train_block(
+        self, block: int, erased: NDArray[np.int64]
+    ) -> Generator[Event, None, Trained]:
+        started = time.perf_counter()
+        contents = np.zeros(len(self.layout.members(block)), dtype=np.uint64)
+        feed = self._fetching(block, erased, contents)
+        losses: list[Tensor] = []
+        self.model.train()
+        is_over = False
+        while not is_over:
+            with self.environment.entered():
+                done, is_over = self._spurt(block, feed, losses)
+            if not is_over:
+                yield Event(
+                    task="block", done=done / self.layout.steps(block), total=1, block=block
+                )
+        loss = _mean_loss(losses, block)
+        self._check_thawed(block)
+        optimizer = self._optimizer if self.recipe.optimizer_state == "carried" else None
+        state = captured(self.model.state_dict())
+        self._check_finite(state, block)
+        return Trained(
+            block=block,
+            checkpoint=Checkpoint(
+                model=state,
+                optimizer=None if optimizer is None else packed_optimizer(optimizer),
+            ),
+            loss=loss,
+            seconds=time.perf_counter() - started,
+            contents=contents,
+            is_learning=loss is not None
+            and any(group.get("lr", 1) for group in self._optimizer.param_groups),
+        )
+
+    def _fetching(
+        self,
+        block: int,
+        erased: NDArray[np.int64],
+        contents: Hashes,
+        *,
+        is_first_epoch: bool = False,
+    ) -> Iterator[Fetched]:
+        """The batches of a block; the hashes of its records are written down on the way."""
+        members, steps = self.layout.members(block), self.layout.batches(block, erased)
+        first_epoch = self.layout.steps(block) // self.layout.epochs
+        if is_first_epoch:
+            steps = (each for each in steps if each[0] < first_epoch)
+        seed = key(self.recipe.seed, "fetch", block)
+        for fetched in self._feed.batches(steps, seed, hashed_steps=first_epoch):
+            if len(fetched.hashes):
+                placed(contents, members, fetched.records, fetched.hashes)
+            yield fetched
+
+    def contents(self, block: int, erased: NDArray[np.int64]) -> Hashes:
+        """What the records of a block are, by reading them as training does.
+
+        Raises:
+            TrainingFailed: The dataset raised.
+        """
+        contents = np.zeros(len(self.layout.members(block)), dtype=np.uint64)
+        with self.environment.entered(), named(f"block {block}: the dataset"):
+            for _ in self._fetching(block, erased, contents, is_first_epoch=True):
+                pass
+        return contents
+
+    def _check_finite(self, state: State, block: int) -> None:
+        for name in sorted(self.parameters):
+            # the largest magnitude tells, and needs no second tensor beside a large one
+            tensor = state[name]
+            if tensor.numel() and not torch.linalg.vector_norm(tensor, float("inf")).isfinite():
+                raise not_finite(f"block {block}: parameter {name!r} is no longer finite")
+
+    def _spurt(self, block: int, feed: Iterator[Fetched], losses: list[Tensor]) -> tuple[int, bool]:
+        """Make steps until some time has gone by; return the last step and whether all is done."""
+        until, step = time.perf_counter() + SECONDS_BETWEEN_EVENTS, 0
+        first_step, total = self.layout.first_step(block), self.layout.total_steps(block)
+        while time.perf_counter() < until:
+            with named(f"block {block}: the dataset"):
+                fetched = next(feed, None)
+            if fetched is None:
+                return step, True
+            step = fetched.step
+            with named(f"block {block}, step {step}: training"):
+                self._set_rates(first_step + step, total)
+                loss = self._step(moved(fetched.batch, self.recipe.device), block, step)
+                if loss is not None:
+                    losses.append(loss)
+        return step, False
+
+    def _set_rates(self, step: int, total: int) -> None:
+        if self.recipe.schedule is not None:
+            factor = self.recipe.factor(step, total)
+            for group, rate in zip(self._optimizer.param_groups, self._rates, strict=True):
+                group["lr"] = rate * factor
+
+    def _step(self, batch: Any, block: int, step: int) -> Tensor | None:
+        seed_generators(key(self.recipe.seed, "step", block, step), self.recipe.device)
+        self._clear_gradients()
+        # the weights were changed since the last step: what autocast keeps of them is stale
+        torch.clear_autocast_cache()
+        loss: Any = self.forward(batch)
+        if loss is None:
+            return None
+        if not isinstance(loss, Tensor) or loss.numel() != 1 or loss.is_complex():
+            found = f"shape {list(loss.shape)}" if isinstance(loss, Tensor) else type(loss).__name__
+            raise invalid([f"the loss is not a scalar but has {found}; take the batch's mean"])
+        if not loss.requires_grad:
+            raise invalid(
+                [
+                    "the loss does not depend on any parameter that requires a gradient; do not "
+                    "detach it, nor work it out under no_grad; where there is nothing to learn "
+                    "from a batch, return None"
+                ]
+            )
+        loss.backward()  # type: ignore[no-untyped-call]
+        self._optimizer.step()
+        return loss.detach()
+
+    def _clear_gradients(self) -> None:
+        self._optimizer.zero_grad(set_to_none=True)
+        for parameter in self._others:  # a frozen part's too: a norm over all of them counts them
+            parameter.grad = None
+
+    def _renew_optimizer(self, packed: State | None) -> None:
+        self._optimizer = self._new_optimizer()
+        self._rates: list[Any] = [group.get("lr") for group in self._optimizer.param_groups]
+        its = {id(each) for group in self._optimizer.param_groups for each in group["params"]}
+        self._others = [each for each in self.model.parameters() if id(each) not in its]
+        if packed is not None:
+            unpack_optimizer(self._optimizer, packed)
+
+    def optimizer(self, packed: State | None) -> tuple[Optimizer, list[Any]]:
+        """An optimizer as it is before a block, and its learning rates; it is nobody else's."""
+        made = self._new_optimizer()
+        rates = [group.get("lr") for group in made.param_groups]
+        if packed is not None:
+            unpack_optimizer(made, packed)
+        return made, rates
+
+    def _new_optimizer(self) -> Optimizer:
+        with named("the optimizer's factory"):
+            optimizer = self.recipe.optimizer(self.model.parameters())
+        faults = list(optimizer_faults(optimizer, self.model, self.recipe))
+        if faults:
+            raise invalid(faults)
+        return optimizer
+
+    def _check_thawed(self, block: int) -> None:
+        if thawed := self._hidden.thawed():
+            raise invalid(
+                [
+                    f"block {block}: the model changed requires_grad of {thawed[0]!r} while it was "
+                    "trained, which no checkpoint keeps; give that part a parameter group, and a "
+                    "learning rate of 0 for as long as it is to stay as it is"
+                ]
+            )
+
+    def try_steps(
+        self, start: Checkpoint, block: int, batches: Sequence[tuple[int, NDArray[np.int64]]]
+    ) -> Tried:
+        """Make some steps from a checkpoint, as training would; return what came of them.
+
+        Args:
+            start: The state before the first of them.
+            block: The block that they belong to.
+            batches: Number in the block, and records, of each. Shape (n,).
+
+        Raises:
+            InvalidRecipe: The batch, the loss or the optimizer's state cannot be used.
+            TrainingFailed, NotFinite: See `train`.
+        """
+        self.load(start.model)
+        self._hidden.put_back()
+        self._renew_optimizer(None)
+        self.model.train()
+        seen, losses, total = sha256(), [], self.layout.total_steps(block)
+        with self.environment.entered():
+            for step, records in batches:
+                with named("the dataset"):
+                    batch = self._feed.batch(records, key(self.recipe.seed, "fetch", block, step))
+                for piece in content_of(batch):
+                    seen.update(piece)
+                with named("a first step"):
+                    self._check_batch(batch)
+                    self._set_rates(self.layout.first_step(block) + step, total)
+                    loss = self._step(moved(batch, self.recipe.device), block, step)
+                if loss is not None:
+                    losses.append(_mean_loss([loss], block))
+        self._check_thawed(block)
+        if self.recipe.optimizer_state == "carried":
+            packed_optimizer(self._optimizer, self._new_optimizer())
+        return Tried(
+            batches=seen.hexdigest(),
+            losses=repr(losses),
+            state=digest(captured(self.model.state_dict())),
+        )
+
+    def leaves(self, block: int, step: int, records: NDArray[np.int64]) -> list[Tensor]:
+        """The tensors that the loss of a batch would give a gradient to, by its graph."""
+        self.model.train()
+        with self.environment.entered(), named("a first step"):
+            batch = self._feed.batch(records, key(self.recipe.seed, "fetch", block, step))
+            seed_generators(key(self.recipe.seed, "step", block, step), self.recipe.device)
+            loss = self.forward(moved(batch, self.recipe.device))
+        known: dict[int, Any] = {}
+        waiting = [] if loss is None else [loss.grad_fn]
+        while waiting:
+            node = waiting.pop()
+            if node is not None and id(node) not in known:
+                known[id(node)] = node
+                waiting += [each for each, _ in node.next_functions]
+        return [node.variable for node in known.values() if hasattr(node, "variable")]
+
+    def _check_batch(self, batch: Any) -> None:
+        is_pair = isinstance(batch, list | tuple) and len(batch) == 2  # noqa: PLR2004
+        if self.recipe.step is None and not is_pair:
+            raise invalid(["a batch is not (inputs, targets); give step(model, batch) instead"])
+
+
+def made_model(recipe: Recipe) -> nn.Module:
+    """A new module from the recipe's factory, under the run's seed, on the recipe's device."""
+    seed_generators(key(recipe.seed, "model"), recipe.device)
+    with named("the model's factory"):
+        model = recipe.model()
+        if not isinstance(model, nn.Module):
+            raise invalid([f"model() gave {type(model).__name__}; it must give a torch.nn.Module"])
+        if any(each.is_meta for each in (*model.parameters(), *model.buffers())):
+            raise invalid(["model() gave tensors without memory (meta); make them on a device"])
+        return model.to(recipe.device)
+
+
+def has_batch_norm(model: nn.Module) -> bool:
+    """Whether some module cannot be trained on a single record."""
+    return any(isinstance(module, _BatchNorm) for module in model.modules())
+
+
+def buffer_names(model: nn.Module) -> frozenset[str]:
+    """Names of a state's entries that are no parameters, such as running variances and codebooks.
+
+    Integers without dimensions are not among them: they count steps.
+    """
+    trained = {parameter.data_ptr() for parameter in model.parameters() if parameter.numel()}
+    return frozenset(
+        name
+        for name, entry in model.state_dict(keep_vars=True).items()
+        if isinstance(entry, Tensor)
+        and entry.layout == torch.strided
+        and not (isinstance(entry, nn.Parameter) or entry.data_ptr() in trained)
+        and (entry.ndim or entry.is_floating_point() or entry.is_complex())
+    )
+
+
+def optimizer_faults(optimizer: Any, model: nn.Module, recipe: Recipe) -> Iterator[str]:
+    """What in an optimizer would train nothing, or cannot be asked for a step."""
+    if not isinstance(optimizer, Optimizer):
+        yield f"optimizer gave {type(optimizer).__name__}; it must give one torch.optim.Optimizer"
+        return
+    parameters = [each for group in optimizer.param_groups for each in group["params"]]
+    own = {id(each) for each in model.parameters()}
+    foreign = sum(id(each) not in own for each in parameters)
+    if foreign:
+        yield (
+            f"{type(optimizer).__name__} has {foreign} of {len(parameters)} parameters that are "
+            "none of the model's; make it of the parameters that the factory is called with"
+        )
+    if not any(each.requires_grad for each in parameters):
+        yield f"{type(optimizer).__name__} has no parameter that requires a gradient"
+    if recipe.schedule is not None and any("lr" not in each for each in optimizer.param_groups):
+        yield f"{type(optimizer).__name__} has no learning rate (lr) that schedule could change"
+    closure = inspect.signature(optimizer.step).parameters.get("closure")
+    if closure is not None and closure.default is inspect.Parameter.empty:
+        yield (
+            f"{type(optimizer).__name__} asks for the loss again in its own step (a closure); take "
+            "an optimizer that works from the gradients of one pass"
+        )
+
+
+def load_state(model: nn.Module, state: State) -> None:
+    """Copy a state into a module, in place, so that ties and views survive."""
+    with torch.no_grad():
+        for name, tensor in model.state_dict().items():
+            tensor.copy_(state[name])
+    torch.clear_autocast_cache()
+
+
+def moved(batch: Any, device: str) -> Any:
+    """A batch with all its tensors on a device."""
+    if isinstance(batch, Tensor):
+        return batch.to(device)
+    if isinstance(batch, Mapping):
+        return like(batch, {name: moved(value, device) for name, value in batch.items()})
+    if isinstance(batch, PackedSequence):
+        return batch.to(torch.device(device))  # type: ignore[arg-type]
+    if isinstance(batch, list | tuple):
+        values = [moved(value, device) for value in batch]
+        return type(batch)(*values) if hasattr(batch, "_fields") else values
+    if callable(getattr(batch, "to", None)):  # a batch of graphs, say
+        return batch.to(device)
+    return batch
+
+
+@contextlib.contextmanager
+def named(what: str) -> Iterator[None]:
+    """Say which part of the user's own code raised.
+
+    Raises:
+        TrainingFailed: Something raised.
+    """
+    try:
+        yield
+    except ObliviateError:
+        raise
+    except Exception as error:
+        raise TrainingFailed(
+            f"{what} raised {type(error).__name__}: {error}",
+            hint="mend it and call again; what was finished before is kept",
+        ) from error
+
+
+def _mean_loss(losses: Sequence[Tensor], block: int) -> float | None:
+    if not losses:
+        return None
+    mean = float(torch.stack([loss.reshape(()) for loss in losses]).double().mean())
+    if not np.isfinite(mean):
+        raise not_finite(f"block {block}: the loss is {mean}")
+    return mean
+
+
+def not_finite(message: str) -> NotFinite:
+    """The error of a training that went astray."""
+    return NotFinite(
+        message,
+        hint="lower the learning rate, take an optimizer that clips gradients, or look for bad "
+        "records; the chain up to the block before is kept",
+    )
