@@ -22,7 +22,8 @@ from benchmarks.ledger import timed_making
 from benchmarks.page import table, write
 from obliviate.desk import Desk
 from obliviate.ledger import Ledger
-from obliviate.methods.residual import Exact, options_of
+from obliviate.methods.exact import Exact
+from obliviate.methods.registry import options_of
 
 TRIES = 5
 

@@ -18,7 +18,9 @@ import obliviate as ob
 from tests import objects_server
 from tests.server import MISSING, programs, serving
 
-pytest.register_assert_rewrite("tests.contracts.vault_contract", "tests.contracts.place_contract")
+pytest.register_assert_rewrite(
+    "obliviate.testing.method", "tests.contracts.vault_contract", "tests.contracts.place_contract"
+)
 
 settings.register_profile("ci", derandomize=True, deadline=None, max_examples=60, database=None)
 settings.load_profile("ci")

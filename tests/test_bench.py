@@ -7,7 +7,7 @@ import obliviate as ob
 from obliviate.errors import InvalidRecipe
 from obliviate.events import finish
 from obliviate.lab.bench import benching
-from obliviate.methods.residual import METHODS
+from obliviate.methods.registry import names
 from tests.project_file import write_project
 from tests.test_cli import ask, call
 
@@ -15,7 +15,7 @@ from tests.test_cli import ask, call
 def test_every_method_is_measured(data, recipe_of):
     project = ob.Project(recipe=recipe_of(), data=data, test=data, blocks=10)
     bench = finish(benching(project))
-    assert [row.method for row in bench.rows] == list(METHODS)
+    assert [row.method for row in bench.rows] == list(names())
     assert bench.blocks == 10
     assert 0 <= bench.record < 40
     for row in bench.rows:
@@ -51,9 +51,9 @@ def test_the_number_of_blocks_can_be_chosen(data, recipe_of):
 def test_the_command_prints_a_table(tmp_path):
     project = write_project(tmp_path)
     said = call("bench", project, "--blocks", 6).stdout
-    for method in METHODS:
+    for method in names():
         assert method in said
     assert "keeping the chain cost" in said
     assert "from a fresh copy" in said
-    assert len(ask("bench", project, "-o", "blocks=5")["rows"]) == len(METHODS)
+    assert len(ask("bench", project, "-o", "blocks=5")["rows"]) == len(names())
     assert [path.name for path in tmp_path.iterdir()] == ["project.py"]

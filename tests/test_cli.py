@@ -95,7 +95,7 @@ def test_preview_changes_nothing(run):
 
 
 def test_forget_settle_audit(run):
-    erasure = ask("forget", run, "--subject", "user-3", "-r", 30, "--epsilon", 5)
+    erasure = ask("forget", run, "--subject", "user-3", "-r", 30, "-m", "deepobliviate:epsilon=5")
     assert erasure["records"] == 3
     assert erasure["number"] == 1
     assert "model" not in erasure
@@ -123,7 +123,7 @@ def test_forgetting_twice_is_nothing_to_do(run):
 
 
 def test_people_read_what_machines_do(run, early):
-    said = call("forget", run, "-r", early, "--epsilon", 5).stdout
+    said = call("forget", run, "-r", early, "-m", "deepobliviate:epsilon=5").stdout
     erasure = ask("status", run)["erasures"][0]["outcome"]
     assert erasure["digest"] in said
     assert erasure["stop_reason"] in said
@@ -138,7 +138,7 @@ def test_people_read_what_machines_do(run, early):
 def test_verify(run, early):
     assert ask("verify", run, "-b", 3, "--block", 4)["reproduced"] == [3, 4]
     assert ask("verify", run)["reproduced"] == list(range(9))
-    ask("forget", run, "-r", early, "--epsilon", 50)
+    ask("forget", run, "-r", early, "-m", "deepobliviate:epsilon=50")
     assert "skipped" in call("verify", run).stdout
 
 
@@ -190,14 +190,14 @@ def test_report_needs_no_project(project, run):
 
 
 def test_report_tells_machines_the_same(run, early):
-    ask("forget", run, "-r", early, "--epsilon", 50)
+    ask("forget", run, "-r", early, "-m", "deepobliviate:epsilon=50")
     (erasure,) = ask("report", run)["erasures"]
     assert erasure["records"] == 1
     assert len(erasure["curve"]["residual_memory"]) == erasure["blocks_replayed"]
 
 
 def test_forget_calibrated_shows_both_curves_and_the_check(run, early):
-    words = ("-r", early, "-m", "calibrated", "--tolerance", 100)
+    words = ("-r", early, "-m", "calibrated:tolerance=100")
     assert ask("preview", run, *words)["method"] == "calibrated"
     erasure = ask("forget", run, *words)
     (stitch,) = erasure["stitches"]
@@ -210,13 +210,13 @@ def test_forget_calibrated_shows_both_curves_and_the_check(run, early):
 
 
 def test_forget_calibrated_is_told_in_words(run, early):
-    said = call("forget", run, "-r", early, "-m", "calibrated", "--tolerance", 100).stdout
+    said = call("forget", run, "-r", early, "-m", "calibrated:tolerance=100").stdout
     for told in ("functional memory", "the same, controls", "ρ = ", "check"):
         assert told in said
 
 
 def test_the_function_can_be_measured_by_any_method(run, early):
-    erasure = ask("forget", run, "-r", early, "--epsilon", 5, "--functional")
+    erasure = ask("forget", run, "-r", early, "-m", "deepobliviate:epsilon=5,functional=true")
     assert len(erasure["functional_memory"]) == erasure["blocks_replayed"]
 
 
@@ -283,7 +283,7 @@ def test_plan_takes_times_and_sizes_from_a_run(run):
 def test_plan_learns_from_the_erasures_of_a_run(run, early):
     words = ("plan", "--rate", "1/month", "--run", run)
     assert ask(*words)["basis"]["lag"] == 5
-    call("forget", run, "-r", early, "--epsilon", 50)
+    call("forget", run, "-r", early, "-m", "deepobliviate:epsilon=50")
     outcome = ask("status", run)["erasures"][0]["outcome"]
     basis = ask(*words)["basis"]
     ((first, last),) = outcome["segments"]
@@ -385,18 +385,18 @@ WRONG = {
     "one of two unknown": (["forget", "RUN", "-r", "1", "-r", "48"], "48"),
     "no number": (["forget", "RUN", "-r", "one"], "--record"),
     "method": (["forget", "RUN", "-r", "1", "--method", "magic"], "magic"),
-    "epsilon of exact": (["forget", "RUN", "-r", "1", "-m", "exact", "--epsilon", "1"], "epsilon"),
-    "epsilon": (["forget", "RUN", "-r", "1", "--epsilon", "-1"], "epsilon"),
+    "epsilon of exact": (["forget", "RUN", "-r", "1", "-m", "exact:epsilon=1"], "epsilon"),
+    "epsilon": (["forget", "RUN", "-r", "1", "-m", "deepobliviate:epsilon=-1"], "epsilon"),
     "tolerance of exact": (
-        ["preview", "RUN", "-r", "1", "-m", "exact", "--tolerance", "1"],
+        ["preview", "RUN", "-r", "1", "-m", "exact:tolerance=1"],
         "takes no tolerance",
     ),
     "tolerance": (
-        ["forget", "RUN", "-r", "1", "-m", "calibrated", "--tolerance", "0"],
+        ["forget", "RUN", "-r", "1", "-m", "calibrated:tolerance=0"],
         "tolerance",
     ),
     "functional of calibrated": (
-        ["forget", "RUN", "-r", "1", "-m", "calibrated", "--functional"],
+        ["forget", "RUN", "-r", "1", "-m", "calibrated:functional=true"],
         "takes no functional",
     ),
     "preview of nobody": (["preview", "RUN"], "names nobody"),

@@ -122,7 +122,7 @@ ODD = [*NUMBERS, *TEXTS, *OTHERS]
 WORDS = [
     *[each for each in TEXTS if "\0" not in each],
     *("--json", "--", "-", "--help", "--no-such", "-s", "-r", "--subject", "--record=3", "-r=x"),
-    *("--method", "--epsilon=nan", "--epsilon", "--tolerance=-1", "--functional", "--wait=-1"),
+    *("--method", "--method=exact:x", "-m=calibrated:tolerance=nan", "--method=:,=", "--wait=-1"),
     *("--wait=inf", "--due", "--due=2020-01-01", "--margin=800000", "--margin=nan", "--blocks=0"),
     *("--block=99", "--block=x", "--vault=ftp://x", "--vault=/dev/null", "--key-file=world/fifo"),
     *("--key-variable=", "--key-variable=A=B", "--disk-budget=1", "--disk-budget=", "--option=x"),

@@ -21,10 +21,11 @@ import obliviate as ob
 from obliviate import errors
 from obliviate.disk.lock import alone
 from obliviate.lab import lab
-from obliviate.lab.experiment import label_of, parsed, question_of, recipe_of
+from obliviate.lab.experiment import question_of, recipe_of
 from obliviate.lab.measurements import Cell, Cells
 from obliviate.lab.scores import scores
 from obliviate.lab.trials import lags_up_to
+from obliviate.methods.registry import label_of, method_of
 from obliviate.methods.scores import margins
 from obliviate.training.batches import feed_of
 from obliviate.training.layout import Layout, parts_of
@@ -274,8 +275,8 @@ def doubled(outputs, targets):
 
 def test_methods_have_names_that_can_be_typed():
     for text in ("exact", "deepobliviate", "deepobliviate:epsilon=0.5", "deepobliviate:blocks=2"):
-        assert label_of(parsed(text)) == text
-    assert parsed("deepobliviate:epsilon=0.02,blocks=3") == ob.DeepObliviate(blocks=3)
+        assert label_of(method_of(text)) == text
+    assert method_of("deepobliviate:epsilon=0.02,blocks=3") == ob.DeepObliviate(blocks=3)
     methods = asked(tiny_project(), methods=["exact", "deepobliviate", ob.DeepObliviate()]).methods
     assert methods == (ob.Exact(), ob.DeepObliviate())
 

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 import obliviate as ob
-from obliviate.methods.residual import FIT_MIN_LENGTH
+from obliviate.methods.power_law import FIT_MIN_LENGTH
 from tests.models import BLOCKS, CLASSES, Guarded, images, recipe, records_in
 
 FAST = ob.DeepObliviate(epsilon=9)

@@ -9,7 +9,7 @@ import obliviate as ob
 from obliviate.desk.policy import Waiting, batches
 from obliviate.errors import NothingLeft
 from obliviate.ledger.facts import CARRIED_OUT, OPEN
-from obliviate.methods.residual import Exact
+from obliviate.methods.exact import Exact
 from tests.counting import asked
 from tests.stories import DUE, METHOD, carried_out, ids, trained
 

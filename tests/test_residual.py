@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 
 import numpy as np
 import pytest
@@ -11,15 +12,15 @@ from hypothesis import strategies as st
 
 import obliviate as ob
 from obliviate.errors import InvalidOption, UnknownMethod
-from obliviate.methods.residual import (
+from obliviate.methods.method import Context, Progress
+from obliviate.methods.power_law import (
     DFA_MIN_LENGTH,
     FIT_MIN_LENGTH,
     PowerLaw,
     fit_power_law,
     fluctuation_exponent,
-    method_of,
-    options_of,
 )
+from obliviate.methods.registry import method_from, method_of, options_of
 
 LAGS = np.arange(1, DFA_MIN_LENGTH)
 
@@ -209,7 +210,8 @@ def test_the_lag_is_counted_from_the_series_it_is_given():
 
 
 def test_exact_never_stops_early():
-    assert not ob.Exact().decide([0.0] * 100).is_final
+    pursuit = ob.Exact().begin(Context(affected=(1,), blocks=100))
+    assert not pursuit.decide(Progress(series=[0.0] * 99, block=99, until=100)).is_final
 
 
 # Options
@@ -271,6 +273,8 @@ def test_an_impossible_fixed_stop_is_refused(method, blocks):
         method(blocks=blocks)
 
 
-def test_options_that_are_not_set_are_not_kept():
-    assert options_of(ob.DeepObliviate()) == {"name": "deepobliviate", "epsilon": 0.02}
-    assert options_of(ob.DeepObliviate(blocks=2))["blocks"] == 2
+def test_all_options_are_kept():
+    whole = {"name": "deepobliviate", "epsilon": 0.02, "functional": False, "blocks": None}
+    assert options_of(ob.DeepObliviate()) == whole
+    for method in (ob.Exact(), ob.DeepObliviate(blocks=2), ob.Calibrated(tolerance=0.5)):
+        assert method_from(json.loads(json.dumps(options_of(method)))) == method

@@ -24,7 +24,7 @@ from obliviate.forecast.simulation import (
     recommended,
     simulate,
 )
-from obliviate.methods.residual import FIT_MIN_LENGTH
+from obliviate.methods.power_law import FIT_MIN_LENGTH
 
 COSTS = Costs(blocks=10, block_seconds=100.0, pass_seconds=7.0, lag=2)
 WEEKLY, EXACT_WEEKLY = Rhythm(every_days=7), Rhythm(every_days=7, is_fast=False)

@@ -11,7 +11,9 @@ if TYPE_CHECKING:
     from obliviate.erasure.plan import Plan
     from obliviate.erasure.results import Erasure, Status
     from obliviate.errors import ObliviateError
-    from obliviate.methods.residual import Calibrated, DeepObliviate, Exact
+    from obliviate.methods.calibrated import Calibrated
+    from obliviate.methods.deepobliviate import DeepObliviate
+    from obliviate.methods.exact import Exact
     from obliviate.recipe.recipe import Project, Recipe
     from obliviate.run import Run, fit, fitting, load
     from obliviate.vault import KeyFile, KeyService, KeyVariable
@@ -19,10 +21,10 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _ROOMS = {
-    "Calibrated": "methods.residual",
-    "DeepObliviate": "methods.residual",
+    "Calibrated": "methods.calibrated",
+    "DeepObliviate": "methods.deepobliviate",
     "Erasure": "erasure.results",
-    "Exact": "methods.residual",
+    "Exact": "methods.exact",
     "KeyFile": "vault",
     "KeyService": "vault",
     "KeyVariable": "vault",

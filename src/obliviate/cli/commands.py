@@ -12,8 +12,6 @@ from obliviate.cli import shown
 from obliviate.cli.answer import Answer, over
 from obliviate.cli.options import (
     Blocks,
-    Epsilon,
-    Functional,
     Json,
     MethodName,
     Moved,
@@ -24,10 +22,8 @@ from obliviate.cli.options import (
     RunFolder,
     RunFolders,
     Subjects,
-    Tolerance,
     Wait,
     check_named,
-    chosen_method,
 )
 from obliviate.cli.project import (
     addition_of,
@@ -43,6 +39,7 @@ from obliviate.desk.policy import Policy
 from obliviate.errors import InvalidOption
 from obliviate.events import watch
 from obliviate.lab import accuracy, auditing
+from obliviate.methods.registry import method_of
 from obliviate.run.start import fitting
 from obliviate.text import percent
 from obliviate.vault import KeyFile, KeyVariable
@@ -113,15 +110,12 @@ def forget(
     subject: Subjects = None,
     record: Records = None,
     method: MethodName = DEFAULT_METHOD,
-    epsilon: Epsilon = None,
-    tolerance: Tolerance = None,
-    functional: Functional = None,
     project: Moved = None,
     wait: Wait = None,
     _json: Json = False,
 ) -> Answer:
     """Erase people or records from a run, for good."""
-    chosen = chosen_method(method, epsilon=epsilon, tolerance=tolerance, functional=functional)
+    chosen = method_of(method)
     check_named(subject, record, run)
 
     def one(run: str) -> Answer:

@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from obliviate.errors import InvalidOption
-from obliviate.methods.residual import METHODS, method_of
+from obliviate.methods.registry import names
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-
-    from obliviate.methods.residual import Method
 
 
 ProjectPath = Annotated[
@@ -42,24 +39,11 @@ Records = Annotated[
     typer.Option("--record", "-r", metavar="ID", help="A record; can be given several times."),
 ]
 MethodName = Annotated[
-    str, typer.Option("--method", "-m", help=f"One of {', '.join(sorted(METHODS))}.")
-]
-Epsilon = Annotated[
-    float | None,
-    typer.Option(help="For deepobliviate: the slope to stop at; smaller replays more."),
-]
-Tolerance = Annotated[
-    float | None,
+    str,
     typer.Option(
-        help="For calibrated: how uncertain the predicted residue may be, in units of the control "
-        "noise; smaller replays more."
-    ),
-]
-Functional = Annotated[
-    bool | None,
-    typer.Option(
-        "--functional",
-        help="For deepobliviate and exact: measure how the trace fades as a function, too.",
+        "--method",
+        "-m",
+        help=f"One of {', '.join(names())}; with options as in deepobliviate:epsilon=0.01.",
     ),
 ]
 Blocks = Annotated[
@@ -83,23 +67,6 @@ Policed = Annotated[
     ),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Answer with one JSON object.")]
-
-
-def chosen_method(name: str, **options: object) -> Method:
-    """The method of a name, with the options that were given.
-
-    Raises:
-        InvalidOption: It has no such option.
-    """
-    given = {option: value for option, value in options.items() if value is not None}
-    allowed = {each.name for each in fields(method_of(name))}
-    for option in given:
-        if option not in allowed:
-            raise InvalidOption(
-                f"the method {name} takes no {option}",
-                hint=f"leave --{option} out, or choose another",
-            )
-    return method_of(name, **given)
 
 
 def check_named(

@@ -11,8 +11,6 @@ import typer
 from obliviate.cli import shown
 from obliviate.cli.answer import Answer, over
 from obliviate.cli.options import (
-    Epsilon,
-    Functional,
     Json,
     MethodName,
     Moved,
@@ -21,15 +19,14 @@ from obliviate.cli.options import (
     RunFolder,
     RunFolders,
     Subjects,
-    Tolerance,
     check_named,
-    chosen_method,
 )
 from obliviate.desk.desk import DEFAULT_METHOD, Desk
 from obliviate.desk.policy import Policy
 from obliviate.disk.paths import local_folder
 from obliviate.errors import KeyMissing
 from obliviate.ledger import Ledger
+from obliviate.methods.registry import method_of
 from obliviate.text import counted
 
 if TYPE_CHECKING:
@@ -74,13 +71,11 @@ def preview(
     subject: Subjects = None,
     record: Records = None,
     method: MethodName = DEFAULT_METHOD,
-    epsilon: Epsilon = None,
-    tolerance: Tolerance = None,
     project: Moved = None,
     _json: Json = False,
 ) -> Answer:
     """Say what a request would touch and cost; nothing changes."""
-    chosen = chosen_method(method, epsilon=epsilon, tolerance=tolerance)
+    chosen = method_of(method)
     check_named(subject, record, run)
 
     def one(run: str) -> Answer:
@@ -103,14 +98,11 @@ def request(
         ),
     ] = None,
     method: MethodName = DEFAULT_METHOD,
-    epsilon: Epsilon = None,
-    tolerance: Tolerance = None,
-    functional: Functional = None,
     project: Moved = None,
     _json: Json = False,
 ) -> Answer:
     """Register a request, to be carried out later by `work`."""
-    chosen = chosen_method(method, epsilon=epsilon, tolerance=tolerance, functional=functional)
+    chosen = method_of(method)
     check_named(subject, record, run)
 
     def one(run: str) -> Answer:

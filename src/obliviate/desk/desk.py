@@ -21,7 +21,8 @@ from obliviate.erasure.results import Status
 from obliviate.errors import InvalidOption, UnknownRequest
 from obliviate.ledger import Ledger
 from obliviate.ledger.marking import Marking
-from obliviate.methods.residual import DeepObliviate, method_of, options_of
+from obliviate.methods.deepobliviate import DeepObliviate
+from obliviate.methods.registry import method_of, options_of
 from obliviate.options import text, whole
 from obliviate.recipe.subjects import named_once
 from obliviate.text import READS_MORE
@@ -37,7 +38,7 @@ if TYPE_CHECKING:
     from obliviate.desk.policy import Policy
     from obliviate.erasure.plan import Plan
     from obliviate.ledger import RequestFacts, RunFacts
-    from obliviate.methods.residual import Method
+    from obliviate.methods.method import Method
     from obliviate.recipe.subjects import Subject
     from obliviate.vault import Seal
 

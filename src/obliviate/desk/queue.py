@@ -10,7 +10,8 @@ from obliviate import clock
 from obliviate.desk.policy import Policy, Step, Waiting, batches, latest_of, settle_by, steps
 from obliviate.erasure.planner import Planner
 from obliviate.ledger.facts import CARRIED_OUT, OPEN
-from obliviate.methods.residual import Exact, method_from
+from obliviate.methods.exact import Exact
+from obliviate.methods.registry import method_from
 
 if TYPE_CHECKING:
     from obliviate.erasure.plan import Plan

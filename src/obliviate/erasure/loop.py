@@ -19,14 +19,13 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from obliviate.chain.chain import Offset, subtracted
+from obliviate.chain.chain import Offset
 from obliviate.chain.reproduction import Reproduction, changed_records, chosen_blocks, reproducing
 from obliviate.errors import RunDamaged
 from obliviate.events import Event
+from obliviate.methods.method import Context, Decision, Progress, Rest
 from obliviate.methods.owned import Owned, Taken, replaced, taken_off, values_at
-from obliviate.methods.residual import Calibrated, Decision, Exact, fixed_stop
 from obliviate.methods.soundness import Finish, batch_norm_statistics, buffers_apart
-from obliviate.methods.trace import Stitching
 from obliviate.recipe.contents import NOTHING, without
 from obliviate.states.update import captured, update_between
 from obliviate.text import READS_MORE
@@ -44,7 +43,7 @@ if TYPE_CHECKING:
     from obliviate.erasure.plan import Plan
     from obliviate.ledger import Entry, Ledger
     from obliviate.ledger.facts import Guarantee
-    from obliviate.methods.residual import Method
+    from obliviate.methods.method import Method, Pursuit
     from obliviate.methods.stitch import Difference
     from obliviate.methods.trace import Stitch, Trace
     from obliviate.recipe.contents import Hashes
@@ -126,6 +125,7 @@ class Erasing:
         unchecked: Earlier erasures that replayed blocks without comparing any.
         unsound: Why a stitch after some block could not be served.
         remarks: What else there is to say.
+        pursuit: The method's own view of this erasure.
         owned: Entries that the erased records alone have trained.
         taken: What was taken off those, at the end of the last stitch.
         least_lag: The lag before which stopping is out of the question, since a check failed.
@@ -159,12 +159,16 @@ class Erasing:
     least_lag: int = 0
     owned: Owned = field(init=False)
     taken: Taken = field(init=False)
+    pursuit: Pursuit = field(init=False)
     original: State = field(default_factory=dict)
     at: Checkpoint | None = None
 
     def __post_init__(self) -> None:
         self.owned = Owned(self.trainer, self.erased)
         self.taken = Taken(steps={}, idle=0, others=0, left=0.0)
+        self.pursuit = self.method.begin(
+            Context(affected=self.plan.affected, blocks=self.chain.length, trace=self.trace)
+        )
 
     def run(self) -> Generator[Event, None, Outcome]:
         """Carry the erasure out and commit it."""
@@ -292,7 +296,7 @@ class Erasing:
         found = self.difference.follow(
             steps, replayed.update, is_watched=block in self.plan.affected
         )
-        if not isinstance(self.method, Exact):
+        if not self.method.is_exact:
             fresh, self.difference.fresh = self.difference.fresh, {}
             self.owned.follow(block, fresh, replayed.update, self.at.model, replayed.optimizer)
         if self.trace is not None:
@@ -306,7 +310,7 @@ class Erasing:
         try:
             return self.chain.read_update(block)
         except RunDamaged:
-            if isinstance(self.method, Exact) and self.trace is None:
+            if self.method.is_exact and self.trace is None:
                 return None
             raise
 
@@ -325,17 +329,7 @@ class Erasing:
         if lag and (lag < self.least_lag or self.until(last) - last < lag):
             reason = f"lag {lag}: after a stitch that failed its check, more is replayed"
             return Decision(is_final=False, reason=reason)
-        if not isinstance(self.method, Calibrated):
-            return self.method.decide(series)
-        if self.method.blocks is not None:
-            return fixed_stop(series, self.method.blocks)
-        assert self.trace is not None  # noqa: S101 - the method needs one
-        return self.trace.decide(self.method, last, self.until(last))
-
-    @property
-    def is_fixed(self) -> bool:
-        """Whether the lag at which replaying stops was chosen beforehand, whatever comes of it."""
-        return not isinstance(self.method, Exact) and self.method.blocks is not None
+        return self.pursuit.decide(Progress(series=series, block=last, until=self.until(last)))
 
     def lag(self, last: int) -> int:
         """Which block a block is, counted from the latest affected one on."""
@@ -439,7 +433,7 @@ class Erasing:
         self.written[-1].result()
         finish, buffers = self.finishing(last, until)
         rho, state, finished = self.stitching(last, until, finish)
-        has_passed = not self.stitches or self.stitches[-1].has_passed or self.is_fixed
+        has_passed = not self.stitches or self.stitches[-1].has_passed or self.method.is_fixed
         if faults := finish.faults(state, finished):
             self.unsound[last] = verdict = "; ".join(faults)
             self.stitches[-1:] = [
@@ -482,14 +476,18 @@ class Erasing:
             original = replaced(original, places, left)
             none = {name: torch.zeros(len(at)) for name, at in places.items()}
             difference = replaced(difference, places, none)
-        if not isinstance(self.method, Calibrated):
-            state = subtracted(original, difference, consume=True)
-            return 1.0, state, finish(state)
-        assert self.trace is not None  # noqa: S101 - the method needs one
-        stitching = Stitching(self.trace.scorer, original, difference, finish, served)
-        stitch, finished = self.trace.stitch(last, until, stitching)
-        self.stitches.append(stitch)
-        return stitch.rho, stitching.state(stitch.rho), finished
+        rest = Rest(
+            block=last,
+            until=until,
+            original=original,
+            difference=difference,
+            finish=finish,
+            served=served,
+        )
+        stitched = self.pursuit.stitch(rest)
+        if stitched.report is not None:
+            self.stitches.append(stitched.report)
+        return stitched.rho, stitched.state, stitched.finished
 
     def finishing(self, last: int, until: int) -> tuple[Finish, State]:
         """What finishes and judges the state at the end of a stitch, and Q_e."""
@@ -524,7 +522,7 @@ class Erasing:
     ) -> Outcome:
         """What is written down of the erasure."""
         reason = decision.reason
-        if self.segments[-1][1] == self.chain.length and not isinstance(self.method, Exact):
+        if self.segments[-1][1] == self.chain.length and not self.method.is_exact:
             reason = f"the end of the chain was reached ({reason})"
         reason += "".join(f"; {each}" for each in self.stitching_in_words())
         reason += "".join(f"; not exact: {doubt}" for doubt in dict.fromkeys(self.doubts))

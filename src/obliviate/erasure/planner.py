@@ -12,7 +12,7 @@ import numpy as np
 
 from obliviate.erasure.plan import EXPECTED_LAG, Pace, Plan, make_plan
 from obliviate.errors import NothingLeft
-from obliviate.methods.residual import Exact
+from obliviate.methods.exact import Exact
 from obliviate.training.layout import is_among
 
 if TYPE_CHECKING:

@@ -15,7 +15,8 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator
 
-from obliviate.methods.residual import FIT_MIN_LENGTH, Exact, fit_power_law
+from obliviate.methods.exact import Exact
+from obliviate.methods.power_law import FIT_MIN_LENGTH, fit_power_law
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

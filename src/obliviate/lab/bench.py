@@ -12,7 +12,7 @@ import numpy as np
 from obliviate.disk.scratch import scratch
 from obliviate.errors import InvalidRecipe
 from obliviate.lab import accuracy
-from obliviate.methods.residual import METHODS
+from obliviate.methods.registry import names
 from obliviate.run import load
 from obliviate.run.start import fitting
 
@@ -94,7 +94,7 @@ def benching(project: Project, blocks: int | None = None) -> Generator[Event, No
         run.ledger.close()
         rows: list[BenchRow] = []
         refused: dict[str, str] = {}
-        for method in METHODS:
+        for method in names():
             shutil.copytree(run.folder, folder / method)
             copy = load(folder / method, project.recipe, project.data)
             try:

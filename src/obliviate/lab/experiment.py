@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -12,7 +12,8 @@ import numpy as np
 import obliviate
 from obliviate.desk.subjects import record_ids
 from obliviate.errors import InvalidOption, NothingLeft, UnknownSubject
-from obliviate.methods.residual import METHODS, Exact, method_of, options_of
+from obliviate.methods.exact import Exact
+from obliviate.methods.registry import method_of, options_of
 from obliviate.options import whole
 from obliviate.recipe.subjects import named_once
 from obliviate.run.make import cut, data_length, new_trainer
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch.utils.data import Dataset
 
-    from obliviate.methods.residual import Method
+    from obliviate.methods.method import Method
     from obliviate.recipe.recipe import Project, Recipe
     from obliviate.recipe.subjects import Subject, Subjects
     from obliviate.training.trainer import Trainer
@@ -99,42 +100,6 @@ def recipe_of(recipe: Recipe, number: int, *, is_original: bool) -> Recipe:
     return replace(recipe, seed=seed, block_seed=block_seed)
 
 
-def label_of(method: Method) -> str:
-    """A method in the form that `parsed` takes, options that are not set to their default."""
-    usual = vars(METHODS[method.name]())
-    given = [f"{name}={value}" for name, value in vars(method).items() if value != usual[name]]
-    return f"{method.name}:{','.join(given)}" if given else method.name
-
-
-def parsed(text: str) -> Method:
-    """A method from text such as "deepobliviate:blocks=2" or "deepobliviate:epsilon=0.05".
-
-    Raises:
-        UnknownMethod: There is none of that name.
-        InvalidOption: An option is unknown or not a number.
-    """
-    name, _, given = text.partition(":")
-    method_of(name)
-    allowed = [each.name for each in fields(METHODS[name])]
-    hint = f"options of {name}: {', '.join(allowed) or 'none'}; such as deepobliviate:blocks=2"
-    options: dict[str, float] = {}
-    for each in filter(None, given.split(",")):
-        option, _, value = each.partition("=")
-        if option not in allowed:
-            raise InvalidOption(f"the method {name} takes no {option!r}", hint=hint)
-        options[option] = _number(value, text, hint)
-    return method_of(name, **options)
-
-
-def _number(text: str, whole: str, hint: str) -> float:
-    for kind in (int, float):
-        try:
-            return kind(text)
-        except ValueError:
-            continue
-    raise InvalidOption(f"{text!r} in the method {whole!r} is no number", hint=hint)
-
-
 def question_of(
     project: Project,
     *,
@@ -170,7 +135,7 @@ def _with_exact(methods: Sequence[str | Method]) -> tuple[Method, ...]:
         raise InvalidOption(f"methods is {methods!r}", hint="give a list of methods")
     found: list[Method] = [Exact()]
     for each in methods:
-        method = parsed(each) if isinstance(each, str) else method_of(each)
+        method = method_of(each)
         if method not in found:
             found.append(method)
     return tuple(found)

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterable, Sequence
 
     from obliviate.lab.experiment import Question
-    from obliviate.methods.residual import Method
+    from obliviate.methods.method import Method
     from obliviate.recipe.subjects import Subject
 
 DEFAULT_METHODS = ("deepobliviate",)

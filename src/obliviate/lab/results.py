@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from obliviate.errors import StorageFull
-from obliviate.lab.experiment import label_of
 from obliviate.lab.metrics import (
     Null,
     agreement,
@@ -21,7 +20,7 @@ from obliviate.lab.metrics import (
     shift,
     u_lira,
 )
-from obliviate.methods.residual import Calibrated
+from obliviate.methods.registry import label_of, method_class
 from obliviate.text import plain
 
 if TYPE_CHECKING:
@@ -66,7 +65,7 @@ class Finding:
     """What one method made of the records, over all seeds.
 
     Attributes:
-        method: As `parsed` takes it; "nothing" stands for the originals as they were.
+        method: As `method_of` takes it; "nothing" stands for the originals as they were.
         blocks_replayed: Median over the seeds.
         most_blocks_replayed: Over the seeds.
         seconds: Median, from the request to the usable model.
@@ -266,7 +265,7 @@ def _passed(cell: Cell) -> bool | None:
 
     A stitch that failed and was put off by more replay counts no more.
     """
-    if cell.facts.get("method") != Calibrated.name:
+    if not method_class(str(cell.facts.get("method"))).checks:
         return None
     last = {each["until"]: each["has_passed"] for each in cell.facts["stitches"]}
     return cell.facts["guarantee"] == "exact" or all(last.values())

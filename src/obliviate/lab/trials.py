@@ -12,7 +12,6 @@ from obliviate.lab.accuracy import accuracy
 from obliviate.lab.experiment import recipe_of
 from obliviate.lab.measurements import Cell, Cells
 from obliviate.lab.scores import scores
-from obliviate.methods.residual import Exact
 from obliviate.run import load
 from obliviate.run.start import fit
 from obliviate.training.batches import feed_of
@@ -24,7 +23,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from obliviate.lab.experiment import Question
-    from obliviate.methods.residual import Method
+    from obliviate.methods.method import Method
     from obliviate.recipe.recipe import Project, Recipe
     from obliviate.run import Run
 
@@ -128,7 +127,7 @@ class Bench:
         copy = load(place, run.recipe, run.data)
         erasure = copy.forget(records=self.question.erased, method=method)
         facts = erasure.facts()
-        if isinstance(method, Exact):
+        if method.is_exact:
             facts["gap"] = self._gap(run, copy)
         self.cells.write(name, self._measured(erasure.model, run.recipe, facts))
         copy.ledger.close()

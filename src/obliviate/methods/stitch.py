@@ -14,6 +14,8 @@ import torch
 from torch import Tensor
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from obliviate.chain.chain import subtracted
+from obliviate.methods.method import Stitched
 from obliviate.states.update import captured, l1
 from obliviate.training.determinism import seed_generators
 from obliviate.training.layout import key
@@ -25,6 +27,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+    from obliviate.methods.method import Rest
     from obliviate.states.update import State, Update
     from obliviate.training.trainer import Trainer
 
@@ -211,3 +214,16 @@ def first_epochs(
         for step, records in trainer.layout.batches(block, erased):
             if step < per_epoch:
                 yield records
+
+
+def stitched(rest: Rest, rho: float) -> Stitched:
+    """P_B - ρ·u, and the same finished.
+
+    Args:
+        rest: P_B, u, and what finishes a state; the tensors of P_B are written into.
+        rho: From 0 to 1.
+    """
+    full = rest.difference
+    share = full if rho == 1 else {name: step * rho for name, step in full.items()}
+    state = subtracted(rest.original, share, consume=True)
+    return Stitched(rho=rho, state=state, finished=rest.finish(state))

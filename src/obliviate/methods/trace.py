@@ -24,7 +24,7 @@ from obliviate.methods.fading import (
     fit_fading,
     solved_share,
 )
-from obliviate.methods.residual import Decision
+from obliviate.methods.method import Decision
 from obliviate.methods.scores import Scorer
 
 if TYPE_CHECKING:
@@ -35,8 +35,8 @@ if TYPE_CHECKING:
 
     from obliviate.chain.chain import Chain
     from obliviate.ledger import ErasureFacts
+    from obliviate.methods.calibrated import Calibrated
     from obliviate.methods.fading import Fading
-    from obliviate.methods.residual import Calibrated
     from obliviate.states.update import State
     from obliviate.training.trainer import Trainer
 

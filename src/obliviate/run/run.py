@@ -36,7 +36,8 @@ from obliviate.errors import (
 )
 from obliviate.events import Event, finish, watch
 from obliviate.ledger import Ledger
-from obliviate.methods.residual import Exact, Method, method_of
+from obliviate.methods.exact import Exact
+from obliviate.methods.registry import method_of
 from obliviate.methods.trace import Stitch
 from obliviate.options import flag, real
 from obliviate.run.extend import (
@@ -74,6 +75,7 @@ if TYPE_CHECKING:
     from obliviate.ledger import RequestFacts
     from obliviate.ledger.facts import Guarantee
     from obliviate.ledger.journal import JournalEntry
+    from obliviate.methods.method import Method
     from obliviate.recipe.recipe import Recipe
     from obliviate.recipe.subjects import Given, Subject
     from obliviate.run.extend import Choice

@@ -21,7 +21,8 @@ from obliviate.errors import (
     StorageFull,
     TombstonesLost,
 )
-from obliviate.methods.residual import Exact, method_from
+from obliviate.methods.exact import Exact
+from obliviate.methods.registry import method_from
 
 if TYPE_CHECKING:
     from collections.abc import Generator

@@ -29,7 +29,8 @@ from obliviate.errors import (
 from obliviate.events import Event
 from obliviate.ledger.facts import ERASED
 from obliviate.ledger.marking import Marking
-from obliviate.methods.residual import Exact, method_from, options_of
+from obliviate.methods.exact import Exact
+from obliviate.methods.registry import method_from, options_of
 from obliviate.methods.stitch import Difference
 from obliviate.methods.trace import exponent_of, trace_of
 from obliviate.run.fingerprint import SAMPLED_RECORDS, content_hashes, sampled
@@ -47,7 +48,7 @@ if TYPE_CHECKING:
     from obliviate.erasure.loop import Outcome
     from obliviate.erasure.plan import Plan
     from obliviate.ledger import ErasureFacts, Ledger, RunFacts
-    from obliviate.methods.residual import Method
+    from obliviate.methods.method import Method
     from obliviate.methods.trace import Trace
     from obliviate.run.onward import Commit
     from obliviate.training.trainer import Trainer
@@ -437,7 +438,7 @@ class Writer:
             difference=Difference(
                 self.trainer.parameters,
                 self.trainer.buffers,
-                is_kept=not isinstance(method, Exact),
+                is_kept=not method.is_exact,
             ),
             is_exact=chain.entries[start - 1].guarantee == "exact" and not doubts,
             staged=self.ledger.staged(facts.id),

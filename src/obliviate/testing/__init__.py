@@ -1,0 +1,8 @@
+"""Contracts that whatever is added to Obliviate has to keep, as tests to inherit from.
+
+pytest is needed, which a run does not need.
+"""
+
+from obliviate.testing.method import MethodContract
+
+__all__ = ["MethodContract"]
