@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: setup demo test unit lint types layers test-slow bench forgetting clean
+.PHONY: setup demo test unit coverage lint types layers test-slow bench forgetting clean
 
 setup: $(READY)
 
@@ -29,6 +29,9 @@ layers: setup
 	$(BIN)/lint-imports
 
 unit: setup
+	$(BIN)/python -m pytest -n auto -m "not slow"
+
+coverage: setup
 	$(BIN)/python -m pytest -n auto -m "not slow" --cov --cov-report=term --cov-fail-under=95
 
 test-slow: setup

@@ -19,13 +19,53 @@ import torch
 PROCESSES = multiprocessing.get_context("forkserver")
 PROCESSES.set_forkserver_preload(
     [
-        "obliviate.cli",
+        "torch",
+        "obliviate.cli.commands",
         "obliviate.cli.demo",
+        "obliviate.cli.requests",
+        "obliviate.cli.storage",
+        "obliviate.cli.workbench",
+        "obliviate.evidence",
         "obliviate.lab.bench",
         "matplotlib.pyplot",
         "sklearn.linear_model",
     ]
 )
+
+
+class Prepared:
+    """A command that runs in a process of its own, as `subprocess.Popen` would show it."""
+
+    def __init__(self, words, *, cwd=None, environment=(), strict=False):
+        """Start it; see `run`."""
+        self.words = [str(word) for word in words]
+        self._streams = tempfile.TemporaryDirectory()
+        given = (
+            self.words,
+            str(cwd or Path.cwd()),
+            dict(os.environ) | dict(environment),
+            self._streams.name,
+            strict,
+        )
+        self._process = PROCESSES.Process(target=carry_out, args=given)
+        self._process.start()
+
+    @property
+    def returncode(self):
+        return self._process.exitcode
+
+    def send_signal(self, number):
+        os.kill(self._process.pid, number)
+
+    def communicate(self, timeout=300):
+        """Wait for the end; the text of both streams."""
+        self._process.join(timeout)
+        if self._process.is_alive():
+            self._process.kill()
+            self._process.join()
+            raise subprocess.TimeoutExpired(self.words, timeout)
+        with self._streams as streams:
+            return tuple(Path(streams, name).read_text(encoding="utf-8") for name in ("out", "err"))
 
 
 def run(words, *, cwd=None, environment=(), strict=False, timeout=300):
@@ -41,21 +81,9 @@ def run(words, *, cwd=None, environment=(), strict=False, timeout=300):
     Returns:
         What `subprocess.run` would: exit code and text of both streams.
     """
-    words = [str(word) for word in words]
-    place = str(cwd or Path.cwd())
-    variables = dict(os.environ) | dict(environment)
-    with tempfile.TemporaryDirectory() as streams:
-        process = PROCESSES.Process(
-            target=carry_out, args=(words, place, variables, streams, strict)
-        )
-        process.start()
-        process.join(timeout)
-        if process.is_alive():
-            process.kill()
-            process.join()
-            raise subprocess.TimeoutExpired(words, timeout)
-        told = [Path(streams, name).read_text(encoding="utf-8") for name in ("out", "err")]
-        return subprocess.CompletedProcess(words, process.exitcode, *told)
+    process = Prepared(words, cwd=cwd, environment=environment, strict=strict)
+    told = process.communicate(timeout)
+    return subprocess.CompletedProcess(process.words, process.returncode, *told)
 
 
 def carry_out(words, place, variables, streams, strict):

@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 
 import pytest
+from tests.prepared import Prepared
 from tests.project_file import write_project
 
 pytestmark = pytest.mark.e2e
@@ -42,23 +43,30 @@ STOPPED = {signal.SIGINT: (130, "interrupted"), signal.SIGTERM: (143, "terminate
 
 
 def start(*words, **environment):
+    """A process of its own, forked from one that has imported everything."""
+    return Prepared(words, environment=environment)
+
+
+def started_fresh(*words):
+    """The same, by an interpreter of its own."""
     return subprocess.Popen(
         [str(word) for word in words],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        env=os.environ | {"OMP_NUM_THREADS": "1"} | environment,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
     )
 
 
-def done(*words):
-    process = start(*words)
+def done(*words, by=start):
+    process = by(*words)
     out, err = process.communicate(timeout=180)
     return process.returncode, out, err
 
 
 def test_the_module_is_the_command(tmp_path):
-    assert done(sys.executable, "-m", "obliviate", "status", tmp_path / "x", "--json") == (
+    words = (sys.executable, "-m", "obliviate", "status", tmp_path / "x", "--json")
+    assert done(*words, by=started_fresh) == (
         2,
         json.dumps(
             {
@@ -85,7 +93,8 @@ def test_stopped_and_again(tmp_path, number):
     project, slow = write_project(tmp_path), tmp_path / "slow"
     project.write_text(project.read_text() + SLOW)
     slow.touch()
-    process = start(OBLIVIATE, "fit", project, tmp_path / "run")
+    by = started_fresh if number == signal.SIGTERM else start
+    process = by(OBLIVIATE, "fit", project, tmp_path / "run")
     ledger = tmp_path / "run" / "ledger.sqlite"
     wait_for(ledger.exists)
     process.send_signal(number)

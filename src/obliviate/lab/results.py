@@ -265,7 +265,8 @@ def _passed(cell: Cell) -> bool | None:
 
     A stitch that failed and was put off by more replay counts no more.
     """
-    if not method_class(str(cell.facts.get("method"))).checks:
+    name = cell.facts.get("method")
+    if name is None or not method_class(name).checks:
         return None
     last = {each["until"]: each["has_passed"] for each in cell.facts["stitches"]}
     return cell.facts["guarantee"] == "exact" or all(last.values())
