@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 from typer.testing import CliRunner
@@ -95,6 +97,27 @@ def test_a_method_that_is_no_longer_installed_is_asked_for(another_package, tmp_
         result = runner.invoke(app, ["queue", folder])
         assert result.exit_code == 1
         assert "install that again" in result.output
+
+
+def test_a_class_is_registered_for_this_process(monkeypatch, recipe_of, data, tmp_path):
+    monkeypatch.setattr(registry, "_registered", {})
+
+    @dataclass(frozen=True, kw_only=True)
+    class Mine(ob.DeepObliviate):
+        name: ClassVar[str] = "mine"
+
+    run = ob.fit(recipe_of(), data, tmp_path / "run", blocks=8)
+    before = run.status()
+    with pytest.raises(UnknownMethod, match="no method 'mine'"):
+        run.forget(records=[1], method=Mine(epsilon=9.0))
+    assert run.status() == before
+    assert registry.register(Mine) is Mine
+    assert run.forget(records=[1], method="mine:epsilon=9").method == "mine"
+    assert run.forget(records=[2], method=Mine(epsilon=9.0)).method == "mine"
+    registry.method_class.cache_clear()
+    for kind in (ob.Exact, int, type("Mine", (ob.DeepObliviate,), {"name": "mine"})):
+        with pytest.raises(InvalidOption):
+            registry.register(kind)
 
 
 @pytest.mark.parametrize(

@@ -5,8 +5,8 @@ A package adds a method by an entry point of the group `obliviate.methods`:
     [project.entry-points."obliviate.methods"]
     halfway = "their_package.halfway:Halfway"
 
-It is imported when somebody asks for it. One that cannot be used is named then, and whenever a
-method is not found; nothing else is kept from working.
+or, for the process at hand alone, by `register`. It is imported when somebody asks for it. One that
+cannot be used is named then, and whenever a method is not found; nothing else is kept from working.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from dataclasses import fields
 from functools import cache
 from importlib import import_module
 from importlib.metadata import EntryPoint, entry_points
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from obliviate.errors import PUT_BACK, InvalidOption, RequestError, RunDamaged, UnknownMethod
 from obliviate.methods.method import Method
@@ -24,12 +24,18 @@ from obliviate.text import shown
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+_Kind = TypeVar("_Kind", bound=Method)
 GROUP = "obliviate.methods"
+_HOW = (
+    "a method is a frozen dataclass that inherits from obliviate.methods.method.Method; "
+    "obliviate.testing.MethodContract tests one"
+)
 _OURS = {
     "exact": ("exact", "Exact"),
     "deepobliviate": ("deepobliviate", "DeepObliviate"),
     "calibrated": ("calibrated", "Calibrated"),
 }
+_registered: dict[str, type[Method]] = {}
 _WORDS = {"true": True, "false": False, "none": None}
 
 
@@ -47,9 +53,29 @@ def _announced() -> tuple[dict[str, EntryPoint], dict[str, str]]:
     return usable, faults
 
 
+def register(kind: type[_Kind]) -> type[_Kind]:
+    """Let a class be found as a method in this process, as in a notebook; a decorator.
+
+    A run that was asked to forget by it can be worked on only where it is registered, too.
+
+    Raises:
+        InvalidOption: It is no method, or its name is taken.
+    """
+    name = str(getattr(kind, "name", None))
+    known = _registered.get(name)
+    is_same = known is None or known.__qualname__ == kind.__qualname__
+    if name in _OURS or name in _announced()[0] or not is_same:
+        raise InvalidOption(f"the method name {name!r} is taken", hint="give it another name")
+    if fault := _fault_of(name, kind):
+        raise InvalidOption(f"the method {name!r} {fault}", hint=_HOW)
+    _registered[name] = kind
+    method_class.cache_clear()
+    return kind
+
+
 def names() -> list[str]:
     """The names of all methods that are announced."""
-    return [*_OURS, *_announced()[0]]
+    return [*_OURS, *_announced()[0], *_registered]
 
 
 def faults() -> dict[str, str]:
@@ -74,6 +100,8 @@ def method_class(name: str) -> type[Method]:
         module, attribute = _OURS[name]
         found: type[Method] = getattr(import_module(f"obliviate.methods.{module}"), attribute)
         return found
+    if name in _registered:
+        return _registered[name]
     usable, taken = _announced()
     if name not in usable:
         more = "".join(f"; {fault}" for fault in taken.values())
@@ -93,8 +121,7 @@ def method_class(name: str) -> type[Method]:
     if fault := _fault_of(name, kind):
         raise UnknownMethod(
             f"the method {name!r} ({owner}) {fault}",
-            hint="a method is a frozen dataclass that inherits from obliviate.methods.method."
-            "Method; obliviate.testing.MethodContract tests one",
+            hint=_HOW,
         )
     return kind  # type: ignore[no-any-return]
 
@@ -128,6 +155,11 @@ def method_of(method: str | Method, **options: object) -> Method:
         InvalidOption: It has no such option, or not of that value.
     """
     if isinstance(method, Method):
+        if method_class(method.name) is not type(method):  # it could not be found again
+            raise UnknownMethod(
+                f"another class than {type(method).__name__} is the method {method.name!r}",
+                hint="announce it by an entry point of the group obliviate.methods, or register it",
+            )
         return method
     name, _, given = str(method).partition(":")
     kind, options = method_class(name), {**_options_in(given, method), **options}
