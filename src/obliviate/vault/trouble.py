@@ -9,11 +9,10 @@ from __future__ import annotations
 import errno
 from http import HTTPStatus
 
-_PASSING_NUMBERS = {
-    errno.EAGAIN,
-    errno.EBUSY,  # S3's "slow down"
+from obliviate.disk import paths
+
+_PASSING_NUMBERS = {  # beside those of any disk, such as EBUSY: S3's "slow down"
     errno.EREMOTEIO,  # S3's internal error
-    errno.ETIMEDOUT,
     errno.EHOSTUNREACH,
     errno.ENETUNREACH,
     errno.ENETDOWN,
@@ -45,7 +44,7 @@ def is_passing(error: Exception) -> bool:
     status = _status(error)
     if status is not None:
         return status in _PASSING_STATUSES
-    if isinstance(error, OSError) and error.errno in _PASSING_NUMBERS:
+    if paths.is_passing(error) or (isinstance(error, OSError) and error.errno in _PASSING_NUMBERS):
         return True
     return any(
         f"{kind.__module__}.{kind.__qualname__}" in _PASSING_NAMES for kind in type(error).__mro__
