@@ -15,7 +15,15 @@ import pytest
 from torch import nn
 
 import obliviate as ob
-from obliviate.errors import OtherFormat, RunDamaged, RunLocked, StorageFull
+from obliviate.errors import (
+    InvalidOption,
+    OtherFormat,
+    RunDamaged,
+    RunLocked,
+    StorageFull,
+    TombstonesDamaged,
+    TombstonesLost,
+)
 from obliviate.evidence import gathered, page
 from tests.models import SGD, images, recipe
 
@@ -197,3 +205,49 @@ def test_a_method_that_was_never_written_is_named(story, tmp_path, options):
     run = ob.load(tmp_path / "run", made(), images())
     with pytest.raises(RunDamaged, match=r"a method that cannot be|not what was written"):
         run.queue()
+
+
+@pytest.fixture(scope="module")
+def stones_story(tmp_path_factory):
+    """A run with its file of tombstones, one person erased; and a copy to begin anew from."""
+    place = tmp_path_factory.mktemp("stones") / "live"
+    options = {"blocks": 4, "subjects": SUBJECTS, "tombstones": place / "erased.sqlite"}
+    with ob.fit(made(), images(), place / "run", **options) as run:
+        run.forget(subjects=["u1"], method="exact")
+    shutil.copytree(place, place.with_name("kept"))
+    return place
+
+
+def outcome_beside_tombstones(place) -> str:
+    """What became of an erasure and of a new run: "named", or whoever was erased is left out."""
+    stones = place / "erased.sqlite"
+    try:
+        with ob.load(place / "run", made(), images(), patience_seconds=0) as run:
+            run.forget(subjects=["u3"], method="exact")
+        options = {"blocks": 4, "subjects": SUBJECTS, "tombstones": stones}
+        with ob.fit(made(), images(), place / "new", **options) as new:
+            left_out = set(new.excluded().tolist())
+    except (*NAMED, TombstonesDamaged, TombstonesLost, InvalidOption):
+        return "named"
+    assert left_out == records_of(1) | records_of(3)
+    return "done"
+
+
+def damaged_tombstones(place, chance) -> str:
+    """The outcome of one turned bit in the file of tombstones."""
+    shutil.rmtree(place)
+    shutil.copytree(place.with_name("kept"), place)
+    stones = place / "erased.sqlite"
+    data = stones.read_bytes()
+    start = chance.randrange(0, len(data), PAGE)
+    told = [at for at, byte in enumerate(data[start : start + PAGE]) if byte] or [0]
+    flipped(stones, start + chance.choice(told), chance.randrange(8))
+    return outcome_beside_tombstones(place)
+
+
+@pytest.mark.parametrize(
+    "times", [4, pytest.param(600, marks=pytest.mark.slow)], ids=["some", "many"]
+)
+def test_turned_bits_of_tombstones_let_nobody_back(stones_story, times):
+    chance = random.Random(3)
+    assert {damaged_tombstones(stones_story, chance) for _ in range(times)} <= {"named", "done"}
