@@ -204,8 +204,8 @@ class Database:
             raise self._named(error.orig or error) from error
         except self.engine.dialect.loaded_dbapi.Error as error:  # of what bypasses SQLAlchemy
             raise self._named(error) from error
-        except exc.NoResultFound as error:
-            raise damaged(self.where, "it lacks a row that belongs there") from error
+        except (exc.NoResultFound, exc.MultipleResultsFound) as error:
+            raise damaged(self.where, f"it lacks a row that belongs there: {error}") from error
 
     def _named(self, error: BaseException) -> Exception:
         reason = str(error).strip()
