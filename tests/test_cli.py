@@ -389,7 +389,7 @@ WRONG = {
     "epsilon": (["forget", "RUN", "-r", "1", "-m", "deepobliviate:epsilon=-1"], "epsilon"),
     "tolerance of exact": (
         ["preview", "RUN", "-r", "1", "-m", "exact:tolerance=1"],
-        "takes no tolerance",
+        "takes no 'tolerance'",
     ),
     "tolerance": (
         ["forget", "RUN", "-r", "1", "-m", "calibrated:tolerance=0"],
@@ -397,7 +397,7 @@ WRONG = {
     ),
     "functional of calibrated": (
         ["forget", "RUN", "-r", "1", "-m", "calibrated:functional=true"],
-        "takes no functional",
+        "takes no 'functional'",
     ),
     "preview of nobody": (["preview", "RUN"], "names nobody"),
     "block": (["verify", "RUN", "-b", "9"], "9"),

@@ -207,9 +207,15 @@ def label_of(method: Method) -> str:
 
 
 def options_of(method: Method) -> dict[str, object]:
-    """A method as the ledger keeps it: its name and its options."""
+    """A method as the ledger keeps it: its name, and its options but for those that are not set."""
     given = {each.name: getattr(method, each.name) for each in fields(method)}  # type: ignore[arg-type]
-    return {"name": method.name} | given
+    unset = {
+        each.name
+        for each in fields(method)  # type: ignore[arg-type]
+        if given[each.name] is each.default and (each.default is None or each.default is False)
+    }
+    kept = {name: value for name, value in given.items() if name not in unset}
+    return {"name": method.name} | kept
 
 
 def method_from(options: Mapping[str, object]) -> Method:
