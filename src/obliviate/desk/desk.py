@@ -16,7 +16,7 @@ from obliviate.chain.custody import opened, refuse_outdated
 from obliviate.desk.policy import due_date, policy_of
 from obliviate.desk.queue import Queue
 from obliviate.desk.subjects import record_ids, records_of_subjects
-from obliviate.erasure.planner import Planner, check_left
+from obliviate.erasure.planner import left_of, planned
 from obliviate.erasure.results import Status
 from obliviate.errors import InvalidOption, UnknownRequest
 from obliviate.ledger import Ledger
@@ -94,13 +94,24 @@ class Desk:
         """Register a request; see `Run.request`."""
         deadline = due_date(due, clock.now())
         chosen, named = method_of(method), self.named(records, subjects, is_final=True)
-        asked = len(named) - len(self._ledger.erased_among(named))
-        check_left(self._facts.records, self._ledger.erased_count(), asked)
+        left_of(self._ledger, self._facts.records, named)
         return self._ledger.request(options_of(chosen), named, due=clock.stamp(deadline))
 
     def refuse(self, request: int, reason: str) -> RequestFacts:
         """Close a request that waits without carrying it out; see `Run.refuse`."""
-        return refused(self._ledger, request, reason, self._place)
+        request = whole(request, "request", least=1)
+        reason = text(reason, "reason", hint="say in words why it is refused; it is kept")
+        known = self._ledger.requests.find(request)
+        if known is None:
+            raise UnknownRequest(
+                f"{self._place} has no request {request}", hint="`obliviate queue` lists them"
+            )
+        if not self._ledger.requests.refuse(request, reason):
+            raise UnknownRequest(
+                f"request {request} is {known.state} and cannot be refused any more",
+                hint="only requests that wait can",
+            )
+        return self._ledger.requests.request(request)
 
     def preview(
         self,
@@ -110,9 +121,7 @@ class Desk:
     ) -> Plan:
         """What a request would touch and cost; nothing changes. See `Run.preview`."""
         chosen, named = method_of(method), self.named(records, subjects)
-        blocks = self._ledger.people.blocks_of(named).astype(np.int64)
-        planner = Planner.of(self._ledger, self._facts.records)
-        return planner.plan(named, blocks, chosen.name)
+        return planned(self._ledger, self._facts.records, named, chosen.name)
 
     def lift(
         self,
@@ -190,27 +199,3 @@ class Desk:
                 "the request names nobody", hint="give records=[...] or subjects=[...]"
             )
         return ids
-
-
-def refused(ledger: Ledger, request: int, reason: str, place: str) -> RequestFacts:
-    """Close a request that waits without carrying it out; see `Run.refuse`.
-
-    Args:
-        ledger: Whose request.
-        request: Its number.
-        reason: Why, in words.
-        place: The run's, for messages.
-    """
-    request = whole(request, "request", least=1)
-    reason = text(reason, "reason", hint="say in words why it is refused; it is kept")
-    known = ledger.requests.find(request)
-    if known is None:
-        raise UnknownRequest(
-            f"{place} has no request {request}", hint="`obliviate queue` lists them"
-        )
-    if not ledger.requests.refuse(request, reason):
-        raise UnknownRequest(
-            f"request {request} is {known.state} and cannot be refused any more",
-            hint="only requests that wait can",
-        )
-    return ledger.requests.request(request)

@@ -78,6 +78,36 @@ class Planner:
         )
 
 
+def planned(ledger: Ledger, records: int, named: NDArray[np.int64], method: str) -> Plan:
+    """What erasing some records would touch and cost, from how the run stands now.
+
+    Args:
+        ledger: Of the run.
+        records: How many records the run has.
+        named: The ids, each once.
+        method: Its name.
+
+    Raises:
+        NothingLeft: No record would be left.
+    """
+    blocks = ledger.people.blocks_of(named).astype(np.int64)
+    return Planner.of(ledger, records).plan(named, blocks, method)
+
+
+def left_of(
+    ledger: Ledger, records: int, named: NDArray[np.int64]
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """The named records that are not erased yet, and those that are; see `planned`.
+
+    Raises:
+        NothingLeft: No record would be left.
+    """
+    erased = ledger.erased_among(named)
+    ids = np.setdiff1d(named, erased)
+    check_left(records, ledger.erased_count(), len(ids))
+    return ids, erased
+
+
 def check_left(records: int, erased: int, asked: int) -> None:
     """See that an erasure leaves somebody.
 

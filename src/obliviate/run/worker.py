@@ -17,7 +17,7 @@ from obliviate.chain.custody import begin, forsake, mark
 from obliviate.chain.repair import repairing
 from obliviate.desk.policy import due_date
 from obliviate.erasure.loop import Erasing
-from obliviate.erasure.planner import Planner, check_left
+from obliviate.erasure.planner import left_of, planned
 from obliviate.errors import (
     ConnectionLost,
     ForeignData,
@@ -130,19 +130,11 @@ class Writer:
         Raises:
             NothingLeft: No record would be left.
         """
-        erased = self.ledger.erased_among(named)
-        ids = np.setdiff1d(named, erased)
-        check_left(self.facts.records, self.ledger.erased_count(), len(ids))
-        return ids, erased
+        return left_of(self.ledger, self.facts.records, named)
 
     def plan(self, named: NDArray[np.int64], method: str) -> Plan:
         """What erasing some records would touch and cost, by a method of that name."""
-        blocks = self.ledger.people.blocks_of(named)
-        return self.planner().plan(named, blocks.astype(np.int64), method)
-
-    def planner(self) -> Planner:
-        """What plans erasures, from how the run stands now."""
-        return Planner.of(self.ledger, self.facts.records)
+        return planned(self.ledger, self.facts.records, named, method)
 
     def changed_environment(self) -> dict[str, tuple[str, str]]:
         """See `Run.changed_environment`."""
