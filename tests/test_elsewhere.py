@@ -7,7 +7,7 @@ import pytest
 import obliviate as ob
 from obliviate.errors import ConnectionLost, ForeignVault, InvalidOption, OtherFormat, RunDamaged
 from obliviate.vault.marker import MARKER_NAME
-from obliviate.vault.place import place_of
+from obliviate.vault.storage import place_of
 from tests.models import BLOCKS, images, recipe, records_in
 from tests.objects_server import Proxy
 
@@ -102,7 +102,7 @@ def test_a_connection_that_is_lost_in_the_middle_is_made_up_for(tmp_path, s3, ob
     url = s3()
     with Proxy(objects).serving() as proxy:
         monkeypatch.setenv("AWS_ENDPOINT_URL_S3", proxy.endpoint)
-        monkeypatch.setattr("obliviate.vault.patience.Patience.__init__", impatient())
+        monkeypatch.setattr("obliviate.vault.retry.Patience.__init__", impatient())
         through = 9
 
         def refuse(method, path):
@@ -126,7 +126,7 @@ def test_a_connection_that_is_lost_in_the_middle_is_made_up_for(tmp_path, s3, ob
 
 def impatient():
     """Try twice at once, and give up."""
-    from obliviate.vault.patience import Patience
+    from obliviate.vault.retry import Patience
 
     real = Patience.__init__
 

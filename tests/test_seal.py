@@ -14,7 +14,7 @@ from obliviate.vault.codec import encode
 from obliviate.vault.folder import Folder
 from obliviate.vault.frames import FRAME_BYTES, Plain, Sealed, framed
 from obliviate.vault.seal import KeyFile, KeyService, KeyVariable
-from obliviate.vault.store import Vault
+from obliviate.vault.vault import Vault
 from tests.models import BLOCKS, RECORDS, images, recipe, records_in
 
 KEY = bytes(range(32))

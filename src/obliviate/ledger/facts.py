@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from obliviate.vault.store import Stored
+    from obliviate.vault.vault import Stored
 
 Guarantee = Literal["exact", "approximate"]
 Origin = Literal["initial", "trained", "replayed", "stitched"]
@@ -41,7 +41,7 @@ class RunFacts:
         samples: Keyed hashes of the content of a few records, by record id.
         tombstones: Where tombstones are kept and what becomes of records that have one; empty
             where none are.
-        vault: Where the objects are kept, how they are sealed; see `vault.terms`.
+        vault: Where the objects are kept, how they are sealed; see `vault.settings`.
         project: Where the command line finds the project, and its options.
         made: When, ISO 8601 in UTC.
     """

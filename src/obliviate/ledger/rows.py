@@ -12,7 +12,7 @@ from obliviate.errors import PUT_BACK, RunDamaged
 from obliviate.ledger import tables
 from obliviate.ledger.change import batched
 from obliviate.ledger.facts import Entry
-from obliviate.vault.store import Stored
+from obliviate.vault.vault import Stored
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

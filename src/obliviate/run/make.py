@@ -42,7 +42,7 @@ from obliviate.training.layout import Layout, parts_of
 from obliviate.training.trainer import Trainer, has_batch_norm, made_model, named
 from obliviate.vault.codec import encode
 from obliviate.vault.folder import Folder
-from obliviate.vault.terms import VAULT_NAME
+from obliviate.vault.settings import VAULT_NAME
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence

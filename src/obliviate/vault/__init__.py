@@ -1,9 +1,9 @@
 """The vault: where checkpoints live, as bytes."""
 
-from obliviate.vault.place import kept_form
 from obliviate.vault.seal import KeyFile, KeyService, KeyVariable, Seal, check_seal
-from obliviate.vault.store import Stored, Vault
-from obliviate.vault.terms import Terms
+from obliviate.vault.settings import Terms
+from obliviate.vault.storage import kept_form
+from obliviate.vault.vault import Stored, Vault
 
 __all__ = [
     "KeyFile",

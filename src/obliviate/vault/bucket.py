@@ -17,8 +17,8 @@ from obliviate.errors import (
     StorageFull,
 )
 from obliviate.vault import s3
-from obliviate.vault.patience import Patience
-from obliviate.vault.trouble import is_of_storage, is_passing, reason
+from obliviate.vault.retry import Patience
+from obliviate.vault.storage_errors import is_of_storage, is_passing, reason
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator

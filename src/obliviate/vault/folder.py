@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from obliviate.disk.paths import is_passing, named, naming
 from obliviate.errors import InvalidOption, RunDamaged
-from obliviate.vault.patience import Patience
+from obliviate.vault.retry import Patience
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator

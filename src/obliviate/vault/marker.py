@@ -15,7 +15,7 @@ from obliviate.errors import ForeignVault, OtherFormat, RunDamaged
 from obliviate.vault.frames import FORMAT
 
 if TYPE_CHECKING:
-    from obliviate.vault.place import Place
+    from obliviate.vault.storage import Place
 
 MARKER_NAME = "obliviate.json"
 OWN_PLACE = "give a place of its own, such as an empty prefix of a bucket"

@@ -10,15 +10,15 @@ from typing import TYPE_CHECKING, Any
 from obliviate.errors import ForeignVault, InvalidOption
 from obliviate.vault.folder import Folder
 from obliviate.vault.marker import MARKER_NAME, OWN_PLACE
-from obliviate.vault.place import kept_form, place_of
 from obliviate.vault.seal import check_probe, probe_of, seal_of
-from obliviate.vault.store import Vault
+from obliviate.vault.storage import kept_form, place_of
+from obliviate.vault.vault import Vault
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from obliviate.vault.place import Place
     from obliviate.vault.seal import Seal
+    from obliviate.vault.storage import Place
 
 VAULT_NAME = "vault"
 

@@ -18,8 +18,8 @@ from obliviate.vault.marker import MARKER_NAME, Marker
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
-    from obliviate.vault.place import Place
     from obliviate.vault.seal import Seal
+    from obliviate.vault.storage import Place
 
 
 _OURS = re.compile(r"[0-9a-f]{32}(\.part)?")

@@ -27,9 +27,9 @@ from obliviate.errors import (
 )
 from obliviate.vault.bucket import Bucket
 from obliviate.vault.folder import Folder
-from obliviate.vault.patience import Patience
-from obliviate.vault.place import place_of
+from obliviate.vault.retry import Patience
 from obliviate.vault.s3 import unfinished
+from obliviate.vault.storage import place_of
 from tests import objects_server
 from tests.contracts.place_contract import LARGE_BYTES, PlaceContract
 
