@@ -1,12 +1,14 @@
 """Runs whose vault lies elsewhere: in a bucket, in memory, in another folder."""
 
 import json
+from functools import partial
 
 import pytest
 
 import obliviate as ob
 from obliviate.errors import ConnectionLost, ForeignVault, InvalidOption, OtherFormat, RunDamaged
 from obliviate.vault.marker import MARKER_NAME
+from obliviate.vault.retry import retrying
 from obliviate.vault.storage import place_of
 from tests.models import BLOCKS, images, recipe, records_in
 from tests.objects_server import Proxy
@@ -102,7 +104,8 @@ def test_a_connection_that_is_lost_in_the_middle_is_made_up_for(tmp_path, s3, ob
     url = s3()
     with Proxy(objects).serving() as proxy:
         monkeypatch.setenv("AWS_ENDPOINT_URL_S3", proxy.endpoint)
-        monkeypatch.setattr("obliviate.vault.retry.Patience.__init__", impatient())
+        briefly = partial(retrying, attempts=2, first_pause_seconds=0.01, total_seconds=1.0)
+        monkeypatch.setattr("obliviate.vault.bucket.retrying", briefly)
         through = 9
 
         def refuse(method, path):
@@ -122,15 +125,3 @@ def test_a_connection_that_is_lost_in_the_middle_is_made_up_for(tmp_path, s3, ob
         run.forget(records=records, method="exact")
         assert run.digest == alone.digest
         assert set(run.vault) == run.ledger.objects.keys("live")
-
-
-def impatient():
-    """Try twice at once, and give up."""
-    from obliviate.vault.retry import Patience
-
-    real = Patience.__init__
-
-    def init(self, *args, **kwargs):
-        real(self, attempts=2, first_pause_seconds=0.01, total_seconds=1.0)
-
-    return init

@@ -27,19 +27,21 @@ from obliviate.errors import (
 )
 from obliviate.vault.bucket import Bucket
 from obliviate.vault.folder import Folder
-from obliviate.vault.retry import Patience
+from obliviate.vault.retry import retrying
 from obliviate.vault.s3 import unfinished
 from obliviate.vault.storage import place_of
+from obliviate.vault.storage_errors import is_passing
 from tests import objects_server
 from tests.contracts.place_contract import LARGE_BYTES, PlaceContract
 
 PART = 5 * 2**20
-QUICK = Patience(attempts=4, first_pause_seconds=0.001, total_seconds=10)
+ATTEMPTS = 4
+QUICK = retrying(is_passing, attempts=ATTEMPTS, first_pause_seconds=0.001, total_seconds=10)
 _NUMBERS = itertools.count(1)
 
 
 def bucket_at(url: str) -> Bucket:
-    return Bucket(url, patience=QUICK, part_bytes=PART)
+    return Bucket(url, retry=QUICK, part_bytes=PART)
 
 
 class S3Side:
@@ -374,7 +376,9 @@ def test_a_server_killed_in_mid_write(own):
 
 def test_a_server_that_comes_back_is_waited_for(own, monkeypatch):
     name = own.bucket()
-    place = Bucket(f"s3://{name}/run", patience=Patience(attempts=9, first_pause_seconds=0.001))
+    place = Bucket(
+        f"s3://{name}/run", retry=retrying(is_passing, attempts=9, first_pause_seconds=0.001)
+    )
     own.kill()
     slept, really_sleep = [], time.sleep
 
@@ -400,7 +404,7 @@ def test_a_server_that_never_answers_is_not_waited_for(s3, monkeypatch, size_byt
     with socket.create_server(("127.0.0.1", 0)) as silent:
         port = silent.getsockname()[1]
         monkeypatch.setenv("AWS_ENDPOINT_URL_S3", f"http://127.0.0.1:{port}")
-        place = Bucket("s3://bucket/run", patience=Patience(attempts=2), part_bytes=PART)
+        place = Bucket("s3://bucket/run", retry=retrying(is_passing, attempts=2), part_bytes=PART)
         began = time.monotonic()
         with pytest.raises(ConnectionLost, match="cannot be reached"):
             place.write("key", [bytes(size_bytes)])
@@ -442,7 +446,7 @@ def test_a_server_that_stays_busy_is_given_up(side, proxy, name):
     proxy.refuse = lambda method, path: 503
     with pytest.raises(ConnectionLost, match=r"SlowDown|503"):
         calls(bucket_at(f"s3://{side.name}/run"))[name]()
-    assert len(proxy.seen) <= 2 * QUICK.attempts
+    assert len(proxy.seen) <= 2 * ATTEMPTS
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -698,10 +702,10 @@ def test_making_a_place_asks_nothing_of_the_server(s3, proxy):
     assert proxy.seen == []
 
 
-# Patience
+# Retries
 
 
-def test_patience_has_limits(monkeypatch):
+def test_retries_have_limits(monkeypatch):
     slept = []
     now = itertools.count()
     monkeypatch.setattr(time, "sleep", slept.append)
@@ -713,13 +717,13 @@ def test_patience_has_limits(monkeypatch):
         raise ConnectionResetError("gone")
 
     with pytest.raises(ConnectionResetError):
-        Patience(attempts=5, first_pause_seconds=1, total_seconds=100).call(fail, lambda _: True)
+        retrying(lambda _: True, attempts=5, first_pause_seconds=1, total_seconds=100)(fail)
     assert (len(tried), slept) == (5, [1, 2, 4, 8])
     tried.clear(), slept.clear()
     with pytest.raises(ConnectionResetError):
-        Patience(attempts=99, first_pause_seconds=1, total_seconds=8).call(fail, lambda _: True)
+        retrying(lambda _: True, attempts=99, first_pause_seconds=1, total_seconds=8)(fail)
     assert (len(tried), slept) == (4, [1, 2, 4])
     tried.clear()
     with pytest.raises(ConnectionResetError):
-        Patience().call(fail, lambda _: False)
+        retrying(lambda _: False)(fail)
     assert len(tried) == 1

@@ -198,6 +198,8 @@ class Lease:
         Raises:
             RunLocked: The patience was over first.
         """
+        # by hand: each look is given the time that is left and each pause is yielded, which takes
+        # more lines with a library for retries
         patience = float("inf") if patience_seconds is None else patience_seconds
         until = time.monotonic() + patience
         while True:

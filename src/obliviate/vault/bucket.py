@@ -17,11 +17,13 @@ from obliviate.errors import (
     StorageFull,
 )
 from obliviate.vault import s3
-from obliviate.vault.retry import Patience
+from obliviate.vault.retry import retrying
 from obliviate.vault.storage_errors import is_of_storage, is_passing, reason
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
+
+    from tenacity import Retrying
 
 PART_BYTES = 16 * 2**20  # S3 takes 10,000 parts: objects of up to 156 GiB
 
@@ -42,12 +44,12 @@ class Bucket:
     takes the older versions too. In a store that cannot list unfinished uploads, and in other
     object stores than S3, a rule of the bucket has to remove them (a lifecycle rule).
 
-    What fails in passing is tried again within the limits of `patience`, except the sending of
+    What fails in passing is tried again within the limits of `retry`, except the sending of
     later parts: there the driver alone tries again, for the pieces come only once.
 
     Args:
         url: Where; without secrets.
-        patience: Limits on trying again.
+        retry: How what fails in passing is tried again.
         part_bytes: The size of a part; S3 takes no less than 5 MiB.
 
     Raises:
@@ -55,14 +57,14 @@ class Bucket:
     """
 
     def __init__(
-        self, url: str, *, patience: Patience | None = None, part_bytes: int = PART_BYTES
+        self, url: str, *, retry: Retrying | None = None, part_bytes: int = PART_BYTES
     ) -> None:
         self.name = _checked(url)
         self._fs, self._path = _opened(self.name)
         self._is_s3 = s3.is_s3(self._fs)
         if self._is_s3:
             s3.limit_retries(self._fs)
-        self._patience, self._part_bytes = patience or Patience(), part_bytes
+        self._retry, self._part_bytes = retry or retrying(is_passing), part_bytes
 
     def make(self) -> None:
         """See `Place`; a bucket is there, or whoever owns it makes it."""
@@ -182,7 +184,7 @@ class Bucket:
 
     def _ask(self, action: Callable[[], Any], *, reading: str | None = None) -> Any:
         with self._named_errors(reading):
-            return self._patience.call(action, is_passing)
+            return self._retry(action)
 
     @contextlib.contextmanager
     def _named_errors(self, reading: str | None = None) -> Iterator[None]:

@@ -5,20 +5,19 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING
 
 from obliviate.disk.paths import is_passing, named, naming
 from obliviate.errors import InvalidOption, RunDamaged
-from obliviate.vault.retry import Patience
+from obliviate.vault.retry import retrying
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Iterable, Iterator
     from pathlib import Path
 
-_T = TypeVar("_T")
 _HAS_EFFECTIVE = os.access in os.supports_effective_ids  # whoever the process acts for
 _NEW, _PRIVATE = os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600
-_BRIEF = Patience(attempts=3, first_pause_seconds=0.02, total_seconds=1.0)
+_BRIEFLY = retrying(is_passing, attempts=3, first_pause_seconds=0.02, total_seconds=1.0)
 _UNREADABLE = {errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ELOOP, errno.EACCES, errno.EIO}
 """Where another call helps no more than this one, but making the object again may."""
 
@@ -82,7 +81,7 @@ class Folder:
     def read(self, key: str) -> bytes:
         """The bytes of an object; see `Place`."""
         try:
-            return self._patiently((self.path / key).read_bytes)
+            return _BRIEFLY((self.path / key).read_bytes)
         except OSError as error:
             is_lost = error.errno in _UNREADABLE
             raise self._lost(key, error) if is_lost else named(error, self.name) from error
@@ -91,13 +90,13 @@ class Folder:
         """Remove an object; see `Place`."""
         path = self.path / key
         with self._naming():
-            if self._patiently(path.is_symlink):
+            if _BRIEFLY(path.is_symlink):
                 raise RunDamaged(
                     f"{path} is a link, and what it leads to is not for the vault to destroy",
                     hint="remove the link, and what it leads to if that is the vault's; then call "
                     "again",
                 )
-            self._patiently(lambda: path.unlink(missing_ok=True))
+            _BRIEFLY(lambda: path.unlink(missing_ok=True))
 
     def __iter__(self) -> Iterator[str]:
         """The keys of all objects there are, unfinished ones too."""
@@ -114,7 +113,7 @@ class Folder:
 
         with self._naming():
             try:
-                return self._patiently(listed)
+                return _BRIEFLY(listed)
             except FileNotFoundError:
                 return []
 
@@ -144,10 +143,6 @@ class Folder:
 
     def _naming(self) -> contextlib.AbstractContextManager[None]:
         return naming(self.name)
-
-    @staticmethod
-    def _patiently(action: Callable[[], _T]) -> _T:
-        return _BRIEF.call(action, is_passing)
 
     def _lost(self, key: str, error: OSError) -> RunDamaged:
         is_missing = error.errno in {errno.ENOENT, errno.ENOTDIR}

@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
-import time
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING
+
+from tenacity import (
+    Retrying,
+    retry_if_exception,
+    stop_after_attempt,
+    stop_before_delay,
+    wait_exponential,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -13,34 +19,25 @@ ATTEMPTS = 5
 FIRST_PAUSE_SECONDS = 0.5
 TOTAL_SECONDS = 30.0
 
-_GROWTH = 2
-_T = TypeVar("_T")
 
+def retrying(
+    is_passing: Callable[[Exception], bool],
+    *,
+    attempts: int = ATTEMPTS,
+    first_pause_seconds: float = FIRST_PAUSE_SECONDS,
+    total_seconds: float = TOTAL_SECONDS,
+) -> Retrying:
+    """Calls a function again while it fails in passing; its last error comes out as it is.
 
-@dataclass(frozen=True, kw_only=True)
-class Patience:
-    """Limits on trying again.
-
-    Attributes:
+    Args:
+        is_passing: Whether the same call may succeed a moment later.
         attempts: At most so many calls.
         first_pause_seconds: Before the second call; each later pause is twice as long.
         total_seconds: No call begins later than this after the first.
     """
-
-    attempts: int = ATTEMPTS
-    first_pause_seconds: float = FIRST_PAUSE_SECONDS
-    total_seconds: float = TOTAL_SECONDS
-
-    def call(self, action: Callable[[], _T], is_passing: Callable[[Exception], bool]) -> _T:
-        """What an action returns, tried again while it fails in passing; its last error else."""
-        began, pause, left = time.monotonic(), self.first_pause_seconds, self.attempts
-        while True:
-            left -= 1
-            try:
-                return action()
-            except Exception as error:
-                would_begin = time.monotonic() - began + pause
-                if left <= 0 or would_begin > self.total_seconds or not is_passing(error):
-                    raise
-            time.sleep(pause)
-            pause *= _GROWTH
+    return Retrying(
+        retry=retry_if_exception(lambda error: isinstance(error, Exception) and is_passing(error)),
+        wait=wait_exponential(multiplier=first_pause_seconds),
+        stop=stop_after_attempt(attempts) | stop_before_delay(total_seconds),
+        reraise=True,
+    )
