@@ -7,8 +7,11 @@ from dataclasses import replace
 import numpy as np
 
 from obliviate.ledger import Entry, Ledger, Newcomers, Part, RunFacts
+from obliviate.ledger.outcome import Outcome
 from obliviate.recipe.subjects import Subjects
 from obliviate.vault import Stored
+
+EXACT = Outcome(stop_reason="the end of the chain was reached", guarantee="exact")
 
 KEY = bytes(range(32))
 RUN = RunFacts(
@@ -91,7 +94,12 @@ def carried_out(ledger, record=3):
         optimizer=None,
         erasure=number,
     )
-    ledger.commit(number, replaced=[replayed, last], stitched=[range(2, 5)], outcome={"x": 1})
+    ledger.commit(
+        number,
+        replaced=[replayed, last],
+        stitched=[range(2, 5)],
+        outcome=Outcome(stop_reason="it faded"),
+    )
     return replayed, last
 
 
@@ -101,7 +109,7 @@ def settled(ledger):
     replaced = [entry(block, "s", origin="replayed", erasure=number) for block in (1, 2, 3, 4)]
     for each in replaced:
         ledger.stage(each)
-    ledger.commit(number, replaced=replaced, stitched=[], outcome={"guarantee": "exact"})
+    ledger.commit(number, replaced=replaced, stitched=[], outcome=EXACT)
     ledger.objects.mark_destroyed(ledger.objects.keys("condemned"))
 
 

@@ -39,7 +39,7 @@ def story(folder):
 def evidence(run):
     """What must not depend on kills: every digest on the way, and what is on the disk."""
     erasures = [
-        (facts.kind, facts.state, facts.records, facts.outcome["digest"])
+        (facts.kind, facts.state, facts.records, facts.outcome.digest)
         for facts in run.ledger.erasures()
     ]
     entries = [(entry.block, entry.guarantee, entry.digest) for entry in run.chain().entries]

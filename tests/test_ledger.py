@@ -15,9 +15,11 @@ import obliviate as ob
 from obliviate.errors import OtherFormat, RunDamaged, RunMissing, StorageFull
 from obliviate.evidence import gathered
 from obliviate.ledger import Ledger, Part
+from obliviate.ledger.outcome import Outcome
 from obliviate.ledger.people import subject_hash
 from tests.stories import (
     CHAIN,
+    EXACT,
     FIRST,
     KEY,
     RUN,
@@ -238,7 +240,7 @@ def test_records_count_as_erased_once_the_erasure_is_carried_out(ledger):
     assert ledger.running() == begun
     assert ledger.erased().tolist() == [8, 9]
     assert ledger.erased(running=1).tolist() == [1, 4, 8, 9]
-    ledger.commit(1, replaced=[], stitched=[], outcome={"guarantee": "exact"})
+    ledger.commit(1, replaced=[], stitched=[], outcome=EXACT)
     assert ledger.erased().tolist() == [1, 4, 8, 9]
     assert ledger.excluded().tolist() == [8, 9]
     assert ledger.records_of_erasure(1).tolist() == [1, 4]
@@ -246,7 +248,7 @@ def test_records_count_as_erased_once_the_erasure_is_carried_out(ledger):
     done = ledger.erasure(1)
     assert (done.state, done.outcome, done.method) == (
         "committed",
-        {"guarantee": "exact"},
+        EXACT,
         {"name": "exact"},
     )
     assert done.finished >= done.started
@@ -259,7 +261,7 @@ def test_an_erasure_that_was_given_up_erased_nobody(ledger):
     assert ledger.erased().tolist() == ledger.erased(running=1).tolist() == [8, 9]
     assert ledger.running() is None
     assert ledger.erasure(1).state == "failed"
-    assert ledger.erasure(1).outcome == {"reason": "the loss is nan"}
+    assert ledger.erasure(1).outcome == Outcome(stop_reason="the loss is nan")
     assert ledger.entries() == before
     assert ledger.begin("forget", {"name": "exact"}, ids(1)).id == 2
 
@@ -318,7 +320,7 @@ def test_a_commit_that_fails_changes_nothing(ledger):
     before = facts_of(ledger)
     of_nobody = entry(4, "n", erasure=99)
     with pytest.raises(RunDamaged):
-        ledger.commit(1, replaced=[of_nobody], stitched=[range(2, 4)], outcome={})
+        ledger.commit(1, replaced=[of_nobody], stitched=[range(2, 4)], outcome=EXACT)
     assert facts_of(ledger) == before
     assert list(ledger.staged(1)) == [1]
 
@@ -351,7 +353,7 @@ def test_rows_that_point_nowhere_are_refused(ledger):
 def test_the_content_hash_of_an_erased_record_is_wiped(tmp_path, file_ledger):
     file_ledger.begin("forget", {"name": "exact"}, ids(3))
     assert set(file_ledger.run().samples) == {3, 5}
-    file_ledger.commit(1, replaced=[], stitched=[], outcome={})
+    file_ledger.commit(1, replaced=[], stitched=[], outcome=EXACT)
     assert set(file_ledger.run().samples) == {5}
     file_ledger.close()
     kept = raw_bytes(tmp_path)
@@ -367,7 +369,7 @@ def test_thousands_of_records_and_blocks_fit(tmp_path, ledger_url):
     ledger.begin("forget", {"name": "exact"}, np.arange(24_000))
     blocks = 12_000 if ledger_url is None else 1_000
     replaced = [entry(block, "n", erasure=1) for block in range(1, blocks + 1)]
-    ledger.commit(1, replaced=replaced, stitched=[], outcome={})
+    ledger.commit(1, replaced=replaced, stitched=[], outcome=EXACT)
     assert ledger.entries()[1:] == replaced
     assert ledger.erased().tolist() == list(range(24_000))
     assert ledger.people.records_of([subject_hash("s7", KEY)])[0].tolist() == [24_007]
@@ -420,7 +422,9 @@ def test_any_reason_can_be_written_down(ledger):
     """Python's texts may hold what no database takes."""
     ledger.begin("forget", {"name": "exact"}, ids(1))
     ledger.give_up(1, "a zero \0 and half a character \ud800")
-    assert ledger.erasure(1).outcome == {"reason": "a zero \\0 and half a character \\ud800"}
+    assert ledger.erasure(1).outcome == Outcome(
+        stop_reason="a zero \\0 and half a character \\ud800"
+    )
     assert ledger.faults() == []
 
 

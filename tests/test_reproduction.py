@@ -65,7 +65,7 @@ def test_an_exact_erasure_says_what_it_compared(run):
     (record,) = records_in(run, 4)
     run.forget(records=[record], method="exact")
     (facts,) = run.status().erasures
-    assert facts.outcome["reproduced"] == [3]
+    assert facts.outcome.reproduced == (3,)
 
 
 def test_a_fast_erasure_compares_nothing_and_settling_makes_up_for_it(run):
@@ -75,8 +75,8 @@ def test_a_fast_erasure_compares_nothing_and_settling_makes_up_for_it(run):
     settled = run.settle()
     assert settled.guarantee == "exact"
     first, second = run.status().erasures
-    assert first.outcome["reproduced"] == []
-    assert second.outcome["reproduced"] == [1, fast.segments[-1][1]]
+    assert first.outcome.reproduced == ()
+    assert second.outcome.reproduced == (1, fast.segments[-1][1])
 
 
 # Where it cannot be reproduced

@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from obliviate.chain.custody import Swept
     from obliviate.ledger import Ledger
     from obliviate.ledger.facts import Guarantee, Origin
+    from obliviate.ledger.outcome import Outcome
     from obliviate.recipe.contents import Hashes
     from obliviate.states.update import State
     from obliviate.training.trainer import Trained
@@ -434,7 +435,7 @@ class Chain:
         *,
         replaced: Sequence[Entry],
         stitched: Sequence[range],
-        outcome: Mapping[str, object],
+        outcome: Outcome,
         contents: Mapping[int, Hashes],
     ) -> None:
         """Commit an erasure; see `Ledger.commit`."""

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import time
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -23,6 +23,7 @@ from obliviate.chain.chain import Offset
 from obliviate.chain.reproduction import Reproduction, changed_records, chosen_blocks, reproducing
 from obliviate.errors import RunDamaged
 from obliviate.events import Event
+from obliviate.ledger.outcome import Outcome
 from obliviate.methods.method import Context, Decision, Progress, Rest
 from obliviate.methods.owned import Owned, Taken, replaced, taken_off, values_at
 from obliviate.methods.soundness import Finish, batch_norm_statistics, buffers_apart
@@ -42,54 +43,16 @@ if TYPE_CHECKING:
     from obliviate.chain.chain import Chain
     from obliviate.erasure.plan import Plan
     from obliviate.ledger import Entry, Ledger
-    from obliviate.ledger.facts import Guarantee
+    from obliviate.ledger.outcome import Stitch
     from obliviate.methods.method import Method, Pursuit
     from obliviate.methods.stitch import Difference
-    from obliviate.methods.trace import Stitch, Trace
+    from obliviate.methods.trace import Trace
     from obliviate.recipe.contents import Hashes
     from obliviate.states.update import State, Update
     from obliviate.training.trainer import Trained, Trainer
     from obliviate.vault.frames import Plain
 
 MEASURED_BLOCKS = 4  # running statistics are measured on the last so many replayed blocks
-
-
-@dataclass(frozen=True, kw_only=True)
-class Outcome:
-    """What came of an erasure.
-
-    Attributes:
-        guarantee: Of the model it left.
-        digest: Of that model's state.
-        digest_before: Of the model before it.
-        segments: The replayed blocks, as (first, last).
-        residual_memory: Δ_k relative to ‖V_d‖₁ of its segment's first block, one for each replayed
-            block; NaN where an exact replay found V_k lost.
-        stop_reason: Why replaying stopped, in words.
-        predicted_tail: What the fitted curves add up to over the stitched blocks, relative to
-            ‖V_d‖₁ of the first segment: an estimate of the L1 distance to the exact replay, and
-            no bound. None where nothing was stitched.
-        functional_memory: Mean of score(P_k) - score(Q_k) over the erased records, one for each
-            replayed block; empty where it was not measured, None where the records could not be.
-        control_memory: The same over the control records.
-        stitches: How each stretch of blocks was stitched on, where ρ was chosen.
-        seconds: Until the new model was in place.
-        reproduced: Blocks that were trained again, as they are stored, before the result was called
-            exact; 0 is the initial state. Empty where it is not exact.
-    """
-
-    guarantee: Guarantee
-    digest: str
-    digest_before: str | None
-    segments: tuple[tuple[int, int], ...] = ()
-    residual_memory: tuple[float, ...] = ()
-    stop_reason: str
-    predicted_tail: float | None = None
-    functional_memory: tuple[float | None, ...] = ()
-    control_memory: tuple[float | None, ...] = ()
-    stitches: tuple[Stitch, ...] = ()
-    seconds: float = 0.0
-    reproduced: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -209,7 +172,7 @@ class Erasing:
             self.number,
             replaced=entries,
             stitched=self.stitched,
-            outcome=asdict(outcome),
+            outcome=outcome,
             contents=self.contents,
         )
         return outcome
@@ -224,9 +187,7 @@ class Erasing:
             digest_before=last.digest,
             stop_reason="no block that holds the records has been trained on yet",
         )
-        self.chain.rewrite(
-            self.number, replaced=[], stitched=[], outcome=asdict(outcome), contents={}
-        )
+        self.chain.rewrite(self.number, replaced=[], stitched=[], outcome=outcome, contents={})
         return outcome
 
     def replay(self, first: int) -> Generator[Event, None, tuple[int, Decision]]:

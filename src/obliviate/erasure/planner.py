@@ -131,7 +131,7 @@ def expected_lag(ledger: Ledger) -> float:
     lengths = [
         last - first + 1
         for facts in ledger.erasures()
-        if facts.method.get("name") != Exact.name
-        for first, last in facts.outcome.get("segments", [])
+        if facts.method.get("name") != Exact.name and facts.outcome is not None
+        for first, last in facts.outcome.segments
     ]
     return float(np.median(lengths)) if lengths else EXPECTED_LAG

@@ -6,6 +6,8 @@ from dataclasses import dataclass, field, fields
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
+from obliviate.ledger.outcome import Outcome
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
@@ -13,56 +15,30 @@ if TYPE_CHECKING:
 
     from obliviate.ledger import ErasureFacts
     from obliviate.ledger.facts import Guarantee
-    from obliviate.methods.trace import Stitch
 
 
 @dataclass(frozen=True, kw_only=True)
-class Erasure:
+class Erasure(Outcome):
     """A carried-out erasure.
 
     Attributes:
-        digest: sha256 of the state of the model that it left.
-        digest_before: Of the model before it.
-        guarantee: "exact": bit for bit what training without the erased records gives;
-            "approximate": nothing is proved by itself.
+        digest: sha256 of the state of the model that it left, in hex.
+        guarantee: Of that model.
         method: The name of the method.
         records: How many records were erased.
         ignored: Named records that had been erased before.
         blocks_total: How many blocks the chain has.
-        blocks_replayed: How many of them were trained on again.
-        segments: The replayed blocks, as (first, last).
-        residual_memory: One float for each replayed block: Δ_k relative to ‖V_d‖₁. NaN where an
-            exact replay found the original update lost.
-        stop_reason: Why replaying stopped, in words.
-        predicted_tail: See `obliviate.erasure.loop.Outcome`.
-        functional_memory: Mean of score(P_k) - score(Q_k) over the erased records, one for each
-            replayed block: how much better the model before still remembered them. Empty where the
-            method does not measure it, None where the records could not be scored.
-        control_memory: The same over control records, retained ones of the same blocks.
-        stitches: How the rest of training was put back, for the method "calibrated": ρ, the
-            predicted residue with its interval, and the check's verdict.
-        seconds: From the request to the usable model.
         speedup: Against a full retrain, from this run's measured block times.
         number: Its number in the ledger; None where there was nothing to do.
         condemned: See `Status`.
     """
 
     digest: str
-    digest_before: str | None
     guarantee: Guarantee
     method: str
     records: int
     ignored: tuple[int, ...]
     blocks_total: int
-    blocks_replayed: int
-    segments: tuple[tuple[int, int], ...]
-    residual_memory: tuple[float, ...]
-    stop_reason: str
-    predicted_tail: float | None
-    functional_memory: tuple[float | None, ...]
-    control_memory: tuple[float | None, ...]
-    stitches: tuple[Stitch, ...]
-    seconds: float
     speedup: float
     number: int | None
     condemned: int = 0
@@ -70,7 +46,8 @@ class Erasure:
 
     def facts(self) -> dict[str, Any]:
         """All but the model, by name."""
-        return {each.name: getattr(self, each.name) for each in fields(self) if each.compare}
+        values = {each.name: getattr(self, each.name) for each in fields(self) if each.compare}
+        return {**values, "blocks_replayed": self.blocks_replayed}
 
     @cached_property
     def model(self) -> nn.Module:

@@ -16,7 +16,6 @@ from obliviate.disk.paths import local_folder
 from obliviate.evidence.chart import Curve
 from obliviate.ledger import Ledger
 from obliviate.ledger.facts import ERASED
-from obliviate.methods.trace import Stitch
 from obliviate.text import READS_MORE
 
 if TYPE_CHECKING:
@@ -25,6 +24,7 @@ if TYPE_CHECKING:
 
     from obliviate.ledger import ErasureFacts, RunFacts
     from obliviate.ledger.facts import Guarantee
+    from obliviate.ledger.outcome import Outcome, Stitch
 
 FEWEST_SHOWN = 2  # a mean over fewer records is the score of one
 GUARANTEES: Mapping[str, str] = {
@@ -231,51 +231,45 @@ def _erasure(facts: ErasureFacts, held: Sequence[int], blocks: int) -> ErasureEv
         "finished": facts.finished,
         "records": facts.records,
     }
-    if facts.state not in ERASED:
+    outcome = facts.outcome
+    if facts.state not in ERASED or outcome is None:
         # the reason of a failure may quote the user's own code, and with it a person
         return ErasureEvidence(**common)
-    outcome = facts.outcome
-    segments = tuple((int(first), int(last)) for first, last in outcome["segments"])
     curve = None
-    if segments and "residual_memory" in outcome:
+    if outcome.residual_memory:
         curve = Curve(
-            segments=segments,
-            residual_memory=tuple(outcome["residual_memory"]),
+            segments=outcome.segments,
+            residual_memory=outcome.residual_memory,
             affected=tuple(sorted(set(held))),
             blocks=blocks,
             method=method,
-            functional_memory=_anonymous(outcome, segments, held),
-            control_memory=tuple(outcome.get("control_memory", ())),
+            functional_memory=_anonymous(outcome, held),
+            control_memory=outcome.control_memory,
         )
     return ErasureEvidence(
         **common,
         curve=curve,
-        segments=segments,
-        blocks_replayed=sum(last - first + 1 for first, last in segments),
-        stop_reason=outcome["stop_reason"],
-        predicted_tail=outcome.get("predicted_tail"),
-        guarantee=outcome["guarantee"],
-        digest=outcome["digest"],
-        digest_before=outcome.get("digest_before"),
-        seconds=outcome["seconds"],
-        stitches=tuple(_stitch(each, held) for each in outcome.get("stitches", ())),
+        segments=outcome.segments,
+        blocks_replayed=outcome.blocks_replayed,
+        stop_reason=outcome.stop_reason,
+        predicted_tail=outcome.predicted_tail,
+        guarantee=outcome.guarantee,
+        digest=outcome.digest,
+        digest_before=outcome.digest_before,
+        seconds=outcome.seconds,
+        stitches=tuple(_stitch(each, held) for each in outcome.stitches),
     )
 
 
-def _anonymous(
-    outcome: Mapping[str, Any], segments: Sequence[tuple[int, int]], held: Sequence[int]
-) -> tuple[float | None, ...]:
+def _anonymous(outcome: Outcome, held: Sequence[int]) -> tuple[float | None, ...]:
     """The functional memory, but for blocks where it is the score of a single record."""
-    blocks = [block for first, last in segments for block in range(first, last + 1)]
-    memory = outcome.get("functional_memory", ())
     return tuple(
         value if _is_crowd(held, block) else None
-        for block, value in zip(blocks, memory, strict=False)
+        for block, value in zip(outcome.replayed, outcome.functional_memory, strict=False)
     )
 
 
-def _stitch(facts: Mapping[str, Any], held: Sequence[int]) -> Stitch:
-    stitch = Stitch(**facts)
+def _stitch(stitch: Stitch, held: Sequence[int]) -> Stitch:
     if _is_crowd(held, stitch.after):
         return stitch
     verdict = "passed" if stitch.has_passed else "failed"

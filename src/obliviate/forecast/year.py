@@ -28,7 +28,6 @@ from obliviate.forecast.simulation import (
     forecasts,
     recommended,
 )
-from obliviate.ledger.facts import ERASED
 from obliviate.text import counted, duration, milliseconds
 
 if TYPE_CHECKING:
@@ -190,14 +189,11 @@ def _ratios(
     One number each cannot tell what blocks and what passes cost: both are scaled by it.
     """
     for each in erasures:
-        blocks = [
-            block
-            for first, last in each.outcome.get("segments", ())
-            for block in range(first, last + 1)
-        ]
-        training = sum(entries[block].seconds for block in blocks)
-        beside = each.outcome.get("seconds", 0.0) - training
-        if each.state in ERASED and blocks and beside > 0:
+        if each.outcome is None or not each.outcome.segments:
+            continue
+        blocks = each.outcome.replayed
+        beside = each.outcome.seconds - sum(entries[block].seconds for block in blocks)
+        if beside > 0:
             yield beside / (PASS_SECONDS + len(blocks) * overhead)
 
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from obliviate.ledger.outcome import Outcome
     from obliviate.vault.vault import Stored
 
 Guarantee = Literal["exact", "approximate"]
@@ -141,8 +142,7 @@ class ErasureFacts:
         method: Name and options of the method, as JSON-able mapping.
         kind: "forget" or "settle".
         records: How many records it erases.
-        outcome: What came of it, as a JSON-able mapping; empty while it runs. Once it is settled,
-            without what was measured on the way.
+        outcome: What came of it; None while it runs.
     """
 
     id: int
@@ -152,7 +152,7 @@ class ErasureFacts:
     records: int
     started: str
     finished: str | None = None
-    outcome: Mapping[str, Any] = field(default_factory=dict)
+    outcome: Outcome | None = None
 
 
 ERASED = ("committed", "settled")

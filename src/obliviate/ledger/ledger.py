@@ -27,6 +27,7 @@ from obliviate.ledger.facts import (
 )
 from obliviate.ledger.lease import Lease
 from obliviate.ledger.objects import Objects
+from obliviate.ledger.outcome import Outcome
 from obliviate.ledger.people import (
     Newcomers,
     People,
@@ -492,7 +493,6 @@ class Ledger:
                 "kind": kind,
                 "method": dict(method),
                 "started": stamp(),
-                "outcome": {},
             }
             change.insert(tables.erasures, [row])
             rows = [{"record": int(record), "erasure": number} for record in records]
@@ -517,7 +517,7 @@ class Ledger:
         query = select(*columns, counted).where(erasures.run == self._run, condition)
         with self._reading() as connection:
             rows = connection.execute(query.order_by(erasures.id)).mappings()
-            return [ErasureFacts(**row) for row in rows]
+            return [ErasureFacts(**{**row, "outcome": _outcome(row["outcome"])}) for row in rows]
 
     def running(self) -> ErasureFacts | None:
         """The erasure that was begun and is neither carried out nor given up."""
@@ -547,7 +547,7 @@ class Ledger:
         *,
         replaced: Sequence[Entry],
         stitched: Sequence[range],
-        outcome: Mapping[str, object],
+        outcome: Outcome,
         contents: Mapping[int, bytes] = MappingProxyType({}),
     ) -> None:
         """Carry out an erasure, all or nothing: rewrite the chain and condemn the old objects.
@@ -599,20 +599,24 @@ class Ledger:
             set_state(change, keys - held(change, true(), OBJECT_COLUMNS), "condemned")
             change.delete(tables.staged, is_staged)
             change.delete(tables.erased, tables.erased.c.erasure == erasure)
-            self._finish(change, erasure, state="failed", outcome={"reason": reason})
+            self._finish(change, erasure, state="failed", outcome=Outcome(stop_reason=reason))
             if is_refused:
                 move(change, erasure, "refused", {"reason": reason, "closed": stamp()})
             else:
                 move(change, erasure, "requested", {"reason": reason, "erasure": None})
 
     @staticmethod
-    def _finish(change: Change, number: int, *, state: str, outcome: Mapping[str, object]) -> None:
-        values = {"state": state, "outcome": dict(outcome), "finished": stamp()}
+    def _finish(change: Change, number: int, *, state: str, outcome: Outcome) -> None:
+        values = {"state": state, "outcome": outcome.to_json(), "finished": stamp()}
         change.update(tables.erasures, tables.erasures.c.id == number, values)
 
     def flush(self) -> bool:
         """See `Database.flush`."""
         return self._database.flush()
+
+
+def _outcome(values: Mapping[str, Any] | None) -> Outcome | None:
+    return None if values is None else Outcome.from_json(values)
 
 
 def _set_contents(change: Change, contents: Mapping[int, bytes]) -> None:

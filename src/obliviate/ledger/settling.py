@@ -1,29 +1,21 @@
 """Settling: what an erasure leaves behind once the chain is exact and all of before is destroyed.
 
-Numbers that were computed from the states before an erasure confirm guesses: whoever trains once
-for each guess finds the one that gives the same number. So they go when those states are gone.
+What that is, and why: `ledger.outcome.Outcome`.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from sqlalchemy import select
 
 from obliviate.ledger import tables
 from obliviate.ledger.facts import ERASED
+from obliviate.ledger.outcome import Outcome
 from obliviate.ledger.requests import close_carried_out
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     from obliviate.ledger.change import Change
-
-_LASTING = ("guarantee", "segments", "seconds", "reproduced")
-DESTROYED = (
-    "destroyed when the run became exact: what was measured would confirm guesses about the "
-    "erased records"
-)
 
 
 def close_finished(change: Change, *, is_flushed: bool = False) -> bool:
@@ -65,21 +57,10 @@ def _redact(change: Change) -> bool:
     )
     has_redacted = False
     for row in change.connection.execute(query).all():
-        kept = _lasting(row.method, row.outcome, digest)
-        if kept != row.outcome:
-            change.update(erasures, erasures.c.id == row.id, {"outcome": kept})
+        outcome = Outcome.from_json(row.outcome)
+        # an exact replay stops at the end, whoever was erased
+        lasting = outcome.lasting(digest, is_exact=row.method.get("name") == "exact")
+        if lasting != outcome:
+            change.update(erasures, erasures.c.id == row.id, {"outcome": lasting.to_json()})
             has_redacted = True
     return has_redacted
-
-
-def _lasting(
-    method: Mapping[str, Any], outcome: Mapping[str, Any], digest: str | None
-) -> dict[str, Any]:
-    kept = {name: outcome[name] for name in _LASTING if name in outcome}
-    if "digest" in outcome:
-        kept["digest"] = digest if outcome["digest"] == digest else None
-    if "stop_reason" in outcome:
-        # an exact replay stops at the end, whoever was erased
-        is_exact = method.get("name") == "exact"
-        kept["stop_reason"] = outcome["stop_reason"] if is_exact else DESTROYED
-    return kept

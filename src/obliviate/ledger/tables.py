@@ -209,7 +209,7 @@ erasures = Table(
     Column("method", JsonText, nullable=False),
     Column("started", String, nullable=False),
     Column("finished", String),
-    Column("outcome", JsonText, nullable=False),
+    Column("outcome", JsonText),  # None while it runs
 )
 
 erased = Table(

@@ -21,8 +21,9 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
+    from obliviate.ledger.outcome import Stitch
     from obliviate.methods.power_law import PowerLaw
-    from obliviate.methods.trace import Stitch, Trace
+    from obliviate.methods.trace import Trace
     from obliviate.states.update import State
 
 

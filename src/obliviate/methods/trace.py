@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from obliviate.chain.chain import subtracted
-from obliviate.ledger.facts import ERASED
+from obliviate.ledger.outcome import Stitch
 from obliviate.methods.fading import (
     Exponent,
     Gap,
@@ -45,43 +45,6 @@ LEAST_LAG = 4  # three gaps to fit the law to: with two, the content of one bloc
 _MEASURABLE = 2.0  # a trace is one from so many standard errors on
 _CORRECTIONS = 2
 _ACCURACY = 0.25  # ρ is sought until the gap is so near to the target, in half widths
-
-
-@dataclass(frozen=True, kw_only=True)
-class Stitch:
-    """How the rest of training was put back behind a replay, and what became of it.
-
-    Attributes:
-        after: The last replayed block, e.
-        until: The last stitched block.
-        rho: The share of u that was taken off.
-        exponent: h, as fitted or, without a trace to fit it to, as unlike models have in common.
-        exponent_deviation: How uncertain h is.
-        predicted: The mean gap at `until` that an exact replay is predicted to have: the residue of
-            the original model on the erased records. In units of the score; None where unmeasured.
-        low: Lower end of its interval, of level `fading.LEVEL`: the law's uncertainty and the drift
-            of two trainings, as it was at block e.
-        high: Upper end.
-        reached: The gap that the stitch has on the erased records.
-        control: Mean over the controls of how much the stitch takes off their scores.
-        noise: How far two trainings had drifted apart on a control record at block e.
-        has_passed: Whether the check found nothing.
-        verdict: The check, in words.
-    """
-
-    after: int
-    until: int
-    rho: float
-    exponent: float
-    exponent_deviation: float
-    predicted: float | None
-    low: float | None
-    high: float | None
-    reached: float | None
-    control: float | None
-    noise: float
-    has_passed: bool
-    verdict: str
 
 
 @dataclass
@@ -399,11 +362,11 @@ def exponent_of(erasures: Iterable[ErasureFacts]) -> Exponent:
     found = [
         stitch
         for facts in erasures
-        if facts.state in ERASED
-        for stitch in facts.outcome.get("stitches", ())
-        if stitch["predicted"] is not None and stitch["has_passed"]
+        if facts.outcome is not None
+        for stitch in facts.outcome.stitches
+        if stitch.predicted is not None and stitch.has_passed
     ]
     if not found:
         return Exponent()
     last = found[-1]
-    return Exponent(mean=last["exponent"], deviation=last["exponent_deviation"]).later()
+    return Exponent(mean=last.exponent, deviation=last.exponent_deviation).later()

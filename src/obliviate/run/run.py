@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from dataclasses import asdict, replace
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, Self
 
@@ -36,9 +36,9 @@ from obliviate.errors import (
 )
 from obliviate.events import Event, finish, watch
 from obliviate.ledger import Ledger
+from obliviate.ledger.outcome import Outcome
 from obliviate.methods.exact import Exact
 from obliviate.methods.registry import method_of
-from obliviate.methods.trace import Stitch
 from obliviate.options import flag, real
 from obliviate.run.extend import (
     Addition,
@@ -58,7 +58,7 @@ from obliviate.training.trainer import Trainer, load_state, made_model
 from obliviate.vault import check_seal
 
 if TYPE_CHECKING:
-    from collections.abc import Generator, Iterable, Mapping
+    from collections.abc import Generator, Iterable
     from datetime import datetime
     from pathlib import Path
 
@@ -516,33 +516,22 @@ class Run:
     def _erasure(self, carried: Carried) -> Erasure:
         chain, last = carried.chain, carried.chain.entries[-1]
         facts = None if carried.number is None else self.ledger.erasure(carried.number)
-        outcome: Mapping[str, Any] = facts.outcome if facts else {"stop_reason": "nothing to do"}
-        if carried.outcome is not None:
-            outcome = asdict(carried.outcome)
-        segments = tuple((first, last) for first, last in outcome.get("segments", ()))
-        seconds = carried.seconds or outcome.get("seconds", 0.0)
+        outcome = carried.outcome or (facts and facts.outcome)
+        outcome = outcome or Outcome(stop_reason="nothing to do", digest_before=last.digest)
+        seconds = carried.seconds or outcome.seconds
         full = sum(entry.seconds for entry in chain.entries)
+        digest = _text(last.digest)
+        now = {"digest": digest, "guarantee": last.guarantee, "seconds": seconds}
         return Erasure(
-            digest=_text(last.digest),
-            digest_before=outcome.get("digest_before", last.digest),
-            guarantee=last.guarantee,
+            **{**vars(outcome), **now},
             method=str(facts.method["name"]) if facts else "none",
             records=facts.records if facts else 0,
             ignored=carried.ignored,
             blocks_total=chain.length,
-            blocks_replayed=sum(last - first + 1 for first, last in segments),
-            segments=segments,
-            residual_memory=tuple(outcome.get("residual_memory", ())),
-            stop_reason=outcome["stop_reason"],
-            predicted_tail=outcome.get("predicted_tail"),
-            functional_memory=tuple(outcome.get("functional_memory", ())),
-            control_memory=tuple(outcome.get("control_memory", ())),
-            stitches=tuple(Stitch(**each) for each in outcome.get("stitches", ())),
-            seconds=seconds,
             speedup=full / seconds if seconds else float("inf"),
             number=carried.number,
             condemned=len(self.ledger.objects.keys("condemned")),
-            restored=partial(self._left, carried.number, chain.length, _text(last.digest)),
+            restored=partial(self._left, carried.number, chain.length, digest),
         )
 
     def _left(self, number: int | None, block: int, digest: str) -> nn.Module:

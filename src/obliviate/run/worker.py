@@ -45,9 +45,9 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from obliviate.chain.repair import Repair
-    from obliviate.erasure.loop import Outcome
     from obliviate.erasure.plan import Plan
     from obliviate.ledger import ErasureFacts, Ledger, RunFacts
+    from obliviate.ledger.outcome import Outcome
     from obliviate.methods.method import Method
     from obliviate.methods.trace import Trace
     from obliviate.run.onward import Commit
@@ -439,7 +439,7 @@ class Writer:
             unchecked=frozenset(
                 each.id
                 for each in self.ledger.erasures()
-                if each.state in ERASED and not each.outcome.get("reproduced")
+                if each.state in ERASED and not (each.outcome and each.outcome.reproduced)
             ),
         )
 
