@@ -22,7 +22,7 @@ from benchmarks.page import table, write
 from benchmarks.server import a_server
 from obliviate.recipe.subjects import Subjects
 from obliviate.run.make import make
-from obliviate.vault import Terms
+from obliviate.vault import VaultSettings
 
 PREVIEWS = 300
 
@@ -55,7 +55,7 @@ def timed_making(folder: Path, records: int, people: list[str], url: str | None)
         project=None,
         tombstones={},
         ledger=url,
-        terms=Terms.new(None, None),
+        settings=VaultSettings.new(None, None),
     )
     return time.perf_counter() - started
 

@@ -19,7 +19,7 @@ from tests import objects_server
 from tests.server import MISSING, programs, serving
 
 pytest.register_assert_rewrite(
-    "obliviate.testing.method", "tests.contracts.vault_contract", "tests.contracts.place_contract"
+    "obliviate.testing.method", "tests.contracts.vault_contract", "tests.contracts.storage_contract"
 )
 
 settings.register_profile("ci", derandomize=True, deadline=None, max_examples=60, database=None)

@@ -9,7 +9,7 @@ import obliviate as ob
 from obliviate.errors import ConnectionLost, ForeignVault, InvalidOption, OtherFormat, RunDamaged
 from obliviate.vault.marker import MARKER_NAME
 from obliviate.vault.retry import retrying
-from obliviate.vault.storage import place_of
+from obliviate.vault.storage import storage_of
 from tests.models import BLOCKS, images, recipe, records_in
 from tests.objects_server import Proxy
 
@@ -38,7 +38,7 @@ def test_a_run_lives_there_as_anywhere(tmp_path, url):
     assert run.digest == alone.digest
     assert run.verify().passed
     assert run.stock(check=True).lost == ()
-    assert set(run.vault) == run.ledger.objects.keys("live") == set(place_of(url)) - {MARKER_NAME}
+    assert set(run.vault) == run.ledger.objects.keys("live") == set(storage_of(url)) - {MARKER_NAME}
 
 
 def test_calling_fit_again_finds_it(tmp_path, url):
@@ -47,30 +47,30 @@ def test_calling_fit_again_finds_it(tmp_path, url):
         made(tmp_path / "run", url + "-other")
 
 
-def test_two_runs_never_share_a_place(tmp_path, url):
+def test_two_runs_never_share_a_storage(tmp_path, url):
     first = made(tmp_path / "one", url)
-    before = set(place_of(url))
+    before = set(storage_of(url))
     with pytest.raises(ForeignVault, match="another run"):
         made(tmp_path / "other", url)
-    assert set(place_of(url)) == before
+    assert set(storage_of(url)) == before
     assert first.verify().passed
 
 
-def test_a_place_with_other_things_is_left_alone(tmp_path, url):
-    place = place_of(url)
-    place.make()
-    place.write("holiday.jpg", [b"a picture"])
+def test_a_storage_with_other_things_is_left_alone(tmp_path, url):
+    storage = storage_of(url)
+    storage.make()
+    storage.write("holiday.jpg", [b"a picture"])
     with pytest.raises(ForeignVault, match=r"holiday\.jpg"):
         made(tmp_path / "run", url)
-    assert set(place) == {"holiday.jpg"}
+    assert set(storage) == {"holiday.jpg"}
 
 
 def rewritten(url, **said):
     """Let the marker say something else."""
-    place = place_of(url)
-    marker = json.loads(place.read(MARKER_NAME)) | said
-    place.destroy(MARKER_NAME)
-    place.write(MARKER_NAME, [json.dumps(marker).encode()])
+    storage = storage_of(url)
+    marker = json.loads(storage.read(MARKER_NAME)) | said
+    storage.destroy(MARKER_NAME)
+    storage.write(MARKER_NAME, [json.dumps(marker).encode()])
 
 
 def test_a_bucket_that_was_exchanged_is_told_from_the_runs_own(tmp_path, url):
@@ -87,11 +87,11 @@ def test_another_format_is_refused(tmp_path, url):
         ob.load(tmp_path / "run", recipe(), images())
 
 
-def test_a_place_that_was_emptied_is_told(tmp_path, url):
+def test_a_storage_that_was_emptied_is_told(tmp_path, url):
     made(tmp_path / "run", url)
-    place = place_of(url)
-    for key in list(place):
-        place.destroy(key)
+    storage = storage_of(url)
+    for key in list(storage):
+        storage.destroy(key)
     with pytest.raises(RunDamaged, match="emptied"):
         ob.load(tmp_path / "run", recipe(), images())
 

@@ -268,7 +268,7 @@ def test_a_sweep_of_a_sleeper_spares_what_is_new(tmp_path, recipe_of, data):
     list(asleep.ledger.lease.held(patience_seconds=0))
     asleep.ledger.lease._heart.stopped.set()  # as if it were stopped: it beats no more
     list(run.ledger.lease.held(patience_seconds=0))
-    fresh = Vault(run.vault.place).write([b"of the new holder"])
+    fresh = Vault(run.vault.storage).write([b"of the new holder"])
     with pytest.raises(LeaseLost):
         chain.sweep()
     assert bytes(run.vault.read(fresh)) == b"of the new holder"

@@ -20,7 +20,7 @@ def made(folder, optimizer="momentum-carried"):
 
 
 def path_of(run, block, role):
-    return run.vault.place.path / getattr(run.chain().entries[block], role).key
+    return run.vault.storage.path / getattr(run.chain().entries[block], role).key
 
 
 def flip(path):
@@ -63,7 +63,7 @@ def test_every_single_object_is_found_named_and_rebuilt(tmp_path, how):
 def test_everything_at_once_is_rebuilt_from_the_recipe_and_the_data(tmp_path):
     run = made(tmp_path)
     before = evidence(run)
-    for path in run.vault.place.path.iterdir():
+    for path in run.vault.storage.path.iterdir():
         path.unlink()
     assert run.verify(repair=True).rebuilt == tuple(range(BLOCKS + 1))
     assert evidence(run) == before

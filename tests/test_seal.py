@@ -122,7 +122,7 @@ def test_an_object_cannot_be_given_for_another():
 
 def test_a_sealed_object_shows_nothing_of_its_content(tmp_path, key):
     vault = Vault(Folder(tmp_path / "vault"), key, "x")
-    vault.place.make()
+    vault.storage.make()
     stored = vault.write([b"a very plain text " * 100])
     raw = (tmp_path / "vault" / stored.key).read_bytes()
     assert b"plain" not in raw
@@ -236,7 +236,7 @@ def test_a_sealed_vault_gives_no_object_in_the_clear_nor_the_other_way_round(
 ):
     """Whoever can write to the ledger could hand over a state of his own making."""
     run = sealed_run(tmp_path / "run", key if is_sealed else None)
-    other = Vault(run.vault.place, None if is_sealed else key, run.facts.vault["identity"])
+    other = Vault(run.vault.storage, None if is_sealed else key, run.facts.vault["identity"])
     chain = run.chain()
     forged = other.write(encode(chain.state(BLOCKS)))
     run.ledger.objects.replace(BLOCKS, replace(chain.entries[BLOCKS], keyframe=forged))

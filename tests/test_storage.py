@@ -1,4 +1,4 @@
-"""Places: a folder, memory and S3 keep what a place promises, also when S3 fails."""
+"""Storages: a folder, memory and S3 keep what a storage promises, also when S3 fails."""
 
 from __future__ import annotations
 
@@ -29,10 +29,10 @@ from obliviate.vault.bucket import Bucket
 from obliviate.vault.folder import Folder
 from obliviate.vault.retry import retrying
 from obliviate.vault.s3 import unfinished
-from obliviate.vault.storage import place_of
+from obliviate.vault.storage import storage_of
 from obliviate.vault.storage_errors import is_passing
 from tests import objects_server
-from tests.contracts.place_contract import LARGE_BYTES, PlaceContract
+from tests.contracts.storage_contract import LARGE_BYTES, StorageContract
 
 PART = 5 * 2**20
 ATTEMPTS = 4
@@ -67,55 +67,55 @@ class S3Side:
         self.client.upload_part(**where, UploadId=upload, PartNumber=1, Body=b"half")
 
 
-class TestFolder(PlaceContract):
+class TestFolder(StorageContract):
     """A folder."""
 
     @pytest.fixture
-    def place(self, tmp_path):
-        place = Folder(tmp_path / "deep" / "vault")
-        place.make()
-        return place
+    def storage(self, tmp_path):
+        storage = Folder(tmp_path / "deep" / "vault")
+        storage.make()
+        return storage
 
-    def another(self, place):
-        return place_of(place.name)
+    def another(self, storage):
+        return storage_of(storage.name)
 
-    def listed(self, place):
-        return {path.name for path in place.path.iterdir()}
+    def listed(self, storage):
+        return {path.name for path in storage.path.iterdir()}
 
-    def raw(self, place, key):
-        return (place.path / key).read_bytes()
+    def raw(self, storage, key):
+        return (storage.path / key).read_bytes()
 
-    def leave_unfinished(self, place):
-        (place.path / "key.part").write_bytes(b"half")
+    def leave_unfinished(self, storage):
+        (storage.path / "key.part").write_bytes(b"half")
 
-    def put_deeper(self, place, folder, key):
-        (place.path / folder).mkdir()
-        (place.path / folder / key).write_bytes(b"x")
+    def put_deeper(self, storage, folder, key):
+        (storage.path / folder).mkdir()
+        (storage.path / folder / key).write_bytes(b"x")
 
-    def test_links_are_no_objects_and_are_not_followed(self, place, tmp_path):
+    def test_links_are_no_objects_and_are_not_followed(self, storage, tmp_path):
         precious = tmp_path / "precious"
         precious.write_bytes(b"my only copy")
         for name, target in (("file", precious), ("folder", tmp_path), ("nothing", "nowhere")):
-            (place.path / name).symlink_to(target)
+            (storage.path / name).symlink_to(target)
             with pytest.raises(RunDamaged, match="is a link"):
-                place.destroy(name)
-        assert set(place) == set()
-        assert set(place.others()) == {"file", "folder", "nothing"}
+                storage.destroy(name)
+        assert set(storage) == set()
+        assert set(storage.others()) == {"file", "folder", "nothing"}
         assert precious.read_bytes() == b"my only copy"
 
-    def test_a_folder_that_was_moved_away_is_not_begun_anew(self, place, tmp_path):
-        place.write("key", [b"x"])
-        place.path.rename(tmp_path / "moved")
+    def test_a_folder_that_was_moved_away_is_not_begun_anew(self, storage, tmp_path):
+        storage.write("key", [b"x"])
+        storage.path.rename(tmp_path / "moved")
         with pytest.raises(ObliviateError):
-            place.write("key2", [b"y"])
+            storage.write("key2", [b"y"])
         with pytest.raises(ObliviateError):
-            place.replace("key2", b"y")
-        assert not place.path.exists()
+            storage.replace("key2", b"y")
+        assert not storage.path.exists()
 
     @pytest.mark.parametrize("number", [errno.EIO, errno.EMFILE, errno.ENOSPC])
     @pytest.mark.parametrize("call", ["unlink", "rename", "fsync", "scandir", "mkdir", "stat"])
-    def test_what_the_system_refuses_is_named(self, place, monkeypatch, call, number):
-        place.write("key", [b"x"])
+    def test_what_the_system_refuses_is_named(self, storage, monkeypatch, call, number):
+        storage.write("key", [b"x"])
         real, failed = getattr(os, call), []
 
         def fail(*arguments, **options):
@@ -127,76 +127,76 @@ class TestFolder(PlaceContract):
         with monkeypatch.context() as patch:
             patch.setattr(os, call, fail)
             for action in (
-                lambda: place.write("key2", [b"y"]),
-                lambda: place.replace("key", b"z"),
-                lambda: place.destroy("key"),
-                lambda: list(place),
-                place.make,
+                lambda: storage.write("key2", [b"y"]),
+                lambda: storage.replace("key", b"z"),
+                lambda: storage.destroy("key"),
+                lambda: list(storage),
+                storage.make,
             ):
                 with contextlib.suppress(StorageFull, StorageFailed):
                     action()
         assert failed
         written = set() if call in ("rename", "fsync") else {"key2"}
-        assert self.listed(place) - {"key"} == written
+        assert self.listed(storage) - {"key"} == written
 
 
-class TestMemory(PlaceContract):
+class TestMemory(StorageContract):
     """The memory of this process."""
 
     @pytest.fixture
-    def place(self):
+    def storage(self):
         return bucket_at(f"memory://vault{next(_NUMBERS)}/objects")
 
-    def another(self, place):
-        return place_of(place.name)
+    def another(self, storage):
+        return storage_of(storage.name)
 
-    def _start(self, place):
-        return place.name.removeprefix("memory:/") + "/"
+    def _start(self, storage):
+        return storage.name.removeprefix("memory:/") + "/"
 
     def _store(self):
         return fsspec.get_filesystem_class("memory").store
 
-    def listed(self, place):
-        start = self._start(place)
+    def listed(self, storage):
+        start = self._start(storage)
         return {path.removeprefix(start) for path in self._store() if path.startswith(start)}
 
-    def raw(self, place, key):
-        return self._store()[self._start(place) + key].getvalue()
+    def raw(self, storage, key):
+        return self._store()[self._start(storage) + key].getvalue()
 
-    def leave_unfinished(self, place):
-        fsspec.filesystem("memory").pipe_file(self._start(place) + "key", b"half")
+    def leave_unfinished(self, storage):
+        fsspec.filesystem("memory").pipe_file(self._start(storage) + "key", b"half")
 
-    def put_deeper(self, place, folder, key):
-        fsspec.filesystem("memory").pipe_file(f"{self._start(place)}{folder}/{key}", b"x")
+    def put_deeper(self, storage, folder, key):
+        fsspec.filesystem("memory").pipe_file(f"{self._start(storage)}{folder}/{key}", b"x")
 
 
-class TestS3(PlaceContract):
+class TestS3(StorageContract):
     """S3."""
 
     @pytest.fixture
-    def place(self, s3, objects):
+    def storage(self, s3, objects):
         url = s3()
         self.side = S3Side(objects, url.removeprefix("s3://"))
         return bucket_at(f"{url}/run/vault")
 
-    def another(self, place):
-        return bucket_at(place.name)
+    def another(self, storage):
+        return bucket_at(storage.name)
 
-    def listed(self, place):
+    def listed(self, storage):
         return self.side.listed("run/vault/")
 
-    def raw(self, place, key):
+    def raw(self, storage, key):
         return self.side.raw(f"run/vault/{key}")
 
-    def leave_unfinished(self, place):
+    def leave_unfinished(self, storage):
         self.side.begin_upload("run/vault/key")
 
-    def put_deeper(self, place, folder, key):
+    def put_deeper(self, storage, folder, key):
         where = {"Bucket": self.side.name, "Key": f"run/vault/{folder}/{key}"}
         self.side.client.put_object(**where, Body=b"x")
 
 
-# What lies beside a place in S3
+# What lies beside a storage in S3
 
 
 @pytest.fixture
@@ -225,21 +225,21 @@ def test_destroying_leaves_the_uploads_of_other_keys(side):
 def test_older_versions_are_destroyed_too(side, status):
     versioning = {"Status": status}
     side.client.put_bucket_versioning(Bucket=side.name, VersioningConfiguration=versioning)
-    place = bucket_at(f"s3://{side.name}/run")
-    place.write("key", [b"x"])
-    place.write("key2", [b"x"])
+    storage = bucket_at(f"s3://{side.name}/run")
+    storage.write("key", [b"x"])
+    storage.write("key2", [b"x"])
     side.client.put_object(Bucket=side.name, Key="run/key", Body=b"later")
-    place.destroy("key")
-    place.destroy("key")
-    assert set(place) == {"key2"} == side.listed("run/")
+    storage.destroy("key")
+    storage.destroy("key")
+    assert set(storage) == {"key2"} == side.listed("run/")
 
 
 def test_many_uploads_of_one_key_are_all_destroyed(side):
     for _ in range(3):
         side.begin_upload("run/key")
-    place = bucket_at(f"s3://{side.name}/run")
-    assert list(place) == ["key"]
-    place.destroy("key")
+    storage = bucket_at(f"s3://{side.name}/run")
+    assert list(storage) == ["key"]
+    storage.destroy("key")
     assert side.listed() == set()
 
 
@@ -294,11 +294,11 @@ def test_a_store_that_cannot_list_uploads_has_none(code):
 
 
 def test_a_large_object_is_never_in_memory_as_a_whole(side):
-    place = bucket_at(f"s3://{side.name}/run")
-    place.write("first", [b"x"])  # loads what is loaded once
+    storage = bucket_at(f"s3://{side.name}/run")
+    storage.write("first", [b"x"])  # loads what is loaded once
     tracemalloc.start()
     try:
-        place.write("key", (bytes(2**20) for _ in range(60)))
+        storage.write("key", (bytes(2**20) for _ in range(60)))
         peak = tracemalloc.get_traced_memory()[1]
     finally:
         tracemalloc.stop()
@@ -307,14 +307,14 @@ def test_a_large_object_is_never_in_memory_as_a_whole(side):
 
 
 def test_a_write_that_failed_sends_nothing_when_it_is_let_go(side):
-    place = bucket_at(f"s3://{side.name}/run")
+    storage = bucket_at(f"s3://{side.name}/run")
 
     def pieces():
         yield bytes(100)
         raise ValueError("broken")
 
     with pytest.raises(ValueError, match="broken"):
-        place.write("key", pieces())
+        storage.write("key", pieces())
     gc.collect()
     assert side.listed() == set()
 
@@ -330,13 +330,13 @@ def own(s3, monkeypatch):
         yield server
 
 
-def calls(place):
-    """All that one can ask of a place."""
+def calls(storage):
+    """All that one can ask of a storage."""
     return {
-        "write": lambda: place.write("key", [b"x"]),
-        "read": lambda: place.read("key"),
-        "destroy": lambda: place.destroy("key"),
-        "list": lambda: list(place),
+        "write": lambda: storage.write("key", [b"x"]),
+        "read": lambda: storage.read("key"),
+        "destroy": lambda: storage.destroy("key"),
+        "list": lambda: list(storage),
     }
 
 
@@ -356,7 +356,7 @@ def test_a_server_that_is_down_is_named(s3, monkeypatch, name):
 
 def test_a_server_killed_in_mid_write(own):
     name = own.bucket()
-    place = bucket_at(f"s3://{name}/run")
+    storage = bucket_at(f"s3://{name}/run")
 
     def pieces():
         yield bytes(PART + 1)
@@ -365,18 +365,18 @@ def test_a_server_killed_in_mid_write(own):
 
     began = time.monotonic()
     with pytest.raises(ConnectionLost, match="cannot be reached"):
-        place.write("key", pieces())
+        storage.write("key", pieces())
     assert time.monotonic() - began < 10
     own.start()
     own.client.create_bucket(Bucket=name)
-    place.write("key", [b"again"])
-    assert place.read("key") == b"again"
+    storage.write("key", [b"again"])
+    assert storage.read("key") == b"again"
     assert S3Side(own, name).listed() == {"run/key"}
 
 
 def test_a_server_that_comes_back_is_waited_for(own, monkeypatch):
     name = own.bucket()
-    place = Bucket(
+    storage = Bucket(
         f"s3://{name}/run", retry=retrying(is_passing, attempts=9, first_pause_seconds=0.001)
     )
     own.kill()
@@ -392,9 +392,9 @@ def test_a_server_that_comes_back_is_waited_for(own, monkeypatch):
             own.client.create_bucket(Bucket=name)
 
     monkeypatch.setattr(time, "sleep", sleep)
-    place.write("key", [b"x"])
+    storage.write("key", [b"x"])
     assert slept == [0.001, 0.002]
-    assert set(place) == {"key"}
+    assert set(storage) == {"key"}
 
 
 @pytest.mark.parametrize("size_bytes", [1, LARGE_BYTES])
@@ -404,10 +404,10 @@ def test_a_server_that_never_answers_is_not_waited_for(s3, monkeypatch, size_byt
     with socket.create_server(("127.0.0.1", 0)) as silent:
         port = silent.getsockname()[1]
         monkeypatch.setenv("AWS_ENDPOINT_URL_S3", f"http://127.0.0.1:{port}")
-        place = Bucket("s3://bucket/run", retry=retrying(is_passing, attempts=2), part_bytes=PART)
+        storage = Bucket("s3://bucket/run", retry=retrying(is_passing, attempts=2), part_bytes=PART)
         began = time.monotonic()
         with pytest.raises(ConnectionLost, match="cannot be reached"):
-            place.write("key", [bytes(size_bytes)])
+            storage.write("key", [bytes(size_bytes)])
     assert time.monotonic() - began < 10
 
 
@@ -494,8 +494,8 @@ def test_a_write_whose_answer_is_lost_is_found_to_be_done(side, proxy, data):
     is_last = is_complete if len(data) > PART else lambda method, path: method == "PUT"
     lost = first(1, True, is_last)
     proxy.drop_answer = lambda method, path: bool(lost(method, path))
-    place = bucket_at(f"s3://{side.name}/run")
-    place.write("key", [data])
+    storage = bucket_at(f"s3://{side.name}/run")
+    storage.write("key", [data])
     assert side.raw("run/key") == data
     assert side.listed() == {"run/key"}
 
@@ -523,7 +523,7 @@ def test_a_part_that_is_lost_for_good_leaves_nothing(side, proxy, number):
 
 
 def test_an_object_that_did_not_arrive_as_a_whole_is_noticed(side, proxy):
-    place = bucket_at(f"s3://{side.name}/run")
+    storage = bucket_at(f"s3://{side.name}/run")
 
     def shorten(method, path):
         if method == "HEAD":
@@ -531,7 +531,7 @@ def test_an_object_that_did_not_arrive_as_a_whole_is_noticed(side, proxy):
 
     proxy.refuse = shorten
     with pytest.raises(StorageFull, match="kept 4 of the 5 bytes of object key"):
-        place.write("key", [b"short"])
+        storage.write("key", [b"short"])
     assert side.listed() == set()
 
 
@@ -550,22 +550,22 @@ def test_a_bucket_that_is_not_there_is_named(s3, name):
 def test_credentials_that_may_only_read(side, proxy, name, status):
     side.client.put_object(Bucket=side.name, Key="run/kept", Body=b"x")
     proxy.refuse = lambda method, path: status if method not in {"GET", "HEAD"} else None
-    place = bucket_at(f"s3://{side.name}/run")
+    storage = bucket_at(f"s3://{side.name}/run")
     with pytest.raises(StorageFull, match=r"cannot be written to.*(AccessDenied|Full)") as refusal:
-        calls(place)[name]()
+        calls(storage)[name]()
     assert "allow writing" in refusal.value.hint
     assert len(proxy.seen) < 5
-    assert place.read("kept") == b"x"
-    assert set(place) == {"kept"} == side.listed("run/")
+    assert storage.read("kept") == b"x"
+    assert set(storage) == {"kept"} == side.listed("run/")
 
 
 def test_what_may_not_be_read_is_named(side, proxy):
     proxy.refuse = lambda method, path: 403
-    place = bucket_at(f"s3://{side.name}/run")
+    storage = bucket_at(f"s3://{side.name}/run")
     with pytest.raises(RunDamaged, match="object key cannot be read"):
-        place.read("key")
+        storage.read("key")
     with pytest.raises(StorageFull, match="AccessDenied"):
-        list(place)
+        list(storage)
 
 
 def test_the_refused_operation_is_named(side, proxy):
@@ -639,7 +639,7 @@ def test_what_other_drivers_raise_is_named(error, expected):
 )
 def test_a_url_with_a_secret_is_refused_without_repeating_it(url, fault):
     with pytest.raises(InvalidOption, match=fault) as refusal:
-        place_of(url)
+        storage_of(url)
     assert "s3cret" not in str(refusal.value)
 
 
@@ -658,9 +658,9 @@ def test_a_url_with_a_secret_is_refused_without_repeating_it(url, fault):
         ("file:///data/run?x=1", "query"),
     ],
 )
-def test_a_url_that_names_no_place_is_refused(url, fault):
+def test_a_url_that_names_no_storage_is_refused(url, fault):
     with pytest.raises(InvalidOption, match=fault) as refusal:
-        place_of(url)
+        storage_of(url)
     assert refusal.value.hint
 
 
@@ -668,37 +668,39 @@ def test_a_driver_that_is_missing_is_named(monkeypatch):
     monkeypatch.setitem(sys.modules, "s3fs", None)
     monkeypatch.delitem(sys.modules["fsspec.registry"]._registry, "s3", raising=False)
     with pytest.raises(InvalidOption, match="driver that is not there") as refusal:
-        place_of("s3://bucket/run")
+        storage_of("s3://bucket/run")
     assert "pip install 'obliviate[s3]'" in refusal.value.hint
 
 
 def test_paths_are_folders(tmp_path):
     for where in (tmp_path, str(tmp_path), tmp_path.as_uri(), f"file://localhost{tmp_path}"):
-        place = place_of(where)
-        assert isinstance(place, Folder)
-        assert place.path == tmp_path
-    assert place_of("file:///data/a%20run").path == Path("/data/a run")
-    assert place_of("file:///data/100%25%23%3F").path == Path("/data/100%#?")
+        storage = storage_of(where)
+        assert isinstance(storage, Folder)
+        assert storage.path == tmp_path
+    assert storage_of("file:///data/a%20run").path == Path("/data/a run")
+    assert storage_of("file:///data/100%25%23%3F").path == Path("/data/100%#?")
 
 
 def test_a_path_is_kept_absolute(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HOME", "/home/ada")
-    places = [place_of(where) for where in ("runs/mnist", Path("runs/mnist"), "runs/../runs/mnist")]
+    storages = [
+        storage_of(where) for where in ("runs/mnist", Path("runs/mnist"), "runs/../runs/mnist")
+    ]
     monkeypatch.chdir("/")
-    assert {place.path for place in places} == {tmp_path / "runs" / "mnist"}
-    assert place_of("~/runs").path == place_of(Path("~/runs")).path == Path("/home/ada/runs")
+    assert {storage.path for storage in storages} == {tmp_path / "runs" / "mnist"}
+    assert storage_of("~/runs").path == storage_of(Path("~/runs")).path == Path("/home/ada/runs")
 
 
 @pytest.mark.parametrize("where", ["", 7, None, b"runs", "a\0b", "n" * 300])
 def test_what_is_no_path_is_refused(where):
     with pytest.raises(InvalidOption) as refusal:
-        place_of(where)
+        storage_of(where)
     assert refusal.value.hint
 
 
-def test_making_a_place_asks_nothing_of_the_server(s3, proxy):
-    assert place_of("s3://bucket/run/").name == "s3://bucket/run"
+def test_making_a_storage_asks_nothing_of_the_server(s3, proxy):
+    assert storage_of("s3://bucket/run/").name == "s3://bucket/run"
     assert proxy.seen == []
 
 

@@ -42,16 +42,16 @@ class TestVault(VaultContract):
         return Vault(new_folder(tmp_path / "deep" / "vault"))
 
     def raw(self, vault, key):
-        return (vault.place.path / key).read_bytes()
+        return (vault.storage.path / key).read_bytes()
 
     def tamper(self, vault, key, data):
-        (vault.place.path / key).write_bytes(data)
+        (vault.storage.path / key).write_bytes(data)
 
     def remove(self, vault, key):
-        (vault.place.path / key).unlink()
+        (vault.storage.path / key).unlink()
 
     def listed(self, vault):
-        return {path.name for path in vault.place.path.iterdir()}
+        return {path.name for path in vault.storage.path.iterdir()}
 
 
 class TestSealedVault(TestVault):
@@ -98,7 +98,8 @@ def failing(number: int, at: int = 1, then=None):
 
 
 def left_behind(vault) -> list[str]:
-    return [path.name for path in vault.place.path.iterdir()] if vault.place.path.exists() else []
+    folder = vault.storage.path
+    return [path.name for path in folder.iterdir()] if folder.exists() else []
 
 
 # Failures of the disk
@@ -116,7 +117,7 @@ def test_a_full_or_forbidden_disk_leaves_nothing_behind(vault, monkeypatch, numb
         with pytest.raises(StorageFull) as refusal:
             vault.write([b"ten bytes!"])
     assert os.strerror(number) in refusal.value.message
-    assert str(vault.place.path) in refusal.value.message
+    assert str(vault.storage.path) in refusal.value.message
     assert left_behind(vault) == []
 
 
@@ -179,7 +180,7 @@ def test_an_object_is_complete_before_it_has_its_name(vault, monkeypatch):
 def test_an_unfinished_file_is_listed_and_can_be_destroyed(vault):
     vault.write([b"x"])
     unfinished = f"{uuid.uuid4().hex}.part"
-    (vault.place.path / unfinished).write_bytes(b"half")
+    (vault.storage.path / unfinished).write_bytes(b"half")
     assert unfinished in set(vault)
     vault.destroy(unfinished)
     assert unfinished not in left_behind(vault)

@@ -315,7 +315,7 @@ class Chain:
         Small states on a local disk take a few milliseconds, nearly all of them computing: beside
         training that keeps every core busy, they take longer than before it.
         """
-        return size_bytes(state) < _SMALL_BYTES and isinstance(self._vault.place, Folder)
+        return size_bytes(state) < _SMALL_BYTES and isinstance(self._vault.storage, Folder)
 
     def aside(
         self, threads: ThreadPoolExecutor, state: State, work: Callable[..., Result], *given: Any

@@ -22,7 +22,7 @@ from obliviate.errors import (
     StorageFailed,
     StorageFull,
 )
-from obliviate.vault import Terms
+from obliviate.vault import VaultSettings
 from obliviate.vault.folder import Folder
 
 if TYPE_CHECKING:
@@ -62,14 +62,14 @@ def opened(ledger: Ledger, folder: Path, seal: Seal | None) -> Vault:
         RunDamaged: It lies elsewhere, and does not say whose it is.
         StorageFailed, ConnectionLost: The place cannot be reached.
     """
-    terms = Terms.of(ledger.run().vault)
-    vault = terms.opened(folder, seal)
+    settings = VaultSettings.of(ledger.run().vault)
+    vault = settings.opened(folder, seal)
     try:
         check_newest(ledger, vault)
     except RunOutdated:
         raise
     except RunDamaged as error:
-        if terms.url:
+        if settings.url:
             error.message += "; it is not the vault of this run, or it was emptied"
             raise
         # whose a folder inside the run's is, is plain; before anything is written it is asked again
@@ -89,7 +89,7 @@ def check_newest(ledger: Ledger, vault: Vault) -> None:
     if marker.number and ledger.journal_hash(marker.number) != marker.head:
         raise RunOutdated(
             f"the ledger {ledger.where} is older than the one that last wrote to the vault "
-            f"{vault.place.name}, or another one: it is a copy, or was put back from a copy",
+            f"{vault.storage.name}, or another one: it is a copy, or was put back from a copy",
             hint="go on with the folder of the run that wrote last; where that is lost, put back "
             "its whole folder and its vault from one and the same copy, or make the run anew in "
             "another folder, leaving out whoever was erased since; nothing was deleted",
@@ -103,7 +103,7 @@ def refuse_outdated(ledger: Ledger, folder: Path) -> None:
         RunOutdated, ForeignVault: See `check_newest`.
     """
     try:
-        check_newest(ledger, Terms.of(ledger.run().vault).unread(folder))
+        check_newest(ledger, VaultSettings.of(ledger.run().vault).unread(folder))
     except RunOutdated:
         raise
     except (RunDamaged, StorageFailed, ConnectionLost):
@@ -137,7 +137,7 @@ def begin(ledger: Ledger, vault: Vault, *, is_mending: bool = False) -> None:
                 "vault is lost, `obliviate verify RUN --repair` makes it again as far as it can"
             )
             raise
-        vault.place.make()
+        vault.storage.make()
         mark(ledger, vault)
     vault.fresh.clear()
     vault.announcing = functools.partial(_announce, ledger, vault)
@@ -166,10 +166,10 @@ def forsake(ledger: Ledger, vault: Vault) -> None:
 
 def _check_ours(ledger: Ledger, vault: Vault, error: RunDamaged) -> None:
     """See that whatever lies in a vault without a marker is known to the ledger."""
-    place = vault.place
-    if isinstance(place, Folder) and not place.path.parent.is_dir():
+    storage = vault.storage
+    if isinstance(storage, Folder) and not storage.path.parent.is_dir():
         raise RunDamaged(
-            f"{place.path.parent} is gone, where the vault was",
+            f"{storage.path.parent} is gone, where the vault was",
             hint="load the run from where it is now; nothing was written",
         ) from error
     known = {each.stored.key for each in ledger.objects.all()}

@@ -123,7 +123,7 @@ def taking_stock(
     condemned = {each.stored.key for each in objects if each.state == "condemned"}
     lost = (yield from losses(chain)) if check else ()
     return Inventory(
-        place=vault.place.name,
+        place=vault.storage.name,
         is_sealed=vault.is_sealed,
         objects=objects,
         uses={key: (entry.block, role) for entry in chain.entries for role, key in held_by(entry)},

@@ -24,7 +24,7 @@ from obliviate.recipe.recipe import Project
 from obliviate.run import load
 from obliviate.run.make import data_length
 from obliviate.text import printable
-from obliviate.vault import Terms
+from obliviate.vault import VaultSettings
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -120,7 +120,7 @@ def open_chain(place: str, file: Path | None) -> tuple[Ledger, Vault, Chain]:
     if file is not None:
         seal = load_project(file, json.loads(facts.project.get("options", "{}"))).seal
     vault = opened(ledger, folder, seal)
-    spacing = Terms.of(facts.vault).spacing
+    spacing = VaultSettings.of(facts.vault).spacing
     return ledger, vault, Chain(ledger, vault, facts.blocks, spacing=spacing)
 
 

@@ -93,8 +93,8 @@ def remove_orphans(ledger: Ledger, vault: Vault) -> tuple[str, ...]:
         ledger.lease.release()
     if swept.spared:
         raise RunDamaged(
-            f"{counted(len(swept.missing), 'object')} in use missing from {vault.place.name}, such "
-            f"as {swept.missing[0]}: {counted(len(swept.spared), 'orphan')} left alone",
+            f"{counted(len(swept.missing), 'object')} in use missing from {vault.storage.name}, "
+            f"such as {swept.missing[0]}: {counted(len(swept.spared), 'orphan')} left alone",
             hint="make them again with `obliviate verify RUN --repair` first; where the ledger was "
             "put back from a copy, put back the vault from the same copy",
         )

@@ -26,7 +26,7 @@ from obliviate.methods.registry import method_of, options_of
 from obliviate.options import text, whole
 from obliviate.recipe.subjects import named_once
 from obliviate.text import READS_MORE
-from obliviate.vault import Terms
+from obliviate.vault import VaultSettings
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -75,7 +75,7 @@ class Desk:
         ledger = Ledger(folder)
         try:
             ledger.check(names=("runs", "parts"))
-            if Terms.of(ledger.run().vault).seal:  # people are known under a sealed key
+            if VaultSettings.of(ledger.run().vault).seal:  # people are known under a sealed key
                 ledger.unlock(opened(ledger, folder, seal).unwrapped)
             else:
                 refuse_outdated(ledger, folder)

@@ -51,7 +51,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch.utils.data import Dataset
 
-    from obliviate.vault import Seal, Terms
+    from obliviate.vault import Seal, VaultSettings
 
 MAKING_NAME = ".making"
 _OWN_FILES = {LOCK_NAME, MAKING_NAME, VAULT_NAME, PART_NAME, f"{PART_NAME}-journal"}
@@ -91,7 +91,7 @@ def make(
     project: Mapping[str, str] | None,
     tombstones: Mapping[str, str],
     ledger: str | None,
-    terms: Terms,
+    settings: VaultSettings,
     seal: Seal | None = None,
 ) -> None:
     """Write block 0 and the ledger: after this, and not before, there is a run.
@@ -100,22 +100,24 @@ def make(
     """
     if ledger is not None:
         checked_url(ledger)
-    if not _is_free(folder, terms):
+    if not _is_free(folder, settings):
         return  # another process was faster
     trainer = new_trainer(recipe, data, data_length(data), blocks)
     probe(trainer, left_out)
     ids = np.arange(trainer.layout.records, dtype=np.int64)
     found = Reingested.among(trainer, ids, tombstones, subjects)
     left_out = np.union1d(left_out, found.records)
-    facts = _facts(recipe, trainer, left_out, project or {}, tombstones=found.options, terms=terms)
+    facts = _facts(
+        recipe, trainer, left_out, project or {}, tombstones=found.options, settings=settings
+    )
     if ledger is not None:
         prepare(ledger)
     with _or_nothing(folder) as elsewhere, alone(folder):
         if is_made(folder):
             return  # another process was faster
-        terms = _noted(folder / MAKING_NAME, terms, seal)
-        elsewhere.extend([terms.url] if terms.url else [])
-        vault = terms.claimed(folder, seal)  # what is there was left by a killed call
+        settings = _noted(folder / MAKING_NAME, settings, seal)
+        elsewhere.extend([settings.url] if settings.url else [])
+        vault = settings.claimed(folder, seal)  # what is there was left by a killed call
         initial = trainer.initial().model
         first = Entry(
             block=0,
@@ -126,7 +128,7 @@ def make(
         )
         Ledger.create(
             folder,
-            replace(facts, vault=terms.said()),
+            replace(facts, vault=settings.as_dict()),
             first,
             Newcomers(
                 blocks=trainer.layout.all_blocks(),
@@ -162,21 +164,21 @@ def _or_nothing(folder: Path) -> Iterator[list[str]]:
         raise
 
 
-def _noted(note: Path, terms: Terms, seal: Seal | None) -> Terms:
-    """The terms, under the identity that a killed making had given to the place already."""
+def _noted(note: Path, settings: VaultSettings, seal: Seal | None) -> VaultSettings:
+    """The settings, under the identity that a killed making had given to the place already."""
     with naming(note):
         identity = note.read_text() if note.exists() else ""
         if identity:
-            terms = replace(terms, identity=identity)
-            return terms if seal is None else terms.sealed(seal)
+            settings = replace(settings, identity=identity)
+            return settings if seal is None else settings.sealed(seal)
         with note.open("w") as file:
-            file.write(terms.identity)
+            file.write(settings.identity)
             file.flush()
             os.fsync(file.fileno())
-    return terms
+    return settings
 
 
-def _is_free(folder: Path, terms: Terms) -> bool:
+def _is_free(folder: Path, settings: VaultSettings) -> bool:
     """Look whether a vault elsewhere can be the run's; there is nothing yet if another made it.
 
     Raises:
@@ -186,7 +188,7 @@ def _is_free(folder: Path, terms: Terms) -> bool:
     with naming(note):
         identity = note.read_text() if note.exists() else ""
     try:
-        replace(terms, identity=identity or terms.identity).check_free(folder)
+        replace(settings, identity=identity or settings.identity).check_free(folder)
     except ForeignVault:
         if is_made(folder):
             return False
@@ -212,7 +214,7 @@ def _facts(
     project: Mapping[str, str],
     *,
     tombstones: Mapping[str, str],
-    terms: Terms,
+    settings: VaultSettings,
 ) -> RunFacts:
     layout, secret = trainer.layout, secrets.token_bytes(32)
     return RunFacts(
@@ -224,7 +226,7 @@ def _facts(
         content_key=secret,
         samples=content_hashes(trainer, sampled(layout.records, recipe.seed, left_out), secret),
         tombstones=tombstones,
-        vault=terms.said(),
+        vault=settings.as_dict(),
         project=project,
         made=stamp(),
     )

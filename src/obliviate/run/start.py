@@ -24,7 +24,7 @@ from obliviate.run.make import (
 )
 from obliviate.run.run import Run
 from obliviate.run.tombstoned import tombstone_options
-from obliviate.vault import Terms, check_seal, kept_form
+from obliviate.vault import VaultSettings, check_seal, kept_form
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterable, Mapping
@@ -163,7 +163,7 @@ def fitting(  # noqa: D417
             project=project,
             tombstones=kept,
             ledger=ledger,
-            terms=Terms.new(vault, seal, spacing),
+            settings=VaultSettings.new(vault, seal, spacing),
             seal=seal,
         )
     with naming(folder):
@@ -215,13 +215,13 @@ def _check_tombstones(run: Run, kept: Mapping[str, str]) -> None:
 
 
 def _check_vault(run: Run, url: str | Path | None, seal: Seal | None) -> None:
-    terms = Terms.of(run.facts.vault)
-    if url is not None and kept_form(url) != terms.url:
+    settings = VaultSettings.of(run.facts.vault)
+    if url is not None and kept_form(url) != settings.url:
         raise InvalidOption(
-            f"the vault of {run.folder} is in {run.vault.place.name}, not {url}",
+            f"the vault of {run.folder} is in {run.vault.storage.name}, not {url}",
             hint="it stays where the run was made; give that place or none",
         )
-    if seal is not None and not terms.seal:
+    if seal is not None and not settings.seal:
         raise InvalidOption(
             f"the vault of {run.folder} was made without a master key",
             hint="what was written in the clear stays so; make a new run in another folder",

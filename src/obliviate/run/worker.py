@@ -36,7 +36,7 @@ from obliviate.methods.trace import exponent_of, trace_of
 from obliviate.run.fingerprint import SAMPLED_RECORDS, content_hashes, sampled
 from obliviate.run.onward import training_on
 from obliviate.training.determinism import BITS_DEPEND_ON, environment_facts
-from obliviate.vault import Terms
+from obliviate.vault import VaultSettings
 
 if TYPE_CHECKING:
     from collections.abc import Generator
@@ -119,7 +119,7 @@ class Writer:
 
     def chain(self) -> Chain:
         """The chain as it is now."""
-        spacing = Terms.of(self.facts.vault).spacing
+        spacing = VaultSettings.of(self.facts.vault).spacing
         return Chain(self.ledger, self.vault, self.facts.blocks, self.trainer.buffers, spacing)
 
     # What a request means

@@ -1,7 +1,7 @@
 """The vault: where checkpoints live, as bytes."""
 
 from obliviate.vault.seal import KeyFile, KeyService, KeyVariable, Seal, check_seal
-from obliviate.vault.settings import Terms
+from obliviate.vault.settings import VaultSettings
 from obliviate.vault.storage import kept_form
 from obliviate.vault.vault import Stored, Vault
 
@@ -11,8 +11,8 @@ __all__ = [
     "KeyVariable",
     "Seal",
     "Stored",
-    "Terms",
     "Vault",
+    "VaultSettings",
     "check_seal",
     "kept_form",
 ]

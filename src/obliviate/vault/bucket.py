@@ -31,7 +31,7 @@ _EXAMPLE = "give a folder, or a URL such as s3://bucket/prefix"
 
 
 class Bucket:
-    """A place in an object store; see `Place`.
+    """A storage in an object store; see `Storage`.
 
     An object that fits into a part is sent in one request. A larger one is sent in parts as its
     pieces come, so that a few parts are in memory, and shows under its key once all are there. (In
@@ -67,10 +67,10 @@ class Bucket:
         self._retry, self._part_bytes = retry or retrying(is_passing), part_bytes
 
     def make(self) -> None:
-        """See `Place`; a bucket is there, or whoever owns it makes it."""
+        """See `Storage`; a bucket is there, or whoever owns it makes it."""
 
     def write(self, key: str, pieces: Iterable[bytes | memoryview]) -> None:
-        """Store an object; see `Place`."""
+        """Store an object; see `Storage`."""
         path, file, size_bytes = self._at(key), None, 0
         parts = _parts(pieces, self._part_bytes)
         failure: ObliviateError | None = None
@@ -93,24 +93,24 @@ class Bucket:
             raise
 
     def replace(self, key: str, data: bytes) -> None:
-        """Store an object in the place of what is there; see `Place`."""
+        """Store an object in the place of what is there; see `Storage`."""
         self._ask(lambda: self._fs.pipe_file(self._at(key), data))
 
     def read(self, key: str) -> bytes:
-        """The bytes of an object; see `Place`."""
+        """The bytes of an object; see `Storage`."""
         data: bytes = self._ask(lambda: self._fs.cat_file(self._at(key)), reading=key)
         return data
 
     def destroy(self, key: str) -> None:
-        """Remove an object, and what an unfinished upload left of one; see `Place`."""
+        """Remove an object, and what an unfinished upload left of one; see `Storage`."""
         self._ask(lambda: self._erase(self._at(key)))
 
     def __iter__(self) -> Iterator[str]:
-        """The keys of all objects there are, unfinished ones too; see `Place`."""
+        """The keys of all objects there are, unfinished ones too; see `Storage`."""
         yield from self._ask(lambda: self._listed(is_object=True))
 
     def others(self) -> Iterator[str]:
-        """The names of what is no object; see `Place`."""
+        """The names of what is no object; see `Storage`."""
         yield from self._ask(lambda: self._listed(is_object=False))
 
     def _at(self, key: str) -> str:

@@ -23,7 +23,7 @@ _UNREADABLE = {errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ELOOP, errno.EAC
 
 
 class Folder:
-    """A place in the local file system; see `Place`.
+    """A storage in the local file system; see `Storage`.
 
     An object is written to a temporary name, flushed to the disk and renamed: under its own name it
     is complete. Reading, listing and destroying are tried again for a moment where they fail in
@@ -51,12 +51,12 @@ class Folder:
                 raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
 
     def make(self) -> None:
-        """Make the folder, if it is not there; see `Place`."""
+        """Make the folder, if it is not there; see `Storage`."""
         with self._naming():
             self.path.mkdir(mode=0o700, parents=True, exist_ok=True)
 
     def write(self, key: str, pieces: Iterable[bytes | memoryview]) -> None:
-        """Store an object; see `Place`."""
+        """Store an object; see `Storage`."""
         path = self.path / key
         temporary = path.with_name(f"{key}.part")
         try:
@@ -67,7 +67,7 @@ class Folder:
             raise
 
     def replace(self, key: str, data: bytes) -> None:
-        """Store an object in the place of what is there; see `Place`."""
+        """Store an object in the place of what is there; see `Storage`."""
         temporary = self.path / f"{key}.part"
         try:
             with self._naming():
@@ -79,7 +79,7 @@ class Folder:
             raise
 
     def read(self, key: str) -> bytes:
-        """The bytes of an object; see `Place`."""
+        """The bytes of an object; see `Storage`."""
         try:
             return _BRIEFLY((self.path / key).read_bytes)
         except OSError as error:
@@ -87,7 +87,7 @@ class Folder:
             raise self._lost(key, error) if is_lost else named(error, self.name) from error
 
     def destroy(self, key: str) -> None:
-        """Remove an object; see `Place`."""
+        """Remove an object; see `Storage`."""
         path = self.path / key
         with self._naming():
             if _BRIEFLY(path.is_symlink):
@@ -103,7 +103,7 @@ class Folder:
         return iter([name for name, is_file in self._listed() if is_file])
 
     def others(self) -> Iterator[str]:
-        """The names of what is no object; see `Place`."""
+        """The names of what is no object; see `Storage`."""
         return iter([name for name, is_file in self._listed() if not is_file])
 
     def _listed(self) -> list[tuple[str, bool]]:

@@ -15,7 +15,7 @@ from obliviate.errors import ForeignVault, OtherFormat, RunDamaged
 from obliviate.vault.frames import FORMAT
 
 if TYPE_CHECKING:
-    from obliviate.vault.storage import Place
+    from obliviate.vault.storage import Storage
 
 MARKER_NAME = "obliviate.json"
 OWN_PLACE = "give a place of its own, such as an empty prefix of a bucket"
@@ -37,21 +37,21 @@ class Marker:
     head: str = ""
     format: int = FORMAT
 
-    def write(self, place: Place) -> None:
+    def write(self, storage: Storage) -> None:
         """Put it in the place of the one before."""
-        place.replace(MARKER_NAME, json.dumps(asdict(self)).encode())
+        storage.replace(MARKER_NAME, json.dumps(asdict(self)).encode())
 
     @classmethod
-    def of(cls, place: Place, identity: str) -> Marker:
-        """The marker of a place that should be a vault of this identity.
+    def of(cls, storage: Storage, identity: str) -> Marker:
+        """The marker of a storage that should be a vault of this identity.
 
         Raises:
             ForeignVault: It is another's.
             OtherFormat: Another version of Obliviate wrote there.
             RunDamaged: There is none.
-            StorageFailed, ConnectionLost: The place cannot be read.
+            StorageFailed, ConnectionLost: The storage cannot be read.
         """
-        data = place.read(MARKER_NAME)
+        data = storage.read(MARKER_NAME)
         try:
             said = json.loads(data)
             marker = cls(
@@ -62,17 +62,17 @@ class Marker:
             )
         except (ValueError, KeyError, TypeError):
             raise RunDamaged(
-                f"{MARKER_NAME} in {place.name} is not what was written: it does not say whose "
+                f"{MARKER_NAME} in {storage.name} is not what was written: it does not say whose "
                 "vault this is",
                 hint=f"if this is the vault of the run and of no other, remove {MARKER_NAME} and "
                 "call `obliviate verify RUN --repair`",
             ) from None
         if marker.format != FORMAT:
             raise OtherFormat(
-                f"the vault in {place.name} has format {marker.format}; this version reads "
+                f"the vault in {storage.name} has format {marker.format}; this version reads "
                 f"{FORMAT}",
                 hint="use the version of obliviate that wrote it; nothing was changed",
             )
         if marker.vault != identity:
-            raise ForeignVault(f"{place.name} holds the vault of another run", hint=OWN_PLACE)
+            raise ForeignVault(f"{storage.name} holds the vault of another run", hint=OWN_PLACE)
         return marker

@@ -1,4 +1,4 @@
-"""Terms: what a run says of its vault. Where the objects lie, how they are sealed, how spaced."""
+"""What a run says of its vault: where the objects lie, how they are sealed, how spaced."""
 
 from __future__ import annotations
 
@@ -11,20 +11,20 @@ from obliviate.errors import ForeignVault, InvalidOption
 from obliviate.vault.folder import Folder
 from obliviate.vault.marker import MARKER_NAME, OWN_PLACE
 from obliviate.vault.seal import check_probe, probe_of, seal_of
-from obliviate.vault.storage import kept_form, place_of
+from obliviate.vault.storage import kept_form, storage_of
 from obliviate.vault.vault import Vault
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from obliviate.vault.seal import Seal
-    from obliviate.vault.storage import Place
+    from obliviate.vault.storage import Storage
 
 VAULT_NAME = "vault"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Terms:
+class VaultSettings:
     """What a run says of its vault; kept in its ledger.
 
     Attributes:
@@ -43,8 +43,8 @@ class Terms:
     spacing: int = 0
 
     @classmethod
-    def new(cls, url: str | Path | None, seal: Seal | None, spacing: int = 0) -> Terms:
-        """The terms of a vault that does not exist yet.
+    def new(cls, url: str | Path | None, seal: Seal | None, spacing: int = 0) -> VaultSettings:
+        """The settings of a vault that does not exist yet.
 
         Raises:
             InvalidOption: This is no path and no URL.
@@ -53,20 +53,20 @@ class Terms:
         kept = ""
         if url is not None:
             kept = kept_form(url)
-            place_of(kept)
-        terms = cls(identity=uuid.uuid4().hex, url=kept, spacing=spacing)
-        return terms if seal is None else terms.sealed(seal)
+            storage_of(kept)
+        settings = cls(identity=uuid.uuid4().hex, url=kept, spacing=spacing)
+        return settings if seal is None else settings.sealed(seal)
 
     @classmethod
-    def of(cls, said: Mapping[str, Any]) -> Terms:
-        """What a ledger says."""
-        return cls(**said)
+    def of(cls, values: Mapping[str, Any]) -> VaultSettings:
+        """The settings that a ledger holds."""
+        return cls(**values)
 
-    def said(self) -> dict[str, Any]:
-        """What a ledger is to say."""
+    def as_dict(self) -> dict[str, Any]:
+        """The settings as a ledger holds them."""
         return asdict(self)
 
-    def sealed(self, seal: Seal) -> Terms:
+    def sealed(self, seal: Seal) -> VaultSettings:
         """The same, with a master key."""
         probe = probe_of(seal, self.identity.encode())
         return replace(self, seal=seal.reference(), probe=probe)
@@ -78,16 +78,16 @@ class Terms:
             folder: Of the run.
             seal: The master key; where it is found again if None.
 
-        It is not asked yet whether the place is the run's: see `custody.opened`.
+        It is not asked yet whether the storage is the run's: see `custody.opened`.
 
         Raises:
             WrongKey, KeyMissing: The master key is another, or cannot be had.
         """
-        return Vault(self._place(folder), self._seal(seal), self.identity)
+        return Vault(self._storage(folder), self._seal(seal), self.identity)
 
     def unread(self, folder: Path) -> Vault:
         """The vault without its master key: for whoever reads no object."""
-        return Vault(self._place(folder), None, self.identity)
+        return Vault(self._storage(folder), None, self.identity)
 
     def check_free(self, folder: Path) -> None:
         """See that a run can have its vault there, without touching anything.
@@ -95,7 +95,7 @@ class Terms:
         Raises:
             InvalidOption: It is in the run's own folder, where only `vault` is its vault, or the
                 other way round.
-            ForeignVault: Something else is in that place.
+            ForeignVault: Something else is in that storage.
             StorageFailed, ConnectionLost: It cannot be read.
         """
         if not self.url:
@@ -107,35 +107,35 @@ class Terms:
                     f"the vault {path} and the run's folder {folder} lie in each other",
                     hint=f"leave the vault out: then it is {own}; or give a place beside",
                 )
-        place = self._place(folder)
-        if isinstance(place, Folder):
-            place.check_possible()
-        self._check_free(place)
+        storage = self._storage(folder)
+        if isinstance(storage, Folder):
+            storage.check_possible()
+        self._check_free(storage)
 
     def claimed(self, folder: Path, seal: Seal | None) -> Vault:
         """The vault, empty, for a run that is being made.
 
         Raises:
-            ForeignVault: Something else is in that place.
+            ForeignVault: Something else is in that storage.
             StorageFull, StorageFailed, ConnectionLost: It cannot be written to.
         """
-        place = self._place(folder)
-        vault = Vault(place, self._seal(seal), self.identity)
-        self._check_free(place)
-        place.make()
-        if MARKER_NAME not in set(place):
+        storage = self._storage(folder)
+        vault = Vault(storage, self._seal(seal), self.identity)
+        self._check_free(storage)
+        storage.make()
+        if MARKER_NAME not in set(storage):
             vault.mark(0, "")
         for key in list(vault):  # what a killed call left
             vault.destroy(key)
         return vault
 
-    def _check_free(self, place: Place) -> None:
-        keys = {*place, *place.others()} - {f"{MARKER_NAME}.part"}
+    def _check_free(self, storage: Storage) -> None:
+        keys = {*storage, *storage.others()} - {f"{MARKER_NAME}.part"}
         if MARKER_NAME in keys:
-            Vault(place, None, self.identity).marker()
+            Vault(storage, None, self.identity).marker()
         elif keys:
             raise ForeignVault(
-                f"{place.name} holds something else, such as {min(keys)}", hint=OWN_PLACE
+                f"{storage.name} holds something else, such as {min(keys)}", hint=OWN_PLACE
             )
 
     def _seal(self, given: Seal | None) -> Seal | None:
@@ -145,5 +145,5 @@ class Terms:
         check_probe(seal, self.probe, self.identity.encode())
         return seal
 
-    def _place(self, folder: Path) -> Place:
-        return place_of(self.url) if self.url else Folder(folder / VAULT_NAME)
+    def _storage(self, folder: Path) -> Storage:
+        return storage_of(self.url) if self.url else Folder(folder / VAULT_NAME)

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 _LOCAL = {"file", "local"}
 
 
-class Place(Protocol):
+class Storage(Protocol):
     """Named objects that are there in full or not at all.
 
     Attributes:
@@ -26,7 +26,7 @@ class Place(Protocol):
     name: str
 
     def make(self) -> None:
-        """Make the place, where that is needed before something can be written.
+        """Make the storage, where that is needed before something can be written.
 
         Nothing else makes it: what was moved away is missed, not begun anew.
 
@@ -62,7 +62,7 @@ class Place(Protocol):
 
         Raises:
             RunDamaged: It is missing, or cannot be read.
-            StorageFailed, ConnectionLost: The place cannot be reached for the moment.
+            StorageFailed, ConnectionLost: The storage cannot be reached for the moment.
         """
         ...
 
@@ -72,7 +72,7 @@ class Place(Protocol):
         Raises:
             RunDamaged: It is a link to something else.
             StorageFull: There is no permission.
-            StorageFailed, ConnectionLost: The place cannot be reached for the moment.
+            StorageFailed, ConnectionLost: The storage cannot be reached for the moment.
         """
         ...
 
@@ -81,7 +81,7 @@ class Place(Protocol):
 
         Raises:
             StorageFull: There is no such bucket, or no permission.
-            StorageFailed, ConnectionLost: The place cannot be reached for the moment.
+            StorageFailed, ConnectionLost: The storage cannot be reached for the moment.
         """
         ...
 
@@ -90,8 +90,8 @@ class Place(Protocol):
         ...
 
 
-def place_of(where: str | Path) -> Place:
-    """The place that a path or a URL names; nothing is made there yet.
+def storage_of(where: str | Path) -> Storage:
+    """The storage that a path or a URL names; nothing is made there yet.
 
     Raises:
         InvalidOption: The URL holds a secret, or names nothing that can be reached from here.
@@ -105,7 +105,7 @@ def place_of(where: str | Path) -> Place:
 
 
 def kept_form(where: str | Path) -> str:
-    """A place as a run keeps it: an absolute path, whatever the working directory is, or a URL.
+    """A storage as a run keeps it: an absolute path, whatever the working directory is, or a URL.
 
     Raises:
         InvalidOption: It is neither, or a URL of a folder that is not on this computer.

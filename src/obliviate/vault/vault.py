@@ -1,4 +1,4 @@
-"""The vault: immutable objects in a place, checked against their hash when read."""
+"""The vault: immutable objects in a storage, checked against their hash when read."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
     from obliviate.vault.seal import Seal
-    from obliviate.vault.storage import Place
+    from obliviate.vault.storage import Storage
 
 
 _OURS = re.compile(r"[0-9a-f]{32}(\.part)?")
@@ -44,26 +44,26 @@ class Stored:
 
 
 class Vault:
-    """Immutable objects in a place.
+    """Immutable objects in a storage.
 
     An object belongs to the run only once the ledger names it; what the ledger does not name is an
     orphan of a crash.
 
     Attributes:
-        place: Where they lie.
+        storage: Where they lie.
         fresh: The keys of what was written since this process began to write.
         announcing: What is done once, before the next object is written.
     """
 
-    def __init__(self, place: Place, seal: Seal | None = None, identity: str = "") -> None:
-        """Take up a place.
+    def __init__(self, storage: Storage, seal: Seal | None = None, identity: str = "") -> None:
+        """Take up a storage.
 
         Args:
-            place: Where the objects lie.
+            storage: Where the objects lie.
             seal: The master key, where objects are encrypted.
             identity: What no other vault has: keys are bound to it.
         """
-        self.place, self._seal, self._identity = place, seal, identity
+        self.storage, self._seal, self._identity = storage, seal, identity
         self.fresh: set[str] = set()
         self.announcing: Callable[[], None] | None = None
         self._lock = threading.Lock()  # several threads may write at once
@@ -80,7 +80,7 @@ class Vault:
 
         Raises:
             StorageFull: There is no room, or no permission; nothing is left behind.
-            StorageFailed, ConnectionLost: The place cannot be reached for the moment.
+            StorageFailed, ConnectionLost: The storage cannot be reached for the moment.
             KeyMissing: The master key cannot be had.
         """
         key, sealed, sealed_key = uuid.uuid4().hex, None, None
@@ -99,7 +99,7 @@ class Vault:
 
         self._announce()
         self.fresh.add(key)
-        self.place.write(key, counted())
+        self.storage.write(key, counted())
         return Stored(
             key=key,
             size_bytes=size_bytes,
@@ -115,7 +115,7 @@ class Vault:
                 the other way round.
             OtherFormat: Another version of Obliviate wrote it.
             KeyMissing, WrongKey: The master key cannot be had or is another.
-            StorageFailed, ConnectionLost: The place cannot be reached for the moment.
+            StorageFailed, ConnectionLost: The storage cannot be reached for the moment.
         """
         data = self.checked(stored)
         self._check_sealed(stored)
@@ -135,7 +135,7 @@ class Vault:
         if self.is_sealed != (stored.sealed_key is not None):
             said = "sealed, but not the object" if self.is_sealed else "not sealed, but the object"
             raise RunDamaged(
-                f"the vault {self.place.name} is {said} {stored.key}",
+                f"the vault {self.storage.name} is {said} {stored.key}",
                 hint="the ledger was changed from outside: `obliviate verify RUN` says what; see "
                 "what can be rebuilt with `obliviate vault RUN --check`",
             )
@@ -145,12 +145,12 @@ class Vault:
 
         Raises:
             RunDamaged: It is missing, or not what was written.
-            StorageFailed, ConnectionLost: The place cannot be reached for the moment.
+            StorageFailed, ConnectionLost: The storage cannot be reached for the moment.
         """
-        data = self.place.read(stored.key)
+        data = self.storage.read(stored.key)
         if blake3(data).hexdigest() != stored.hash:
             raise RunDamaged(
-                f"object {stored.key} in {self.place.name} is not what was written: its hash "
+                f"object {stored.key} in {self.storage.name} is not what was written: its hash "
                 "differs",
                 hint="see what can be rebuilt with `obliviate vault RUN --check`",
             )
@@ -174,21 +174,21 @@ class Vault:
 
     def destroy(self, key: str) -> None:
         """Remove an object; one that is gone already is no error."""
-        self.place.destroy(key)
+        self.storage.destroy(key)
 
     def __iter__(self) -> Iterator[str]:
         """The keys of all objects there are, unfinished ones too; nothing that is not ours."""
-        return (key for key in self.place if _OURS.fullmatch(key))
+        return (key for key in self.storage if _OURS.fullmatch(key))
 
     def foreign(self) -> set[str]:
         """The names of what else lies there: no object of any run, and never touched."""
         is_marker = {MARKER_NAME, f"{MARKER_NAME}.part"}
-        names = {name for name in self.place if not _OURS.fullmatch(name)}
-        return (names | set(self.place.others())) - is_marker
+        names = {name for name in self.storage if not _OURS.fullmatch(name)}
+        return (names | set(self.storage.others())) - is_marker
 
     def marker(self) -> Marker:
         """Whose vault this is, and what last wrote to it; see `Marker.of` for the errors."""
-        return Marker.of(self.place, self._identity)
+        return Marker.of(self.storage, self._identity)
 
     def mark(self, number: int, head: str) -> None:
         """Write down which entry of the journal its ledger has by now.
@@ -196,7 +196,7 @@ class Vault:
         Raises:
             StorageFull, StorageFailed, ConnectionLost: It cannot be written to.
         """
-        Marker(vault=self._identity, number=number, head=head).write(self.place)
+        Marker(vault=self._identity, number=number, head=head).write(self.storage)
 
     def _context(self, key: str) -> bytes:
         return f"{self._identity}/{key}".encode()
