@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 from typer.core import TyperGroup
 
-from obliviate.cli.answer import DONE, FAILED, WRONG, Answer, Fault
+from obliviate.cli.output import DONE, FAILED, WRONG, Answer, Fault
 from obliviate.disk.paths import named
 from obliviate.errors import ObliviateError
 from obliviate.text import shortened, shown

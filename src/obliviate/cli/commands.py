@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from obliviate.cli import shown
-from obliviate.cli.answer import Answer, over
+from obliviate.cli import render
 from obliviate.cli.options import (
     Blocks,
     Json,
@@ -25,6 +24,7 @@ from obliviate.cli.options import (
     Wait,
     check_named,
 )
+from obliviate.cli.output import Answer, over
 from obliviate.cli.project import (
     addition_of,
     load_project,
@@ -100,7 +100,7 @@ def fit(
     }
     rows = [*facts.items()][:-2]
     rows += [("test accuracy", percent(facts["accuracy"])), ("seconds", f"{seconds:.2f}")]
-    return Answer(facts=facts, shown=[shown.facts_table(rows)])
+    return Answer(facts=facts, shown=[render.facts_table(rows)])
 
 
 @app.command()
@@ -121,7 +121,7 @@ def forget(
     def one(run: str) -> Answer:
         opened = open_run(run, project, wait)[1]
         erasure = watch_replay(opened.forgetting(record or (), subject or (), chosen))
-        return shown.of_erasure(erasure, _picture(run, erasure))
+        return render.of_erasure(erasure, _picture(run, erasure))
 
     return over(run, one)
 
@@ -132,7 +132,7 @@ def settle(
 ) -> Answer:
     """Replace everything approximate in a run by exact replay."""
     erasure = watch_replay(open_run(run, project, wait)[1].settling())
-    return shown.of_erasure(erasure, _picture(run, erasure))
+    return render.of_erasure(erasure, _picture(run, erasure))
 
 
 @app.command()
@@ -166,7 +166,7 @@ def extend(
             requested="refuse" if refuse_requested else "exclude",
         )
     )
-    return shown.of_extension(extension, opened.status())
+    return render.of_extension(extension, opened.status())
 
 
 @app.command(name="destroy-key")
@@ -206,14 +206,14 @@ def verify(
     """Replay stored blocks, all and the journal unless some are named, and compare digests."""
     opened = open_run(run, project)[1]
     events = opened.verifying(block, journal_head=journal_head, repair=repair, data=data)
-    return shown.of_verification(watch(events))
+    return render.of_verification(watch(events))
 
 
 @app.command()
 def audit(run: RunFolder, *, project: Moved = None, _json: Json = False) -> Answer:
     """Train without the erased records from scratch, and compare."""
     made, opened = open_run(run, project)
-    return shown.of_retraining(watch(auditing(opened, made.test)))
+    return render.of_retraining(watch(auditing(opened, made.test)))
 
 
 @app.command()
@@ -222,7 +222,7 @@ def report(run: RunFolder, *, _json: Json = False) -> Answer:
     from obliviate.evidence import gathered, saved_page  # noqa: PLC0415 - matplotlib takes a second
 
     evidence = gathered(run)
-    return shown.of_evidence(evidence, saved_page(run, evidence))
+    return render.of_evidence(evidence, saved_page(run, evidence))
 
 
 def _seal(key_file: Path | None, key_variable: str | None) -> Seal | None:
@@ -257,4 +257,4 @@ def work(
     opened = open_run(run, project, wait)[1]
     events = opened.working(Policy(margin_days=margin), everything=everything)
     done = watch_replay(events)
-    return shown.of_work(done, opened.ledger.requests.all())
+    return render.of_work(done, opened.ledger.requests.all())

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 from rich.table import Table
 
-from obliviate.cli.answer import Answer
-from obliviate.cli.shown import listed
+from obliviate.cli.output import Answer
+from obliviate.cli.render import listed
 from obliviate.text import counted, percent
 
 if TYPE_CHECKING:

@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from obliviate.cli import shown
-from obliviate.cli.answer import Answer, over
+from obliviate.cli import render
 from obliviate.cli.options import (
     Json,
     MethodName,
@@ -21,6 +20,7 @@ from obliviate.cli.options import (
     Subjects,
     check_named,
 )
+from obliviate.cli.output import Answer, over
 from obliviate.desk.desk import DEFAULT_METHOD, Desk
 from obliviate.desk.policy import Policy
 from obliviate.disk.paths import local_folder
@@ -80,7 +80,7 @@ def preview(
 
     def one(run: str) -> Answer:
         with desk_of(run, project) as desk:
-            return shown.of_plan(desk.preview(record or (), subject or (), chosen))
+            return render.of_plan(desk.preview(record or (), subject or (), chosen))
 
     return over(run, one)
 
@@ -107,7 +107,7 @@ def request(
 
     def one(run: str) -> Answer:
         with desk_of(run, project) as desk:
-            return shown.of_request(desk.request(record, subject, due=due, method=chosen))
+            return render.of_request(desk.request(record, subject, due=due, method=chosen))
 
     return over(run, one)
 
@@ -122,7 +122,7 @@ def refuse(
 ) -> Answer:
     """Close a request that waits, without carrying it out."""
     with desk_of(run) as desk:
-        return shown.of_request(desk.refuse(number, reason))
+        return render.of_request(desk.refuse(number, reason))
 
 
 @app.command()
@@ -152,11 +152,11 @@ def queue(
 ) -> Answer:
     """List the requests that are not closed, what they cost, and what `work` would do now."""
     with desk_of(run, project) as desk:
-        return shown.of_queue(desk.queue(Policy(margin_days=margin)))
+        return render.of_queue(desk.queue(Policy(margin_days=margin)))
 
 
 @app.command()
 def status(run: RunFolder, *, project: Moved = None, _json: Json = False) -> Answer:
     """Say how a run stands."""
     with desk_of(run, project) as desk:
-        return shown.of_status(desk.status())
+        return render.of_status(desk.status())

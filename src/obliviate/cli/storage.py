@@ -11,14 +11,14 @@ from rich.table import Table
 
 from obliviate.chain.custody import begin, sweep
 from obliviate.chain.inventory import REMEDIES, ROLES, taking_stock
-from obliviate.cli.answer import DONE, FAILED, Answer
 from obliviate.cli.options import (
     Json,  # noqa: TC001 - typer evaluates annotations
     Moved,  # noqa: TC001
     RunFolder,  # noqa: TC001
 )
+from obliviate.cli.output import DONE, FAILED, Answer
 from obliviate.cli.project import open_chain
-from obliviate.cli.shown import facts_table, listed
+from obliviate.cli.render import facts_table, listed
 from obliviate.errors import RunDamaged
 from obliviate.events import watch
 from obliviate.text import counted, size

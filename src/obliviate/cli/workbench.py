@@ -8,8 +8,7 @@ from typing import Annotated
 import typer
 
 from obliviate.chain.spacing import UPDATE_RATIO
-from obliviate.cli import shown
-from obliviate.cli.answer import DONE, FAILED, Answer
+from obliviate.cli import render
 from obliviate.cli.laboratory import of_lab
 from obliviate.cli.options import (
     Json,
@@ -20,6 +19,7 @@ from obliviate.cli.options import (
     Subjects,
     check_named,
 )
+from obliviate.cli.output import DONE, FAILED, Answer
 from obliviate.cli.project import (
     ProjectFile,
     load_project,
@@ -57,7 +57,7 @@ def bench(
     """Measure on a project of your own what forgetting one record costs."""
     from obliviate.lab.bench import benching  # noqa: PLC0415
 
-    return shown.of_bench(watch(benching(load_project(project, options_of(option)), blocks)))
+    return render.of_bench(watch(benching(load_project(project, options_of(option)), blocks)))
 
 
 @app.command()
@@ -126,7 +126,7 @@ def plan(
     else:
         basis, own = basis_of(training_seconds or 0.0, state_bytes, update_ratio), None
     basis = with_given(basis, lag=lag, overhead_seconds=block_overhead, pass_seconds=pass_overhead)
-    return shown.of_year(planned(load, basis, chosen or BLOCKS, rhythms, limits, measured_at=own))
+    return render.of_year(planned(load, basis, chosen or BLOCKS, rhythms, limits, measured_at=own))
 
 
 @app.command()

@@ -1,4 +1,4 @@
-"""Answers: commands return them, and here is the one place that prints them and exits."""
+"""Output: commands return answers, and here is the one place that prints them and exits."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Answers: what scripts and terminals get, whatever the values hold."""
+"""Output: what scripts and terminals get, whatever the values hold."""
 
 import json
 from pathlib import Path
@@ -8,7 +8,7 @@ from typer.testing import CliRunner
 
 from obliviate import errors
 from obliviate.cli import app
-from obliviate.cli.answer import DONE, FAILED, WRONG, Answer, Fault, over
+from obliviate.cli.output import DONE, FAILED, WRONG, Answer, Fault, over
 from obliviate.cli.terminal import printing
 from tests.project_file import write_project
 

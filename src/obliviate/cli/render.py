@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from rich.table import Table
 
-from obliviate.cli.answer import DONE, FAILED, Answer
+from obliviate.cli.output import DONE, FAILED, Answer
 from obliviate.text import counted, decimal, duration, milliseconds, moment, percent, size
 
 if TYPE_CHECKING:
