@@ -1,21 +1,89 @@
-"""What `lab` answers, as facts for machines and as a table for people."""
+"""The commands of the laboratory, and what they answer."""
 
 from __future__ import annotations
 
 from dataclasses import fields
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
 
+import typer
 from rich.table import Table
 
+from obliviate.cli.options import Json, Options, ProjectPath, Records, Subjects, check_named
 from obliviate.cli.output import Answer
+from obliviate.cli.project import ProjectFile, load_project, options_of
 from obliviate.cli.render import listed
+from obliviate.events import watch
+from obliviate.lab import labbing
+from obliviate.lab.lab import DEFAULT_METHODS, DEFAULT_SEEDS
 from obliviate.text import counted, percent
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-    from pathlib import Path
 
     from obliviate.lab import Finding, Lab
+    from obliviate.lab.bench import Bench
+
+LabFolder = Annotated[
+    Path, typer.Argument(metavar="FOLDER", help="Where measurements and tables are kept.")
+]
+
+app = typer.Typer()
+
+
+@app.command()
+def lab(
+    project: ProjectPath,
+    folder: LabFolder,
+    *,
+    subject: Subjects = None,
+    record: Records = None,
+    method: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--method",
+            "-m",
+            metavar="NAME[:OPTION=VALUE,...]",
+            help="A method, such as deepobliviate:blocks=2; can be given several times.",
+        ),
+    ] = None,
+    seeds: Annotated[
+        int, typer.Option(help="How many originals, and as many retrains.")
+    ] = DEFAULT_SEEDS,
+    workers: Annotated[int, typer.Option(help="How many processes.")] = 1,
+    keep: Annotated[
+        bool, typer.Option("--keep", help="Keep the originals' runs for further methods.")
+    ] = False,
+    option: Options = None,
+    _json: Json = False,
+) -> Answer:
+    """Measure against independent retrains whether methods forget."""
+    check_named(subject, record)
+    events = labbing(
+        ProjectFile(file=project, options=options_of(option)),
+        folder,
+        records=record or (),
+        subjects=subject or (),
+        methods=method or DEFAULT_METHODS,
+        seeds=seeds,
+        workers=workers,
+        keep=keep,
+    )
+    return of_lab(watch(events), folder)
+
+
+@app.command()
+def bench(
+    project: ProjectPath,
+    *,
+    blocks: Annotated[int | None, typer.Option(help="Instead of the project's own.")] = None,
+    option: Options = None,
+    _json: Json = False,
+) -> Answer:
+    """Measure on a project of your own what forgetting one record costs."""
+    from obliviate.lab.bench import benching  # noqa: PLC0415
+
+    return of_bench(watch(benching(load_project(project, options_of(option)), blocks)))
 
 
 def of_lab(found: Lab, folder: Path) -> Answer:
@@ -50,3 +118,28 @@ def _measured(row: Finding, probes: Sequence[str]) -> list[str]:
         *(percent(row.accuracies.get(name)) for name in ("test", *probes)),
         f"{100 * row.agreeing:.0f} %",
     ]
+
+
+def of_bench(bench: Bench) -> Answer:
+    """The answer to `bench`."""
+    facts = {each.name: getattr(bench, each.name) for each in fields(bench)}
+    table = Table(
+        "", "seconds", "blocks replayed", "speedup", "test accuracy", "guarantee", expand=False
+    )
+    table.add_row("training", f"{bench.seconds:.2f}", "-", "-", percent(bench.accuracy), "exact")
+    for row in bench.rows:
+        table.add_row(
+            row.method,
+            f"{row.seconds:.2f}",
+            f"{row.blocks_replayed} of {bench.blocks}",
+            f"{row.speedup:.1f}",
+            percent(row.accuracy),
+            row.guarantee,
+        )
+    overhead = (
+        f"keeping the chain cost {1000 * bench.overhead_per_block:.1f} ms for each block beside "
+        f"{1000 * bench.training_per_block:.1f} ms of training"
+    )
+    erased = f"each method erased record {bench.record}, of block {bench.block}, from a fresh copy"
+    refused = [f"{method} was left out: {reason}" for method, reason in bench.refused.items()]
+    return Answer(facts=facts, shown=[table, erased, overhead, *refused])

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from rich.table import Table
 
 from obliviate.cli.output import DONE, FAILED, Answer
-from obliviate.text import counted, decimal, duration, milliseconds, moment, percent, size
+from obliviate.text import counted, decimal, duration, moment, percent
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -19,18 +19,10 @@ if TYPE_CHECKING:
     from obliviate.erasure.plan import Plan
     from obliviate.erasure.results import Erasure, Extension, Failure, Status, Work
     from obliviate.evidence import Evidence
-    from obliviate.forecast.simulation import Forecast, Waits
-    from obliviate.forecast.year import Year
     from obliviate.lab import Retraining
-    from obliviate.lab.bench import Bench
     from obliviate.ledger import RequestFacts
 
-RULE = (
-    "the fewest machine hours a year among those that keep to the limits on the 99th percentile of "
-    "the time to forget, on the share of requests exact when due, and on the disk"
-)
 _MOST_LISTED = 12
-_WAITS = ("50 %", "95 %", "99 %", "longest")
 
 
 def facts_table(rows: Iterable[tuple[str, object]]) -> Table:
@@ -67,99 +59,6 @@ def of_plan(plan: Plan) -> Answer:
     return Answer(
         facts=facts | {"blocks_replayed": plan.blocks_replayed},
         shown=[facts_table(rows), "nothing was changed"],
-    )
-
-
-def of_year(year: Year) -> Answer:
-    """The answer to `plan`."""
-    words = _recommendation(year)
-    facts = {each.name: getattr(year, each.name) for each in fields(year)} | {
-        "forecasts": [_forecast(each) for each in year.forecasts],
-        "recommended": _forecast(year.recommended) if year.recommended else None,
-        "trades": [vars(trade) for trade in year.trades],
-        "rule": RULE,
-        "recommendation": words,
-    }
-    cost = Table("blocks", "served", "s a request", "blocks replayed", "hours a year", "disk")
-    forgotten = Table("blocks", "until forgotten", *_WAITS)
-    exact = Table("blocks", "until exact", *_WAITS, "in time")
-    for each in year.forecasts:
-        named = (str(each.blocks), _served(each))
-        cost.add_row(
-            *named,
-            f"{each.fast_seconds:.4g} + {each.settling_seconds:.4g}",
-            f"{each.blocks_replayed:.1f}",
-            f"{each.machine_hours:.4g}",
-            size(each.disk_bytes),
-        )
-        forgotten.add_row(*named, *_waited(each.to_forget))
-        exact.add_row(*named, *_waited(each.to_exact), percent(each.exact_in_time))
-    room = Table("blocks", "a keyframe every", "disk", "restoring a state", "keyframes rewritten")
-    for trade in year.trades:
-        room.add_row(
-            str(trade.blocks),
-            str(trade.spacing),
-            size(trade.disk_bytes),
-            f"{milliseconds(trade.restore_seconds)} at most",
-            f"{trade.keyframes} at most",
-        )
-    came = (
-        f"{counted(year.requests, 'request')} in {year.load.days:g} days: "
-        "what each costs (fast + its share of settling), and how long they wait"
-    )
-    return Answer(
-        facts=facts,
-        shown=[
-            came,
-            cost,
-            forgotten,
-            exact,
-            *([room] if year.trades else []),
-            *(f"- {note}" for note in year.notes),
-            words,
-        ],
-    )
-
-
-def _forecast(forecast: Forecast) -> dict[str, Any]:
-    return vars(forecast) | {"seconds_per_request": forecast.seconds_per_request}
-
-
-def _served(forecast: Forecast) -> str:
-    days = f"{forecast.every_days:g} d"
-    return f"fast, exact every {days}" if forecast.is_fast else f"exact only, every {days}"
-
-
-def _waited(waits: Waits | None) -> list[str]:
-    if waits is None:
-        return ["-"] * len(_WAITS)
-    return [*map(duration, (waits.p50, waits.p95, waits.p99, waits.longest))]
-
-
-def _recommendation(year: Year) -> str:
-    limits, best = year.limits, year.recommended
-    disk = "" if limits.disk_bytes is None else f", on {size(limits.disk_bytes)} of disk at most"
-    asked = (
-        f"99 % of the requests are forgotten within {duration(limits.forget_seconds)} and "
-        f"{100 * limits.exact_in_time:g} % are exact within {duration(limits.due_seconds)}{disk}"
-    )
-    if not year.requests:
-        return "nobody asked: there is nothing to recommend; simulate more days"
-    if best is None:
-        waits = [each.to_forget.p99 for each in year.forecasts if each.to_forget]
-        share = max(each.exact_in_time for each in year.forecasts)
-        room = min(each.disk_bytes or 0 for each in year.forecasts)
-        return (
-            f"recommended: none of these, for in none {asked}; the best, each for itself, are "
-            f"{duration(min(waits))} and {percent(share)}" + (f" and {size(room)}" if disk else "")
-        )
-    way = "carry requests out fast at once and settle" if best.is_fast else "erase exactly only,"
-    numbers = {each.blocks for each in year.forecasts}
-    is_edge = len(numbers) > 1 and best.blocks == max(numbers)
-    return (
-        f"recommended: cut into {counted(best.blocks, 'block')}, {way} every {best.every_days:g} "
-        f"days: {best.machine_hours:.4g} machine hours a year, the fewest where {asked}"
-        + ("; more blocks than were compared may be cheaper still" if is_edge else "")
     )
 
 
@@ -407,28 +306,3 @@ def of_evidence(evidence: Evidence, page: Path) -> Answer:
     """The answer to `report`."""
     facts = {each.name: getattr(evidence, each.name) for each in fields(evidence)}
     return Answer(facts=facts | {"page": page}, shown=[f"the report is in {page}"])
-
-
-def of_bench(bench: Bench) -> Answer:
-    """The answer to `bench`."""
-    facts = {each.name: getattr(bench, each.name) for each in fields(bench)}
-    table = Table(
-        "", "seconds", "blocks replayed", "speedup", "test accuracy", "guarantee", expand=False
-    )
-    table.add_row("training", f"{bench.seconds:.2f}", "-", "-", percent(bench.accuracy), "exact")
-    for row in bench.rows:
-        table.add_row(
-            row.method,
-            f"{row.seconds:.2f}",
-            f"{row.blocks_replayed} of {bench.blocks}",
-            f"{row.speedup:.1f}",
-            percent(row.accuracy),
-            row.guarantee,
-        )
-    overhead = (
-        f"keeping the chain cost {1000 * bench.overhead_per_block:.1f} ms for each block beside "
-        f"{1000 * bench.training_per_block:.1f} ms of training"
-    )
-    erased = f"each method erased record {bench.record}, of block {bench.block}, from a fresh copy"
-    refused = [f"{method} was left out: {reason}" for method, reason in bench.refused.items()]
-    return Answer(facts=facts, shown=[table, erased, overhead, *refused])

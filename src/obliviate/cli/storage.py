@@ -11,11 +11,7 @@ from rich.table import Table
 
 from obliviate.chain.custody import begin, sweep
 from obliviate.chain.inventory import REMEDIES, ROLES, taking_stock
-from obliviate.cli.options import (
-    Json,  # noqa: TC001 - typer evaluates annotations
-    Moved,  # noqa: TC001
-    RunFolder,  # noqa: TC001
-)
+from obliviate.cli.options import Json, Moved, RunFolder
 from obliviate.cli.output import DONE, FAILED, Answer
 from obliviate.cli.project import open_chain
 from obliviate.cli.render import facts_table, listed

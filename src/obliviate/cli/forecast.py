@@ -1,0 +1,201 @@
+"""The command that simulates a year of requests, and what it answers."""
+
+from __future__ import annotations
+
+from dataclasses import fields
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.table import Table
+
+from obliviate.chain.spacing import UPDATE_RATIO
+from obliviate.cli.options import Json, Moved
+from obliviate.cli.output import Answer
+from obliviate.cli.project import open_run
+from obliviate.forecast.simulation import DAY, HOUR, Limits, Load
+from obliviate.forecast.year import (
+    BLOCKS,
+    basis_of,
+    check_source,
+    measured,
+    numbers_of,
+    planned,
+    rate_of,
+    whole_numbers_of,
+    with_given,
+)
+from obliviate.text import counted, duration, milliseconds, percent, size
+
+if TYPE_CHECKING:
+    from obliviate.forecast.simulation import Forecast, Waits
+    from obliviate.forecast.year import Year
+
+RULE = (
+    "the fewest machine hours a year among those that keep to the limits on the 99th percentile of "
+    "the time to forget, on the share of requests exact when due, and on the disk"
+)
+_WAITS = ("50 %", "95 %", "99 %", "longest")
+
+app = typer.Typer()
+
+
+@app.command()
+def plan(
+    *,
+    rate: Annotated[
+        str, typer.Option(metavar="N/UNIT", help="Requests to expect, as in 20/day; or hour, ...")
+    ],
+    days: Annotated[float, typer.Option(help="For how long they arrive.")] = 365,
+    blocks: Annotated[
+        str | None, typer.Option(metavar="N,N,...", help="Numbers of blocks to compare.")
+    ] = None,
+    settle: Annotated[
+        str, typer.Option(metavar="DAYS,DAYS,...", help="Days between settlings to compare.")
+    ] = "1,7,28",
+    run: Annotated[
+        str | None, typer.Option(metavar="RUN", help="A run to take times and sizes from.")
+    ] = None,
+    training_seconds: Annotated[
+        float | None, typer.Option(help="Without a run: how long training on everything takes.")
+    ] = None,
+    state_bytes: Annotated[
+        float | None, typer.Option(help="Without a run: the size of a state.")
+    ] = None,
+    records_per_request: Annotated[int, typer.Option(help="Records that a request names.")] = 1,
+    lag: Annotated[
+        float | None, typer.Option(help="Blocks that a fast erasure replays, if known better.")
+    ] = None,
+    block_overhead: Annotated[
+        float | None,
+        typer.Option(metavar="SECONDS", help="Beside the training of each replayed block."),
+    ] = None,
+    pass_overhead: Annotated[
+        float | None, typer.Option(metavar="SECONDS", help="For each pass, fast or exact.")
+    ] = None,
+    update_ratio: Annotated[
+        float, typer.Option(help="Without a run: an update's size on disk, in states.")
+    ] = UPDATE_RATIO,
+    due_days: Annotated[float, typer.Option(help="Requests are due after so many days.")] = 30,
+    exact_share: Annotated[
+        float, typer.Option(help="Limit: the share of requests that is exact when due.")
+    ] = 1.0,
+    forget_hours: Annotated[
+        float, typer.Option(help="Limit: 99 % of the requests are forgotten within so many hours.")
+    ] = 24,
+    disk_bytes: Annotated[float | None, typer.Option(help="Limit: the size of the chain.")] = None,
+    seed: Annotated[int, typer.Option(help="Of the random requests.")] = 0,
+    project: Moved = None,
+    _json: Json = False,
+) -> Answer:
+    """Simulate a year of requests, and recommend a number of blocks and how often to settle."""
+    load = Load(per_day=rate_of(rate), days=days, records=records_per_request, seed=seed)
+    limits = Limits(
+        forget_seconds=forget_hours * HOUR,
+        due_seconds=due_days * DAY,
+        exact_in_time=exact_share,
+        disk_bytes=disk_bytes,
+    )
+    rhythms = numbers_of(settle, "--settle")
+    chosen = whole_numbers_of(blocks, "--blocks") if blocks is not None else None
+    check_source(run, training_seconds, state_bytes)
+    if run is not None:
+        opened = open_run(run, project)[1]
+        basis, own = measured(opened), opened.facts.blocks
+        chosen = chosen or [own]
+    else:
+        basis, own = basis_of(training_seconds or 0.0, state_bytes, update_ratio), None
+    basis = with_given(basis, lag=lag, overhead_seconds=block_overhead, pass_seconds=pass_overhead)
+    return of_year(planned(load, basis, chosen or BLOCKS, rhythms, limits, measured_at=own))
+
+
+def of_year(year: Year) -> Answer:
+    """The answer to `plan`."""
+    words = _recommendation(year)
+    facts = {each.name: getattr(year, each.name) for each in fields(year)} | {
+        "forecasts": [_forecast(each) for each in year.forecasts],
+        "recommended": _forecast(year.recommended) if year.recommended else None,
+        "trades": [vars(trade) for trade in year.trades],
+        "rule": RULE,
+        "recommendation": words,
+    }
+    cost = Table("blocks", "served", "s a request", "blocks replayed", "hours a year", "disk")
+    forgotten = Table("blocks", "until forgotten", *_WAITS)
+    exact = Table("blocks", "until exact", *_WAITS, "in time")
+    for each in year.forecasts:
+        named = (str(each.blocks), _served(each))
+        cost.add_row(
+            *named,
+            f"{each.fast_seconds:.4g} + {each.settling_seconds:.4g}",
+            f"{each.blocks_replayed:.1f}",
+            f"{each.machine_hours:.4g}",
+            size(each.disk_bytes),
+        )
+        forgotten.add_row(*named, *_waited(each.to_forget))
+        exact.add_row(*named, *_waited(each.to_exact), percent(each.exact_in_time))
+    room = Table("blocks", "a keyframe every", "disk", "restoring a state", "keyframes rewritten")
+    for trade in year.trades:
+        room.add_row(
+            str(trade.blocks),
+            str(trade.spacing),
+            size(trade.disk_bytes),
+            f"{milliseconds(trade.restore_seconds)} at most",
+            f"{trade.keyframes} at most",
+        )
+    came = (
+        f"{counted(year.requests, 'request')} in {year.load.days:g} days: "
+        "what each costs (fast + its share of settling), and how long they wait"
+    )
+    return Answer(
+        facts=facts,
+        shown=[
+            came,
+            cost,
+            forgotten,
+            exact,
+            *([room] if year.trades else []),
+            *(f"- {note}" for note in year.notes),
+            words,
+        ],
+    )
+
+
+def _forecast(forecast: Forecast) -> dict[str, Any]:
+    return vars(forecast) | {"seconds_per_request": forecast.seconds_per_request}
+
+
+def _served(forecast: Forecast) -> str:
+    days = f"{forecast.every_days:g} d"
+    return f"fast, exact every {days}" if forecast.is_fast else f"exact only, every {days}"
+
+
+def _waited(waits: Waits | None) -> list[str]:
+    if waits is None:
+        return ["-"] * len(_WAITS)
+    return [*map(duration, (waits.p50, waits.p95, waits.p99, waits.longest))]
+
+
+def _recommendation(year: Year) -> str:
+    limits, best = year.limits, year.recommended
+    disk = "" if limits.disk_bytes is None else f", on {size(limits.disk_bytes)} of disk at most"
+    asked = (
+        f"99 % of the requests are forgotten within {duration(limits.forget_seconds)} and "
+        f"{100 * limits.exact_in_time:g} % are exact within {duration(limits.due_seconds)}{disk}"
+    )
+    if not year.requests:
+        return "nobody asked: there is nothing to recommend; simulate more days"
+    if best is None:
+        waits = [each.to_forget.p99 for each in year.forecasts if each.to_forget]
+        share = max(each.exact_in_time for each in year.forecasts)
+        room = min(each.disk_bytes or 0 for each in year.forecasts)
+        return (
+            f"recommended: none of these, for in none {asked}; the best, each for itself, are "
+            f"{duration(min(waits))} and {percent(share)}" + (f" and {size(room)}" if disk else "")
+        )
+    way = "carry requests out fast at once and settle" if best.is_fast else "erase exactly only,"
+    numbers = {each.blocks for each in year.forecasts}
+    is_edge = len(numbers) > 1 and best.blocks == max(numbers)
+    return (
+        f"recommended: cut into {counted(best.blocks, 'block')}, {way} every {best.every_days:g} "
+        f"days: {best.machine_hours:.4g} machine hours a year, the fewest where {asked}"
+        + ("; more blocks than were compared may be cheaper still" if is_edge else "")
+    )
