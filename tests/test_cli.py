@@ -225,8 +225,8 @@ def test_the_function_can_be_measured_by_any_method(run, early):
 HOUR_LONG = ("--training-seconds", 3600, "--state-bytes", 4e8)
 
 
-def test_plan_needs_neither_a_run_nor_a_project():
-    answer = ask("plan", "--rate", "20/day", "--days", 60, *HOUR_LONG)
+def test_a_forecast_needs_neither_a_run_nor_a_project():
+    answer = ask("forecast", "--rate", "20/day", "--days", 60, *HOUR_LONG)
     ways = [(each["blocks"], each["every_days"], each["is_fast"]) for each in answer["forecasts"]]
     assert ways == [
         (blocks, days, fast)
@@ -245,14 +245,14 @@ def test_plan_needs_neither_a_run_nor_a_project():
     assert slow == sorted(slow)
     assert first["seconds_per_request"] == first["fast_seconds"] + first["settling_seconds"]
     assert first["to_forget"]["p50"] <= first["to_forget"]["longest"]
-    said = call("plan", "--rate", "20/day", "--days", 60, *HOUR_LONG).stdout
+    said = call("forecast", "--rate", "20/day", "--days", 60, *HOUR_LONG).stdout
     assert answer["recommendation"] in said
     assert "fast, exact every 28 d" in said
     assert all(note in said for note in answer["notes"])
 
 
-def test_plan_is_the_same_for_the_same_seed():
-    words = ("plan", "--rate", "1/day", "--blocks", 50, *HOUR_LONG)
+def test_a_forecast_is_the_same_for_the_same_seed():
+    words = ("forecast", "--rate", "1/day", "--blocks", 50, *HOUR_LONG)
     assert ask(*words) == ask(*words, "--seed", 0) != ask(*words, "--seed", 1)
 
 
@@ -261,13 +261,13 @@ def test_plan_is_the_same_for_the_same_seed():
     [("1/hour", 24), ("2.5/day", 2.5), ("7 / week", 1), ("365/month", 12)],
 )
 def test_rates_are_read_in_their_units(rate, per_day):
-    answer = ask("plan", "--rate", rate, "--days", 2, *HOUR_LONG)
+    answer = ask("forecast", "--rate", rate, "--days", 2, *HOUR_LONG)
     assert answer["load"]["per_day"] == pytest.approx(per_day)
 
 
-def test_plan_takes_times_and_sizes_from_a_run(run):
+def test_a_forecast_takes_times_and_sizes_from_a_run(run):
     before = fingerprint(run)
-    answer = ask("plan", "--rate", "1/month", "--run", run, "--settle", "7")
+    answer = ask("forecast", "--rate", "1/month", "--run", run, "--settle", "7")
     basis = answer["basis"]
     assert {each["blocks"] for each in answer["forecasts"]} == {8}
     ledger = Ledger(run)
@@ -280,8 +280,8 @@ def test_plan_takes_times_and_sizes_from_a_run(run):
     assert fingerprint(run) == before
 
 
-def test_plan_learns_from_the_erasures_of_a_run(run, early):
-    words = ("plan", "--rate", "1/month", "--run", run)
+def test_a_forecast_learns_from_the_erasures_of_a_run(run, early):
+    words = ("forecast", "--rate", "1/month", "--run", run)
     assert ask(*words)["basis"]["lag"] == 5
     call("forget", run, "-r", early, "-m", "deepobliviate:epsilon=50")
     outcome = ask("status", run)["erasures"][0]["outcome"]
@@ -296,18 +296,18 @@ def test_plan_learns_from_the_erasures_of_a_run(run, early):
     assert (given["lag"], given["overhead_seconds"], given["pass_seconds"]) == (3, 2, 9)
 
 
-def test_plan_says_what_to_look_out_for(run):
-    words = ("plan", "--rate", "1/day", "--blocks", 10, "--training-seconds")
+def test_a_forecast_says_what_to_look_out_for(run):
+    words = ("forecast", "--rate", "1/day", "--blocks", 10, "--training-seconds")
     assert "who asks early is late" in call(*words, 60, "--settle", "28,60").stdout
     assert "cannot keep up" in call(*words, 3 * 86400, "--settle", "1").stdout
     assert "not known" in call(*words, 60).stdout
-    said = call("plan", "--rate", "1/day", "--run", run, "--blocks", "4,8").stdout
+    said = call("forecast", "--rate", "1/day", "--run", run, "--blocks", "4,8").stdout
     assert "more than the run's 48 records" in said
     assert "extrapolated to 4:" in said
 
 
-def test_plan_says_when_nothing_keeps_to_the_limits():
-    words = ("plan", "--rate", "1/day", "--blocks", "100,200", *HOUR_LONG)
+def test_a_forecast_says_when_nothing_keeps_to_the_limits():
+    words = ("forecast", "--rate", "1/day", "--blocks", "100,200", *HOUR_LONG)
     answer = ask(*words, "--forget-hours", 0.001)
     assert answer["recommended"] is None
     assert "none of these" in answer["recommendation"]
@@ -317,25 +317,26 @@ def test_plan_says_when_nothing_keeps_to_the_limits():
     assert ask(*words, "--settle", 20, "--due-days", 10, "--exact-share", 0.2)["recommended"]
 
 
-def test_plan_recommends_nothing_where_nobody_asks():
-    answer = ask("plan", "--rate", "0.001/month", "--days", 1, *HOUR_LONG)
+def test_a_forecast_recommends_nothing_where_nobody_asks():
+    words = ("forecast", "--rate", "0.001/month", "--days", 1, *HOUR_LONG)
+    answer = ask(*words)
     assert answer["requests"] == 0
     assert answer["recommended"] is None
-    assert "nobody asked" in call("plan", "--rate", "0.001/month", "--days", 1, *HOUR_LONG).stdout
+    assert "nobody asked" in call(*words).stdout
 
 
 def test_an_update_may_be_smaller_than_a_state():
-    words = ("plan", "--rate", "1/day", "--blocks", 100, *HOUR_LONG)
+    words = ("forecast", "--rate", "1/day", "--blocks", 100, *HOUR_LONG)
     disk = ask(*words, "--update-ratio", 0.5)["forecasts"][0]["disk_bytes"]
     assert disk == pytest.approx(4e8 * (50 + 0.9 * 7))
 
 
-def test_a_run_must_be_trained_to_be_planned_from(project, tmp_path):
+def test_a_run_must_be_trained_to_be_forecast_from(project, tmp_path):
     stop = project.with_name("stop")
     stop.write_text("40")
     call("fit", project, tmp_path / "run", code=130)
     stop.unlink()
-    answer = ask("plan", "--rate", "1/day", "--run", tmp_path / "run", code=2)
+    answer = ask("forecast", "--rate", "1/day", "--run", tmp_path / "run", code=2)
     assert "trained to block" in answer["error"]
 
 
@@ -413,28 +414,37 @@ WRONG = {
     "malformed option": (["fit", "PROJECT", "NEW", "-o", "x"], "name=value"),
     "option twice": (["fit", "PROJECT", "NEW", "-o", "x=1", "-o", "x=2"], "twice"),
     "too many blocks": (["fit", "PROJECT", "NEW", "-o", "blocks=99"], "99"),
-    "rate": (["plan", "--rate", "20", "--run", "RUN"], "20/day"),
-    "negative rate": (["plan", "--rate", "-2/day", "--run", "RUN"], "-2/day"),
-    "rate of nothing": (["plan", "--rate", "0/day", "--run", "RUN"], "greater than 0"),
-    "unit": (["plan", "--rate", "2/fortnight", "--run", "RUN"], "hour|day|week|month"),
-    "no source": (["plan", "--rate", "1/day"], "--training-seconds"),
+    "rate": (["forecast", "--rate", "20", "--run", "RUN"], "20/day"),
+    "negative rate": (["forecast", "--rate", "-2/day", "--run", "RUN"], "-2/day"),
+    "rate of nothing": (["forecast", "--rate", "0/day", "--run", "RUN"], "greater than 0"),
+    "unit": (["forecast", "--rate", "2/fortnight", "--run", "RUN"], "hour|day|week|month"),
+    "no source": (["forecast", "--rate", "1/day"], "--training-seconds"),
     "two sources": (
-        ["plan", "--rate", "1/day", "--run", "RUN", "--training-seconds", "9"],
+        ["forecast", "--rate", "1/day", "--run", "RUN", "--training-seconds", "9"],
         "--run",
     ),
-    "no run to plan": (["plan", "--rate", "1/day", "--run", "NOWHERE"], "no run"),
-    "training": (["plan", "--rate", "1/day", "--training-seconds", "-1"], "time of training"),
-    "plan blocks": (["plan", "--rate", "1/day", "--run", "RUN", "--blocks", "8,49"], "48 records"),
-    "plan list": (["plan", "--rate", "1/day", "--run", "RUN", "--blocks", "8,x"], "8,x"),
-    "plan half": (["plan", "--rate", "1/day", "--run", "RUN", "--blocks", "8.5"], "whole"),
-    "no blocks": (["plan", "--rate", "1/day", "--run", "RUN", "--blocks", "0"], "blocks is 0"),
-    "rhythm": (["plan", "--rate", "1/day", "--run", "RUN", "--settle", "7,-1"], "settlings is -1"),
-    "due": (["plan", "--rate", "1/day", "--run", "RUN", "--due-days", "0"], "due"),
-    "days": (["plan", "--rate", "1/day", "--run", "RUN", "--days", "-5"], "days"),
-    "too much": (["plan", "--rate", "9999/hour", "--run", "RUN"], "too many to simulate"),
-    "disk": (["plan", "--rate", "1/day", "--training-seconds", "9", "--disk-bytes", "9"], "state"),
+    "no run to forecast": (["forecast", "--rate", "1/day", "--run", "NOWHERE"], "no run"),
+    "training": (["forecast", "--rate", "1/day", "--training-seconds", "-1"], "time of training"),
+    "forecast blocks": (
+        ["forecast", "--rate", "1/day", "--run", "RUN", "--blocks", "8,49"],
+        "48 records",
+    ),
+    "forecast list": (["forecast", "--rate", "1/day", "--run", "RUN", "--blocks", "8,x"], "8,x"),
+    "forecast half": (["forecast", "--rate", "1/day", "--run", "RUN", "--blocks", "8.5"], "whole"),
+    "no blocks": (["forecast", "--rate", "1/day", "--run", "RUN", "--blocks", "0"], "blocks is 0"),
+    "rhythm": (
+        ["forecast", "--rate", "1/day", "--run", "RUN", "--settle", "7,-1"],
+        "settlings is -1",
+    ),
+    "due": (["forecast", "--rate", "1/day", "--run", "RUN", "--due-days", "0"], "due"),
+    "days": (["forecast", "--rate", "1/day", "--run", "RUN", "--days", "-5"], "days"),
+    "too much": (["forecast", "--rate", "9999/hour", "--run", "RUN"], "too many to simulate"),
+    "disk": (
+        ["forecast", "--rate", "1/day", "--training-seconds", "9", "--disk-bytes", "9"],
+        "state",
+    ),
     "ratio": (
-        ["plan", "--rate", "1/day", "--training-seconds", "9", "--update-ratio", "0"],
+        ["forecast", "--rate", "1/day", "--training-seconds", "9", "--update-ratio", "0"],
         "size",
     ),
     "bench blocks": (["bench", "PROJECT", "--blocks", "0"], "0"),

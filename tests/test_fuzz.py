@@ -149,7 +149,7 @@ COMMANDS = {
     "audit": ["world/empty"],
     "destroy-key": ["world/run"],
     "make-key": ["world/new.key"],
-    "plan": ["--rate=1/day", "--days=3", "--training-seconds=9", "--blocks=4"],
+    "forecast": ["--rate=1/day", "--days=3", "--training-seconds=9", "--blocks=4"],
     "bench": ["world/none.py"],
     "lab": ["world/none.py", "world/lab", "-r", "3"],
 }

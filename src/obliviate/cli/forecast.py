@@ -40,7 +40,7 @@ app = typer.Typer()
 
 
 @app.command()
-def plan(
+def forecast(
     *,
     rate: Annotated[
         str, typer.Option(metavar="N/UNIT", help="Requests to expect, as in 20/day; or hour, ...")
@@ -109,11 +109,11 @@ def plan(
 
 
 def of_year(year: Year) -> Answer:
-    """The answer to `plan`."""
+    """The answer to `forecast`."""
     words = _recommendation(year)
     facts = {each.name: getattr(year, each.name) for each in fields(year)} | {
-        "forecasts": [_forecast(each) for each in year.forecasts],
-        "recommended": _forecast(year.recommended) if year.recommended else None,
+        "forecasts": [_facts(each) for each in year.forecasts],
+        "recommended": _facts(year.recommended) if year.recommended else None,
         "trades": [vars(trade) for trade in year.trades],
         "rule": RULE,
         "recommendation": words,
@@ -159,7 +159,7 @@ def of_year(year: Year) -> Answer:
     )
 
 
-def _forecast(forecast: Forecast) -> dict[str, Any]:
+def _facts(forecast: Forecast) -> dict[str, Any]:
     return vars(forecast) | {"seconds_per_request": forecast.seconds_per_request}
 
 

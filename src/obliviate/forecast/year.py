@@ -1,4 +1,4 @@
-"""Planning: what `plan` is asked, and what is known of the training."""
+"""A year: what is known of the training, and what becomes of every way to serve its requests."""
 
 from __future__ import annotations
 
