@@ -33,7 +33,7 @@ from obliviate.chain.spacing import Sizes
 from obliviate.ledger import Part
 from obliviate.run.make import layout_of, new_trainer
 from obliviate.states.update import update_between
-from obliviate.training.trainer import Trained
+from obliviate.training.protocol import Trained
 from obliviate.vault import Vault
 from obliviate.vault.codec import decode_update, encode_update
 from obliviate.vault.frames import FRAME_BYTES

@@ -24,7 +24,7 @@ from obliviate.ledger import journal, tables
 from obliviate.recipe.contents import packed
 from obliviate.run.fingerprint import content_hashes
 from obliviate.states.update import digest, update_between
-from obliviate.training.trainer import Checkpoint
+from obliviate.training.protocol import Checkpoint
 from obliviate.vault.codec import encode_update
 from obliviate.vault.frames import framed
 

@@ -16,7 +16,7 @@ from obliviate.errors import InvalidRecipe, ObliviateError
 from obliviate.run.make import new_trainer
 from obliviate.states.update import captured, digest
 from obliviate.training.optimizer_state import packed_optimizer, unpack_optimizer
-from obliviate.training.trainer import Checkpoint, Trained
+from obliviate.training.protocol import Checkpoint, Trained
 from obliviate.vault.codec import decode, encode
 from obliviate.vault.frames import Plain, framed
 

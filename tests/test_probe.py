@@ -324,7 +324,7 @@ class Movable:
 
 
 def test_batches_that_can_move_themselves_are_moved():
-    from obliviate.training.trainer import moved
+    from obliviate.training.batches import moved
 
     batch = moved([Movable(torch.ones(2), torch.ones(2))], "cpu")
     assert batch[0].device == "cpu"

@@ -20,7 +20,7 @@ from obliviate.errors import TrainingFailed
 from obliviate.methods.stitch import Difference, reestimated
 from obliviate.run.make import new_trainer
 from obliviate.states.update import Update, captured, digest, update_between
-from obliviate.training.trainer import Trained
+from obliviate.training.protocol import Trained
 
 NOBODY = np.array([], dtype=np.int64)
 PARAMETERS = frozenset({"weight", "bias"})

@@ -24,7 +24,8 @@ from obliviate.run.make import layout_of, new_trainer
 from obliviate.states.update import captured, digest
 from obliviate.training.determinism import Environment, environment_facts
 from obliviate.training.first_step import probe
-from obliviate.training.trainer import SECONDS_BETWEEN_EVENTS, Trained, Trainer
+from obliviate.training.protocol import Trained
+from obliviate.training.trainer import SECONDS_BETWEEN_EVENTS, Trainer
 
 BLOCKS = 4
 NOBODY = np.array([], dtype=np.int64)

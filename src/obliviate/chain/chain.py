@@ -23,7 +23,7 @@ from obliviate.ledger import Entry
 from obliviate.ledger.facts import STITCHED
 from obliviate.recipe.contents import packed, unpacked
 from obliviate.states.update import Update, applied, digest, raw_bytes, size_bytes, update_between
-from obliviate.training.trainer import Checkpoint
+from obliviate.training.protocol import Checkpoint
 from obliviate.vault.codec import decode, decode_update, each_tensor, encode, encode_update
 from obliviate.vault.folder import Folder
 
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from obliviate.ledger.outcome import Outcome
     from obliviate.recipe.contents import Hashes
     from obliviate.states.update import State
-    from obliviate.training.trainer import Trained
+    from obliviate.training.protocol import Trained
     from obliviate.vault import Stored, Vault
     from obliviate.vault.frames import Plain
 

@@ -10,7 +10,7 @@ from obliviate.chain.walk import Walk
 from obliviate.errors import Mismatch
 from obliviate.events import Event
 from obliviate.states.update import digest, update_between
-from obliviate.training.trainer import Checkpoint
+from obliviate.training.protocol import Checkpoint
 
 if TYPE_CHECKING:
     from collections.abc import Generator

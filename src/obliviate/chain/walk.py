@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from obliviate.errors import Mismatch, RunDamaged
-from obliviate.training.trainer import Checkpoint
+from obliviate.training.protocol import Checkpoint
 
 if TYPE_CHECKING:
     from torch import Tensor

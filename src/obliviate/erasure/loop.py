@@ -30,7 +30,7 @@ from obliviate.methods.soundness import Finish, batch_norm_statistics, buffers_a
 from obliviate.recipe.contents import NOTHING, without
 from obliviate.states.update import captured, update_between
 from obliviate.text import READS_MORE
-from obliviate.training.trainer import Checkpoint
+from obliviate.training.protocol import Checkpoint
 from obliviate.vault.codec import decode_update, steps_of
 
 if TYPE_CHECKING:
@@ -49,7 +49,8 @@ if TYPE_CHECKING:
     from obliviate.methods.trace import Trace
     from obliviate.recipe.contents import Hashes
     from obliviate.states.update import State, Update
-    from obliviate.training.trainer import Trained, Trainer
+    from obliviate.training.protocol import Trained
+    from obliviate.training.trainer import Trainer
     from obliviate.vault.frames import Plain
 
 MEASURED_BLOCKS = 4  # running statistics are measured on the last so many replayed blocks

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from obliviate.errors import TrainingFailed
-from obliviate.training.trainer import moved
+from obliviate.training.batches import moved
 
 if TYPE_CHECKING:
     from torch.utils.data import Dataset

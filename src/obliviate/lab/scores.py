@@ -10,8 +10,9 @@ import torch
 from obliviate.errors import TrainingFailed
 from obliviate.lab.accuracy import is_classification
 from obliviate.methods.scores import margins, singles
+from obliviate.recipe.user_code import named
+from obliviate.training.batches import moved
 from obliviate.training.determinism import seed_generators
-from obliviate.training.trainer import moved, named
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

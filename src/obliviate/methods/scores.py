@@ -21,10 +21,11 @@ import torch
 from torch import Tensor, nn
 
 from obliviate.errors import InvalidRecipe, TrainingFailed
+from obliviate.recipe.user_code import named
 from obliviate.training.batches import like
 from obliviate.training.determinism import seed_generators
 from obliviate.training.layout import key, keyed_hash
-from obliviate.training.trainer import load_state, made_model, named
+from obliviate.training.model import load_state, made_model
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -21,10 +21,10 @@ from torch.nn.utils.spectral_norm import SpectralNorm
 
 from obliviate.errors import TrainingFailed
 from obliviate.methods.stitch import first_epochs, reestimated
+from obliviate.recipe.user_code import named
 from obliviate.states.update import is_additive, raw_bytes
 from obliviate.training.determinism import seed_generators
 from obliviate.training.layout import key
-from obliviate.training.trainer import named
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator

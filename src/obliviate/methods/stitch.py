@@ -16,10 +16,11 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from obliviate.chain.chain import subtracted
 from obliviate.methods.method import Stitched
+from obliviate.recipe.user_code import named
 from obliviate.states.update import captured, l1
+from obliviate.training.batches import moved
 from obliviate.training.determinism import seed_generators
 from obliviate.training.layout import key
-from obliviate.training.trainer import moved, named
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator

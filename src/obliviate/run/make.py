@@ -32,6 +32,7 @@ from obliviate.ledger.place import PART_NAME, checked_url, has_ledger, prepare
 from obliviate.options import MOST_WHOLE, noted, whole
 from obliviate.recipe.recipe import Recipe, invalid
 from obliviate.recipe.subjects import Subjects
+from obliviate.recipe.user_code import named
 from obliviate.run.fingerprint import content_hashes, sampled
 from obliviate.run.tombstoned import Reingested
 from obliviate.states.update import captured, digest, size_bytes
@@ -39,7 +40,8 @@ from obliviate.text import shown
 from obliviate.training.determinism import Environment, environment_facts
 from obliviate.training.first_step import probe
 from obliviate.training.layout import Layout, parts_of
-from obliviate.training.trainer import Trainer, has_batch_norm, made_model, named
+from obliviate.training.model import has_batch_norm, made_model
+from obliviate.training.trainer import Trainer
 from obliviate.vault.codec import encode
 from obliviate.vault.folder import Folder
 from obliviate.vault.settings import VAULT_NAME

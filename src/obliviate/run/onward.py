@@ -24,7 +24,8 @@ if TYPE_CHECKING:
     from obliviate.ledger import Entry
     from obliviate.ledger.facts import Guarantee
     from obliviate.states.update import State
-    from obliviate.training.trainer import Trained, Trainer
+    from obliviate.training.protocol import Trained
+    from obliviate.training.trainer import Trainer
 
     Commit = Callable[[Entry, bytes], None]
 

@@ -54,7 +54,8 @@ from obliviate.run.make import checked_recipe, data_length, layout_of
 from obliviate.run.work import working
 from obliviate.run.worker import Writer
 from obliviate.text import READS_MORE
-from obliviate.training.trainer import Trainer, load_state, made_model
+from obliviate.training.model import load_state, made_model
+from obliviate.training.trainer import Trainer
 from obliviate.vault import check_seal
 
 if TYPE_CHECKING:

@@ -10,9 +10,9 @@ from torch import Tensor
 
 from obliviate.errors import NotFinite, ObliviateError, TrainingFailed
 from obliviate.events import Event
+from obliviate.recipe.user_code import named
 from obliviate.training.determinism import seed_generators
 from obliviate.training.layout import key
-from obliviate.training.trainer import named
 
 if TYPE_CHECKING:
     from collections.abc import Generator

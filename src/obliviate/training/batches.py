@@ -18,6 +18,7 @@ import numpy as np
 import torch
 from blake3 import blake3
 from torch import Tensor
+from torch.nn.utils.rnn import PackedSequence
 from torch.utils.data import DataLoader, Dataset, TensorDataset, default_collate
 
 from obliviate.errors import TrainingFailed
@@ -201,6 +202,22 @@ def like(mapping: Mapping[str, Any], values: dict[str, Any]) -> Any:
     with contextlib.suppress(TypeError, ValueError):
         return type(mapping)(values)  # type: ignore[call-arg]
     return values
+
+
+def moved(batch: Any, device: str) -> Any:
+    """A batch with all its tensors on a device."""
+    if isinstance(batch, Tensor):
+        return batch.to(device)
+    if isinstance(batch, Mapping):
+        return like(batch, {name: moved(value, device) for name, value in batch.items()})
+    if isinstance(batch, PackedSequence):
+        return batch.to(torch.device(device))  # type: ignore[arg-type]
+    if isinstance(batch, list | tuple):
+        values = [moved(value, device) for value in batch]
+        return type(batch)(*values) if hasattr(batch, "_fields") else values
+    if callable(getattr(batch, "to", None)):  # a batch of graphs, say
+        return batch.to(device)
+    return batch
 
 
 def collated(records: list[Any]) -> Any:

@@ -11,7 +11,7 @@ from torch.nn.parameter import is_lazy
 from obliviate.errors import NotDeterministic, NotFinite, TrainingFailed
 from obliviate.recipe.recipe import invalid
 from obliviate.states.update import place
-from obliviate.training.trainer import made_model
+from obliviate.training.model import made_model
 from obliviate.vault.codec import DTYPES
 
 if TYPE_CHECKING:
@@ -20,7 +20,8 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from obliviate.training.trainer import Checkpoint, Trainer
+    from obliviate.training.protocol import Checkpoint
+    from obliviate.training.trainer import Trainer
 
     Batches = Sequence[tuple[int, NDArray[np.int64]]]
 

@@ -7,42 +7,35 @@ of later steps does not shift when a record disappears.
 
 from __future__ import annotations
 
-import contextlib
 import copy
-import inspect
 import time
-from collections.abc import Mapping
-from dataclasses import dataclass, field
 from hashlib import sha256
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
-from torch.nn.utils.rnn import PackedSequence
-from torch.optim import Optimizer
 
-from obliviate.errors import (
-    NotFinite,
-    ObliviateError,
-    RunLocked,
-    TrainingFailed,
-)
+from obliviate.errors import NotFinite, RunLocked
 from obliviate.events import Event
-from obliviate.recipe.contents import NOTHING, placed
+from obliviate.recipe.contents import placed
 from obliviate.recipe.recipe import invalid
+from obliviate.recipe.user_code import named
 from obliviate.states.update import captured, digest, place
-from obliviate.training.batches import content_of, feed_of, like
+from obliviate.training.batches import content_of, feed_of, moved
 from obliviate.training.determinism import Environment, seed_generators
 from obliviate.training.layout import Layout, key
+from obliviate.training.model import buffer_names, load_state, made_model
 from obliviate.training.module_state import Hidden
+from obliviate.training.optimizer import optimizer_faults
 from obliviate.training.optimizer_state import packed_optimizer, unpack_optimizer
+from obliviate.training.protocol import Checkpoint, Trained, Tried
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+    from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 
     from numpy.typing import NDArray
+    from torch.optim import Optimizer
     from torch.utils.data import Dataset
 
     from obliviate.recipe.contents import Hashes
@@ -51,56 +44,6 @@ if TYPE_CHECKING:
     from obliviate.training.batches import Feed, Fetched
 
 SECONDS_BETWEEN_EVENTS = 0.2
-
-
-@dataclass(frozen=True, kw_only=True)
-class Checkpoint:
-    """What training needs to go on after a block.
-
-    Attributes:
-        model: The state dict.
-        optimizer: The packed optimizer state, where it is carried.
-    """
-
-    model: State
-    optimizer: State | None = None
-
-
-@dataclass(frozen=True, kw_only=True)
-class Trained:
-    """A block that was trained on.
-
-    Attributes:
-        block: Its number.
-        checkpoint: The state after it.
-        loss: Mean loss over its steps; None where every batch was left empty.
-        seconds: How long it took.
-        contents: What its records are; see `obliviate.recipe.contents`.
-        is_learning: Whether steps were made with a learning rate above 0: then some parameter has
-            to be another afterwards.
-    """
-
-    block: int
-    checkpoint: Checkpoint
-    loss: float | None
-    seconds: float
-    contents: Hashes = field(default_factory=lambda: NOTHING)
-    is_learning: bool = False
-
-
-@dataclass(frozen=True, kw_only=True)
-class Tried:
-    """What came of a few steps that are no part of training.
-
-    Attributes:
-        batches: A hash of the batches.
-        losses: The losses, in digits.
-        state: The digest of the state after them.
-    """
-
-    batches: str
-    losses: str
-    state: str
 
 
 class Trainer:
@@ -450,106 +393,6 @@ class Trainer:
         is_pair = isinstance(batch, list | tuple) and len(batch) == 2  # noqa: PLR2004
         if self.recipe.step is None and not is_pair:
             raise invalid(["a batch is not (inputs, targets); give step(model, batch) instead"])
-
-
-def made_model(recipe: Recipe) -> nn.Module:
-    """A new module from the recipe's factory, under the run's seed, on the recipe's device."""
-    seed_generators(key(recipe.seed, "model"), recipe.device)
-    with named("the model's factory"):
-        model = recipe.model()
-        if not isinstance(model, nn.Module):
-            raise invalid([f"model() gave {type(model).__name__}; it must give a torch.nn.Module"])
-        if any(each.is_meta for each in (*model.parameters(), *model.buffers())):
-            raise invalid(["model() gave tensors without memory (meta); make them on a device"])
-        return model.to(recipe.device)
-
-
-def has_batch_norm(model: nn.Module) -> bool:
-    """Whether some module cannot be trained on a single record."""
-    return any(isinstance(module, _BatchNorm) for module in model.modules())
-
-
-def buffer_names(model: nn.Module) -> frozenset[str]:
-    """Names of a state's entries that are no parameters, such as running variances and codebooks.
-
-    Integers without dimensions are not among them: they count steps.
-    """
-    trained = {parameter.data_ptr() for parameter in model.parameters() if parameter.numel()}
-    return frozenset(
-        name
-        for name, entry in model.state_dict(keep_vars=True).items()
-        if isinstance(entry, Tensor)
-        and entry.layout == torch.strided
-        and not (isinstance(entry, nn.Parameter) or entry.data_ptr() in trained)
-        and (entry.ndim or entry.is_floating_point() or entry.is_complex())
-    )
-
-
-def optimizer_faults(optimizer: Any, model: nn.Module, recipe: Recipe) -> Iterator[str]:
-    """What in an optimizer would train nothing, or cannot be asked for a step."""
-    if not isinstance(optimizer, Optimizer):
-        yield f"optimizer gave {type(optimizer).__name__}; it must give one torch.optim.Optimizer"
-        return
-    parameters = [each for group in optimizer.param_groups for each in group["params"]]
-    own = {id(each) for each in model.parameters()}
-    foreign = sum(id(each) not in own for each in parameters)
-    if foreign:
-        yield (
-            f"{type(optimizer).__name__} has {foreign} of {len(parameters)} parameters that are "
-            "none of the model's; make it of the parameters that the factory is called with"
-        )
-    if not any(each.requires_grad for each in parameters):
-        yield f"{type(optimizer).__name__} has no parameter that requires a gradient"
-    if recipe.schedule is not None and any("lr" not in each for each in optimizer.param_groups):
-        yield f"{type(optimizer).__name__} has no learning rate (lr) that schedule could change"
-    closure = inspect.signature(optimizer.step).parameters.get("closure")
-    if closure is not None and closure.default is inspect.Parameter.empty:
-        yield (
-            f"{type(optimizer).__name__} asks for the loss again in its own step (a closure); take "
-            "an optimizer that works from the gradients of one pass"
-        )
-
-
-def load_state(model: nn.Module, state: State) -> None:
-    """Copy a state into a module, in place, so that ties and views survive."""
-    with torch.no_grad():
-        for name, tensor in model.state_dict().items():
-            tensor.copy_(state[name])
-    torch.clear_autocast_cache()
-
-
-def moved(batch: Any, device: str) -> Any:
-    """A batch with all its tensors on a device."""
-    if isinstance(batch, Tensor):
-        return batch.to(device)
-    if isinstance(batch, Mapping):
-        return like(batch, {name: moved(value, device) for name, value in batch.items()})
-    if isinstance(batch, PackedSequence):
-        return batch.to(torch.device(device))  # type: ignore[arg-type]
-    if isinstance(batch, list | tuple):
-        values = [moved(value, device) for value in batch]
-        return type(batch)(*values) if hasattr(batch, "_fields") else values
-    if callable(getattr(batch, "to", None)):  # a batch of graphs, say
-        return batch.to(device)
-    return batch
-
-
-@contextlib.contextmanager
-def named(what: str) -> Iterator[None]:
-    """Say which part of the user's own code raised.
-
-    Raises:
-        TrainingFailed: Something raised.
-    """
-    try:
-        yield
-    except ObliviateError:
-        raise
-    except Exception as error:
-        raise TrainingFailed(
-            f"{what} raised {type(error).__name__}: {error}",
-            hint="mend it and call again; what was finished before is kept",
-        ) from error
 
 
 def _mean_loss(losses: Sequence[Tensor], block: int) -> float | None:

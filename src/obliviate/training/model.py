@@ -1,0 +1,59 @@
+"""The module that is trained: made, filled with a state, and what of it is in a state."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from obliviate.recipe.recipe import invalid
+from obliviate.recipe.user_code import named
+from obliviate.training.determinism import seed_generators
+from obliviate.training.layout import key
+
+if TYPE_CHECKING:
+    from obliviate.recipe.recipe import Recipe
+    from obliviate.states.update import State
+
+
+def made_model(recipe: Recipe) -> nn.Module:
+    """A new module from the recipe's factory, under the run's seed, on the recipe's device."""
+    seed_generators(key(recipe.seed, "model"), recipe.device)
+    with named("the model's factory"):
+        model = recipe.model()
+        if not isinstance(model, nn.Module):
+            raise invalid([f"model() gave {type(model).__name__}; it must give a torch.nn.Module"])
+        if any(each.is_meta for each in (*model.parameters(), *model.buffers())):
+            raise invalid(["model() gave tensors without memory (meta); make them on a device"])
+        return model.to(recipe.device)
+
+
+def has_batch_norm(model: nn.Module) -> bool:
+    """Whether some module cannot be trained on a single record."""
+    return any(isinstance(module, _BatchNorm) for module in model.modules())
+
+
+def buffer_names(model: nn.Module) -> frozenset[str]:
+    """Names of a state's entries that are no parameters, such as running variances and codebooks.
+
+    Integers without dimensions are not among them: they count steps.
+    """
+    trained = {parameter.data_ptr() for parameter in model.parameters() if parameter.numel()}
+    return frozenset(
+        name
+        for name, entry in model.state_dict(keep_vars=True).items()
+        if isinstance(entry, Tensor)
+        and entry.layout == torch.strided
+        and not (isinstance(entry, nn.Parameter) or entry.data_ptr() in trained)
+        and (entry.ndim or entry.is_floating_point() or entry.is_complex())
+    )
+
+
+def load_state(model: nn.Module, state: State) -> None:
+    """Copy a state into a module, in place, so that ties and views survive."""
+    with torch.no_grad():
+        for name, tensor in model.state_dict().items():
+            tensor.copy_(state[name])
+    torch.clear_autocast_cache()
