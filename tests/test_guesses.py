@@ -51,7 +51,7 @@ def attacked(place, method, *, is_sealed, guesses):
     # whose content is sampled, and hashed, has most to lose
     run = ob.fit(made, data, folder, blocks=BLOCKS, seal=seal)
     sampled = sorted(run.facts.samples)
-    blocks = run.ledger.people.blocks_of(np.array(sampled))
+    blocks = run.ledger.records.blocks_of(np.array(sampled))
     record = next((r for r, block in zip(sampled, blocks, strict=True) if block == BLOCK), None)
     record = records_in(run, BLOCK)[0] if record is None else record
     held = Left.by(folder)

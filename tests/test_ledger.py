@@ -16,7 +16,7 @@ from obliviate.errors import OtherFormat, RunDamaged, RunMissing, StorageFull
 from obliviate.evidence import gathered
 from obliviate.ledger import Ledger, Part
 from obliviate.ledger.outcome import Outcome
-from obliviate.ledger.people import subject_hash
+from obliviate.ledger.records import subject_hash
 from tests.stories import (
     CHAIN,
     EXACT,
@@ -130,10 +130,10 @@ def test_fitting_goes_on_over_what_a_killed_making_left(tmp_path, recipe_of, dat
 
 
 def test_a_run_without_subjects_has_none(tmp_path, ledger, ledger_url):
-    assert ledger.people.has_subjects()
+    assert ledger.records.has_subjects()
     (tmp_path / "other").mkdir()
     without = make(tmp_path / "other", subjects=None, url=ledger_url)
-    assert not without.people.has_subjects()
+    assert not without.records.has_subjects()
     without.close()
 
 
@@ -206,12 +206,12 @@ def test_a_folder_that_may_not_be_written_to_is_named(guarded_folder):
 
 def test_subjects_are_found_by_their_keyed_hash(ledger):
     ann, bob, cased = (subject_hash(f"{name}@example.org", KEY) for name in ("ann", "bob", "Bob"))
-    found, missing = ledger.people.records_of([ann])
+    found, missing = ledger.records.of_subjects([ann])
     assert (found.tolist(), missing) == ([0, 2], set())
-    found, missing = ledger.people.records_of([bob, cased, ann, bob])
+    found, missing = ledger.records.of_subjects([bob, cased, ann, bob])
     assert (found.tolist(), missing) == ([0, 1, 2], {cased})
     other = subject_hash("bob@example.org", bytes(32))
-    assert ledger.people.records_of([other])[1] == {other}
+    assert ledger.records.of_subjects([other])[1] == {other}
 
 
 def test_no_file_names_a_person(tmp_path, file_ledger):
@@ -372,14 +372,14 @@ def test_thousands_of_records_and_blocks_fit(tmp_path, ledger_url):
     ledger.commit(1, replaced=replaced, stitched=[], outcome=EXACT)
     assert ledger.entries()[1:] == replaced
     assert ledger.erased().tolist() == list(range(24_000))
-    assert ledger.people.records_of([subject_hash("s7", KEY)])[0].tolist() == [24_007]
-    assert ledger.people.records_of([subject_hash("s1007", KEY)])[0].tolist() == []
+    assert ledger.records.of_subjects([subject_hash("s7", KEY)])[0].tolist() == [24_007]
+    assert ledger.records.of_subjects([subject_hash("s1007", KEY)])[0].tolist() == []
     assert ledger.faults() == []
     for chosen in (np.arange(24_999, -1, -1), ids(3, 24_999, 3), np.arange(5, 25_000, 1000)):
-        assert np.array_equal(ledger.people.blocks_of(chosen), new.blocks[chosen])
-    assert ledger.people.blocks_of(ids()).tolist() == []
+        assert np.array_equal(ledger.records.blocks_of(chosen), new.blocks[chosen])
+    assert ledger.records.blocks_of(ids()).tolist() == []
     with pytest.raises(RunDamaged, match="lacks records"):
-        ledger.people.blocks_of(ids(3, 25_000))
+        ledger.records.blocks_of(ids(3, 25_000))
     ledger.close()
 
 

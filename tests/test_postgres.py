@@ -25,7 +25,7 @@ from obliviate.errors import (
 from obliviate.events import finish
 from obliviate.ledger import Ledger, tables
 from obliviate.ledger.migrations.versions import r0001_first
-from obliviate.ledger.place import checked_url
+from obliviate.ledger.open import checked_url
 from tests.models import BLOCKS, images, recipe, records_in
 from tests.stories import DUE, METHOD, carried_out, ids, lived, trained
 

@@ -65,7 +65,7 @@ def test_an_extension_leaves_them_out_too(tmp_path):
 def test_without_tombstones_nothing_is_kept_of_contents(tmp_path):
     run = ob.fit(recipe(), images(), tmp_path / "run", blocks=BLOCKS)
     run.forget(records=[3], method="exact")
-    assert run.ledger.people.contents_of(run.ledger.erased()) == {}
+    assert run.ledger.records.contents_of(run.ledger.erased()) == {}
     new, _ = again([3])
     assert ob.fit(recipe(), new, tmp_path / "new", blocks=BLOCKS).ledger.excluded().tolist() == []
 

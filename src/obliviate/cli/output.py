@@ -11,7 +11,7 @@ import typer
 from obliviate.cli.terminal import printing
 from obliviate.disk.paths import local_folder
 from obliviate.errors import ObliviateError, RequestError, UnknownSubject
-from obliviate.ledger.place import check_made
+from obliviate.ledger.open import check_made
 from obliviate.text import plain, printable
 
 if TYPE_CHECKING:

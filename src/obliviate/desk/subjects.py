@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from obliviate.errors import InvalidOption, UnknownRecord, UnknownSubject
-from obliviate.ledger.people import subject_hash
+from obliviate.ledger.records import subject_hash
 from obliviate.options import index_of, listed
 from obliviate.recipe.subjects import named_once
 from obliviate.text import shown
@@ -94,9 +94,9 @@ def records_of_subjects(
         _check_named(ledger, facts, place)
     key = facts.subject_key or b""
     hashes = {subject_hash(name, key): given for name, given in named.items()}
-    records, missing = ledger.people.records_of(hashes)
+    records, missing = ledger.records.of_subjects(hashes)
     if is_final:
-        ledger.people.check_index(hashes, records)
+        ledger.records.check_index(hashes, records)
     if missing:
         unknown = next(given for said, given in hashes.items() if said in missing)
         raise UnknownSubject(
@@ -109,7 +109,7 @@ def records_of_subjects(
 
 def _check_named(ledger: Ledger, facts: RunFacts, place: str) -> None:
     """See that people can be found by name at all."""
-    if not ledger.people.has_subjects():
+    if not ledger.records.has_subjects():
         raise UnknownSubject(
             f"{place} was made without subjects",
             hint="name record ids, or make the run with subjects=[...], one for each record",

@@ -90,7 +90,7 @@ def planned(ledger: Ledger, records: int, named: NDArray[np.int64], method: str)
     Raises:
         NothingLeft: No record would be left.
     """
-    blocks = ledger.people.blocks_of(named).astype(np.int64)
+    blocks = ledger.records.blocks_of(named).astype(np.int64)
     return Planner.of(ledger, records).plan(named, blocks, method)
 
 

@@ -213,7 +213,7 @@ def _meaning(guarantee: Guarantee | None, facts: RunFacts) -> str:
 def _erasures(ledger: Ledger, facts: RunFacts) -> tuple[ErasureEvidence, ...]:
     found = []
     for each in ledger.erasures():
-        held = sorted(ledger.people.blocks_of(ledger.records_of_erasure(each.id)).tolist())
+        held = sorted(ledger.records.blocks_of(ledger.records_of_erasure(each.id)).tolist())
         found.append(_erasure(each, held, facts.blocks))
     return tuple(found)
 

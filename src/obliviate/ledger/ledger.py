@@ -14,6 +14,14 @@ from sqlalchemy import func, select, true
 from obliviate.clock import stamp
 from obliviate.disk.paths import naming
 from obliviate.ledger import journal, tables
+from obliviate.ledger.chain_rows import (
+    OBJECT_COLUMNS,
+    entry_of,
+    held,
+    insert_entries,
+    live_objects,
+    set_state,
+)
 from obliviate.ledger.change import batched, changing
 from obliviate.ledger.database import QUICKLY_CHECKED_BYTES, damaged
 from obliviate.ledger.facts import (
@@ -27,16 +35,16 @@ from obliviate.ledger.facts import (
 )
 from obliviate.ledger.lease import Lease
 from obliviate.ledger.objects import Objects
+from obliviate.ledger.open import created, in_the_clear, insert_part, opened, without_check
 from obliviate.ledger.outcome import Outcome
-from obliviate.ledger.people import (
+from obliviate.ledger.records import (
     Newcomers,
-    People,
+    Records,
     add_to_requests,
     unlink,
     waiting_people,
     write_contents,
 )
-from obliviate.ledger.place import created, in_the_clear, insert_part, opened, without_check
 from obliviate.ledger.requests import (
     Requests,
     commit_overtaken,
@@ -44,14 +52,6 @@ from obliviate.ledger.requests import (
     move,
     plan,
     writable,
-)
-from obliviate.ledger.rows import (
-    OBJECT_COLUMNS,
-    entry_of,
-    held,
-    insert_entries,
-    live_objects,
-    set_state,
 )
 from obliviate.ledger.settling import close_finished
 
@@ -76,7 +76,7 @@ class Ledger:
     """The facts of one run.
 
     Attributes:
-        people: Its records and whom they belong to.
+        records: Its records and whom they belong to.
         requests: What was asked for.
         objects: What its vault holds.
         lease: The right to write; whoever rewrites the chain holds it.
@@ -100,7 +100,7 @@ class Ledger:
         self._unwrap: Callable[[bytes, str], bytes] | None = None
         self._keys: dict[bytes, bytes] = {}
         self._database, self._run = opened(folder, patience_seconds)
-        self.people = People(self._database, self._run)
+        self.records = Records(self._database, self._run)
         self.requests = Requests(self._database, self._run, self._changing)
         self.objects = Objects(self._database, self._run, self._changing, self._destroy_reports)
         self.lease = Lease(self._database, self._run)

@@ -43,7 +43,7 @@ class Marking:
         """
         records = self._ledger.records_of_erasure(erasure.id)
         if self._facts.tombstones and len(records):
-            marks = self._ledger.people.contents_of(records)
+            marks = self._ledger.records.contents_of(records)
             with opened(self._facts.tombstones) as tombstones:
                 tombstones.add(self._ledger.name, _name(erasure), marks)
 
@@ -74,7 +74,7 @@ class Marking:
         suspects = np.setdiff1d(np.array(there, dtype=np.int64), gone)
         if not len(suspects):
             return _NOBODY
-        now = self._ledger.people.contents_of(suspects)
+        now = self._ledger.records.contents_of(suspects)
         same = [record for record, mark in now.items() if mark == marks[record]]
         return np.array(sorted(same), dtype=np.int64)
 
@@ -93,7 +93,7 @@ class Marking:
             raise InvalidOption(
                 "the run keeps no tombstones", hint="there is nothing that could be lifted"
             )
-        there = self._ledger.people.contents_of(records)
+        there = self._ledger.records.contents_of(records)
         with opened(self._facts.tombstones) as tombstones:
             # of what this run erased, the ledger itself does not know any more what it was
             marks = there | {

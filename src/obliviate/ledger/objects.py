@@ -8,9 +8,9 @@ from sqlalchemy import or_, select
 
 from obliviate.clock import stamp
 from obliviate.ledger import tables
+from obliviate.ledger.chain_rows import OBJECT_COLUMNS, held, insert_entries, set_state, stored_of
 from obliviate.ledger.change import batched
 from obliviate.ledger.facts import CARRIED_OUT, ObjectFacts
-from obliviate.ledger.rows import OBJECT_COLUMNS, held, insert_entries, set_state, stored_of
 from obliviate.ledger.settling import close_finished
 
 if TYPE_CHECKING:

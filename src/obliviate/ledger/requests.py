@@ -16,10 +16,10 @@ from sqlalchemy import func, select, true
 from obliviate.clock import stamp
 from obliviate.errors import RefusedMeanwhile
 from obliviate.ledger import tables
+from obliviate.ledger.chain_rows import columns_of
 from obliviate.ledger.change import batched
 from obliviate.ledger.database import damaged
 from obliviate.ledger.facts import CARRIED_OUT, ERASED, OPEN, RequestFacts
-from obliviate.ledger.rows import columns_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping

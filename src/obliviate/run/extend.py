@@ -14,7 +14,7 @@ from obliviate.desk.subjects import record_ids
 from obliviate.erasure.results import Extension
 from obliviate.errors import ForeignData, InvalidOption, RequestWaits, RunUnfinished
 from obliviate.ledger import Newcomers, Part
-from obliviate.ledger.people import subject_hash
+from obliviate.ledger.records import subject_hash
 from obliviate.options import choice
 from obliviate.recipe.subjects import Subjects
 from obliviate.run.fingerprint import SAMPLED_RECORDS, content_hashes
@@ -204,7 +204,7 @@ def _asked_for(writer: Writer, people: Subjects | None, requested: Choice) -> ND
     hint = 'give "exclude" to leave out records of people who wait, "refuse" to be told of them'
     chosen = choice(requested, "requested", get_args(Choice), hint)
     facts = writer.facts
-    waiting = set() if people is None else writer.ledger.people.waiting()
+    waiting = set() if people is None else writer.ledger.records.waiting()
     if people is None or not waiting or facts.subject_key is None:
         return np.array([], dtype=np.int64)
     names = {name for name in people.names() if subject_hash(name, facts.subject_key) in waiting}
@@ -266,7 +266,7 @@ def resumed(writer: Writer, old: Dataset[Any], addition: Addition) -> Dataset[An
             hint="give that number or none",
         )
     number = len(facts.parts) - 1
-    known = writer.ledger.people
+    known = writer.ledger.records
     if people is None and facts.tombstones and known.has_subjects(number):
         raise InvalidOption(
             "the extension was begun with subjects, and none are given",

@@ -233,7 +233,7 @@ def _has_same_subjects(run: Run, subjects: Subjects) -> bool:
     for number, part in enumerate(run.facts.parts):
         some = subjects.part(first, part.records)
         if len(some) and (
-            key is None or not run.ledger.people.has_same_subjects(number, some, key)
+            key is None or not run.ledger.records.has_same_subjects(number, some, key)
         ):
             return False
         first += part.records

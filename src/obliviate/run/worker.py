@@ -157,7 +157,7 @@ class Writer:
 
     def waiting_blocks(self) -> frozenset[int]:
         """The blocks that hold them."""
-        return frozenset(self.ledger.people.blocks_of(self.waiting()).tolist())
+        return frozenset(self.ledger.records.blocks_of(self.waiting()).tolist())
 
     # Carrying out
 
@@ -404,7 +404,7 @@ class Writer:
         """What follows the trace as a function, if the method does; it reads the records once."""
         if not (method.functional and len(records)):
             return None
-        records = records[self.ledger.people.blocks_of(records) <= chain.length]
+        records = records[self.ledger.records.blocks_of(records) <= chain.length]
         if not len(records):
             return None
         gone = np.union1d(self.ledger.erased(), records)

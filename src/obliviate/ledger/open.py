@@ -25,10 +25,10 @@ from obliviate.errors import (
     RunMissing,
 )
 from obliviate.ledger import tables
+from obliviate.ledger.chain_rows import insert_entries
 from obliviate.ledger.change import Change
 from obliviate.ledger.database import Database, damaged, private, sqlite_url
-from obliviate.ledger.people import Newcomers, insert_people
-from obliviate.ledger.rows import insert_entries
+from obliviate.ledger.records import Newcomers, insert_people
 from obliviate.options import regular
 
 if TYPE_CHECKING:

@@ -1,4 +1,4 @@
-"""People: which records there are, in which block each is, and whom it belongs to.
+"""Records: which there are, in which block each is, and whom it belongs to.
 
 Subjects are kept as keyed hashes. There may be millions of records, so they are written in bulk,
 and everything that is asked of one person is answered from an index.
@@ -16,10 +16,10 @@ import numpy as np
 from sqlalchemy import or_, select
 
 from obliviate.ledger import journal, tables
+from obliviate.ledger.chain_rows import columns_of
 from obliviate.ledger.change import batched
 from obliviate.ledger.database import damaged
 from obliviate.ledger.facts import OPEN
-from obliviate.ledger.rows import columns_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -46,7 +46,7 @@ def _near(column: Column[int], some: Sequence[int]) -> ColumnElement[bool]:
     return column.between(some[0], some[-1]) if is_dense else column.in_(some)
 
 
-class People:
+class Records:
     """The records of one run, and the people they belong to."""
 
     def __init__(self, database: Database, run: int) -> None:
@@ -102,7 +102,7 @@ class People:
         )
         return connection.execute(query.execution_options(yield_per=_IDS_AT_ONCE))
 
-    def records_of(self, subjects: Iterable[bytes]) -> tuple[NDArray[np.int64], set[bytes]]:
+    def of_subjects(self, subjects: Iterable[bytes]) -> tuple[NDArray[np.int64], set[bytes]]:
         """The records of some subjects, shared and erased ones too; and subjects that have none.
 
         Args:
