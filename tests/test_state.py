@@ -13,7 +13,6 @@ from obliviate.states.update import (
     captured,
     digest,
     is_additive,
-    l1,
     raw_bytes,
     update_between,
 )
@@ -148,18 +147,6 @@ def test_what_can_be_subtracted():
     assert is_additive(torch.tensor(1j))
     assert not is_additive(torch.tensor(1))
     assert not is_additive(torch.tensor(True))
-
-
-def test_the_l1_norm_is_summed_in_double_precision():
-    tiny = torch.full((10_000_000,), 1e-4, dtype=torch.float16)
-    assert l1([tiny, torch.tensor([-3.0, 3j.imag])]) == pytest.approx(
-        10_000_000 * float(tiny[0]) + 6
-    )
-    assert l1([]) == 0.0
-
-
-def test_the_l1_norm_of_complex_numbers_is_that_of_their_lengths():
-    assert l1([torch.tensor([3 + 4j])]) == pytest.approx(5)
 
 
 # Updates, by example; properties/test_update.py goes on

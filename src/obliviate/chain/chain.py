@@ -22,7 +22,17 @@ from obliviate.errors import PUT_BACK, Mismatch, RunDamaged
 from obliviate.ledger import Entry
 from obliviate.ledger.facts import STITCHED
 from obliviate.recipe.contents import packed, unpacked
-from obliviate.states.update import Update, applied, digest, raw_bytes, size_bytes, update_between
+from obliviate.states.difference import subtracted
+from obliviate.states.update import (
+    Update,
+    applied,
+    digest,
+    increased,
+    raw_bytes,
+    size_bytes,
+    update_between,
+    without,
+)
 from obliviate.training.protocol import Checkpoint
 from obliviate.vault.codec import decode, decode_update, each_tensor, encode, encode_update
 from obliviate.vault.folder import Folder
@@ -49,36 +59,6 @@ _AHEAD = 2  # objects that are read and decompressed before they are needed
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
-
-
-def subtracted(state: State, difference: State, *, consume: bool = False) -> dict[str, Tensor]:
-    """A state minus a difference, where it has one; in single precision or better.
-
-    Args:
-        state: The state.
-        difference: What to take off, by name.
-        consume: Write into the state's own tensors, which are lost; saves a state.
-    """
-    changed: dict[int, Tensor] = {}
-    for name, tensor in state.items():
-        if id(tensor) not in changed:
-            step = difference.get(name)
-            if step is None:
-                changed[id(tensor)] = tensor
-                continue
-            less = (tensor - step).to(tensor.dtype)
-            changed[id(tensor)] = tensor.copy_(less) if consume else less
-    return {name: changed[id(tensor)] for name, tensor in state.items()}
-
-
-def without(update: Update, names: frozenset[str]) -> Update:
-    """An update that leaves some entries as they are."""
-    return Update(
-        {name: step for name, step in update.steps.items() if name not in names},
-        {name: added for name, added in update.corrections.items() if name not in names},
-        {name: value for name, value in update.taken.items() if name not in names},
-        update.is_exact,
-    )
 
 
 def ahead(
@@ -379,7 +359,7 @@ class Chain:
             update = self._update(known)
             left = without(update, frozenset(offset.buffers))
             if at == span[0] and offset.rest:
-                left = _bent(left, offset.rest, state)
+                left = increased(left, offset.rest, state)
             elif left.taken.keys() == update.taken.keys():
                 continue
             entries[at] = replace(known, update=self.keep_update(left))
@@ -455,15 +435,6 @@ class Chain:
     def sweep(self) -> Swept:
         """Destroy condemned objects and the orphans of a crash; see `custody.sweep`."""
         return sweep(self._ledger, self._vault)
-
-
-def _bent(update: Update, rest: State, like: State) -> Update:
-    """V_k + rest instead of V_k; of the dtypes of a state."""
-    steps = dict(update.steps)
-    for name, step in rest.items():
-        step = steps[name] + step if name in steps else step  # noqa: PLW2901
-        steps[name] = step.to(like[name].dtype)
-    return Update(steps, taken=update.taken)
 
 
 def _hash(tensor: Tensor) -> bytes:

@@ -24,10 +24,12 @@ from obliviate.chain.reproduction import Reproduction, changed_records, chosen_b
 from obliviate.errors import RunDamaged
 from obliviate.events import Event
 from obliviate.ledger.outcome import Outcome
+from obliviate.methods.buffers import batch_norm_statistics, buffers_apart
 from obliviate.methods.method import Context, Decision, Progress, Rest
-from obliviate.methods.owned import Owned, Taken, replaced, taken_off, values_at
-from obliviate.methods.soundness import Finish, batch_norm_statistics, buffers_apart
+from obliviate.methods.owned import Owned, Taken, taken_off
+from obliviate.methods.soundness import Finish
 from obliviate.recipe.contents import NOTHING, without
+from obliviate.states.difference import replaced, values_at
 from obliviate.states.update import captured, update_between
 from obliviate.text import READS_MORE
 from obliviate.training.protocol import Checkpoint
@@ -45,9 +47,9 @@ if TYPE_CHECKING:
     from obliviate.ledger import Entry, Ledger
     from obliviate.ledger.outcome import Stitch
     from obliviate.methods.method import Method, Pursuit
-    from obliviate.methods.stitch import Difference
     from obliviate.methods.trace import Trace
     from obliviate.recipe.contents import Hashes
+    from obliviate.states.difference import Difference
     from obliviate.states.update import State, Update
     from obliviate.training.protocol import Trained
     from obliviate.training.trainer import Trainer

@@ -11,7 +11,7 @@ from obliviate.errors import RunUnfinished
 from obliviate.events import Event, watch
 from obliviate.lab.accuracy import accuracy
 from obliviate.run.start import fitting
-from obliviate.states.update import l1
+from obliviate.states.difference import l1
 
 if TYPE_CHECKING:
     from collections.abc import Generator

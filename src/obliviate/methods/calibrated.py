@@ -108,7 +108,7 @@ class UntilCertain(Pursuit):
 
     def stitch(self, rest: Rest) -> Stitched:
         """Choose ρ so that the erased records end where the law says, and check the result."""
-        from obliviate.methods.trace import Stitching  # noqa: PLC0415 - it needs torch
+        from obliviate.methods.stitch import Stitching  # noqa: PLC0415 - it needs torch
 
         stitching = Stitching(
             self._trace.scorer, rest.original, rest.difference, rest.finish, rest.served

@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from obliviate.states.difference import entries_at, values_at
+
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
@@ -23,11 +25,9 @@ if TYPE_CHECKING:
     from torch import Tensor
     from torch.optim import Optimizer
 
+    from obliviate.states.difference import Places
     from obliviate.states.update import State, Update
     from obliviate.training.trainer import Trainer
-
-    Places = Mapping[str, Tensor]
-    """Flat positions of some entries, by name."""
 
 _NEAR = 1e-3  # of the step that idling makes, beside rounding
 _ROUNDING = 8
@@ -63,10 +63,10 @@ class Owned:
             fresh = {name: flags & quiet.get(name, flags) for name, flags in fresh.items()}
         places = {name: self._with(name, fresh.get(name)) for name in names}
         places = {name: at for name, at in places.items() if len(at) and _is_real(state[name])}
-        steps = {name: _at(replayed.steps, name, at) for name, at in places.items()}
+        steps = {name: entries_at(replayed.steps, name, at) for name, at in places.items()}
         waiting = {name: places[name][step != 0] for name, step in steps.items()}
         before = {
-            name: _at(state, name, at) - _at(replayed.steps, name, at)
+            name: entries_at(state, name, at) - entries_at(replayed.steps, name, at)
             for name, at in waiting.items()
             if len(at)
         }
@@ -259,7 +259,7 @@ def taken_off(
     )
     steps, left, whole, idle = {}, 0.0, 0.0, 0
     for name, at in owned.places.items():
-        found, stayed = _at(until, name, at), original[name]
+        found, stayed = entries_at(until, name, at), original[name]
         is_moved = (found - with_it[name]).abs() <= (found - stayed).abs()
         steps[name] = torch.where(is_moved, with_it[name] - without[name], full[name])
         end = torch.where(is_moved, without[name], before[name])
@@ -270,26 +270,6 @@ def taken_off(
         idle += int(is_idle.sum())
     share = left / whole if whole else 0.0
     return Taken(steps=steps, idle=idle, others=owned.count - idle, left=share)
-
-
-def replaced(state: State, places: Places, values: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """A state with other values of some entries; what is tied stays so."""
-    changed: dict[int, Tensor] = {}
-    for name, at in places.items():
-        if name in state:
-            tensor = state[name].clone(memory_format=torch.contiguous_format)
-            tensor.reshape(-1)[at] = values[name].to(tensor.dtype)
-            changed[id(state[name])] = tensor
-    return {name: changed.get(id(tensor), tensor) for name, tensor in state.items()}
-
-
-def values_at(state: State, places: Places) -> dict[str, Tensor]:
-    """The values of some entries."""
-    return {name: _at(state, name, at) for name, at in places.items()}
-
-
-def _at(state: State, name: str, at: Tensor) -> Tensor:
-    return state[name].reshape(-1)[at] if name in state else torch.zeros(len(at))
 
 
 def _is_real(tensor: Tensor) -> bool:

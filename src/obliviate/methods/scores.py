@@ -242,6 +242,11 @@ def margins(outputs: Tensor, targets: Tensor) -> Tensor:
     return true - logits.scatter(1, at, float("-inf")).logsumexp(dim=1)
 
 
+def mean_score(values: NDArray[np.float64]) -> float | None:
+    """The mean over some records; None where there are none."""
+    return float(values.mean()) if len(values) else None
+
+
 def singles(batch: Any, size: int) -> list[Any]:
     """The records of a batch, as batches of one.
 

@@ -14,20 +14,19 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 from torch import nn
-from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.utils import parametrize
 from torch.nn.utils.parametrizations import _Orthogonal, _SpectralNorm
 from torch.nn.utils.spectral_norm import SpectralNorm
 
 from obliviate.errors import TrainingFailed
-from obliviate.methods.stitch import first_epochs, reestimated
+from obliviate.methods.buffers import batch_norm_statistics, first_epochs, reestimated
 from obliviate.recipe.user_code import named
-from obliviate.states.update import is_additive, raw_bytes
+from obliviate.states.update import is_additive
 from obliviate.training.determinism import seed_generators
 from obliviate.training.layout import key
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Callable, Iterator
 
     from numpy.typing import NDArray
     from torch import Tensor
@@ -40,37 +39,6 @@ _BATCHES_PASSED = (64, 256, 1024)  # a running average of weight 0.01 has forgot
 _ALLOWED_LOSS = 0.02  # of what training achieved: what new buffers may cost
 _ALLOWED_DISTANCE = 0.02  # from a constraint, beside twice the original's
 _POWER_ITERATIONS = 100
-
-
-def buffers_apart(names: Iterable[str], original: State, replayed: State) -> frozenset[str]:
-    """Of the buffers of modules in which the erased records made a difference, the names.
-
-    The buffers of a module belong together, as a scale and its zero point: all are taken from the
-    original, or none.
-
-    Args:
-        names: Of all buffers.
-        original: P_e.
-        replayed: Q_e.
-    """
-    names = list(names)
-    differ = (name for name in names if raw_bytes(original[name]) != raw_bytes(replayed[name]))
-    apart = set(map(_module, differ))
-    return frozenset(name for name in names if _module(name) in apart)
-
-
-def _module(name: str) -> str:
-    return name.rpartition(".")[0]
-
-
-def batch_norm_statistics(model: nn.Module) -> frozenset[str]:
-    """Names of the running statistics of BatchNorm, which are measured anew."""
-    return frozenset(
-        f"{name}.{kind}" if name else kind
-        for name, module in model.named_modules(remove_duplicate=False)
-        if isinstance(module, _BatchNorm)
-        for kind in ("running_mean", "running_var")
-    )
 
 
 class Finish:

@@ -14,21 +14,18 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from obliviate.chain.chain import subtracted
 from obliviate.ledger.outcome import Stitch
 from obliviate.methods.fading import (
     Exponent,
     Gap,
-    Prediction,
     faded_share,
     fit_fading,
-    solved_share,
 )
 from obliviate.methods.method import Decision
-from obliviate.methods.scores import Scorer
+from obliviate.methods.scores import Scorer, mean_score
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Iterable, Iterator
 
     from numpy.typing import NDArray
     from torch import Tensor
@@ -36,15 +33,14 @@ if TYPE_CHECKING:
     from obliviate.chain.chain import Chain
     from obliviate.ledger import ErasureFacts
     from obliviate.methods.calibrated import Calibrated
-    from obliviate.methods.fading import Fading
+    from obliviate.methods.fading import Fading, Prediction
+    from obliviate.methods.stitch import Result, Stitching
     from obliviate.states.update import State
     from obliviate.training.trainer import Trainer
 
 FEWEST_CONTROLS = 8
 LEAST_LAG = 4  # three gaps to fit the law to: with two, the content of one block tells too much
 _MEASURABLE = 2.0  # a trace is one from so many standard errors on
-_CORRECTIONS = 2
-_ACCURACY = 0.25  # ρ is sought until the gap is so near to the target, in half widths
 
 
 @dataclass
@@ -91,9 +87,9 @@ class Trace:
         after, controls_after = self.scorer.scores(replayed)
         gaps, controls = before - after, controls_before - controls_after
         self.noise = float(np.sqrt(np.mean(controls**2))) if len(controls) else 0.0
-        self.control_memory.append(_mean(controls))
+        self.control_memory.append(mean_score(controls))
         self.common = abs(self.control_memory[-1] or 0.0)
-        self.memory.append(_mean(gaps[self.scored <= block]))
+        self.memory.append(mean_score(gaps[self.scored <= block]))
         if shared is not None:
             gaps = self.scorer.scores(shared)[0] - after
         for held in np.unique(self.scored[(self.scored >= first) & (self.scored < block)]):
@@ -236,87 +232,6 @@ class Trace:
         )
 
 
-@dataclass(frozen=True, kw_only=True)
-class Result:
-    """A stitched state, and what it does.
-
-    Attributes:
-        state: The state.
-        erased: Mean of what it takes off the erased records' scores; None where there are none.
-        control: The same of the controls.
-    """
-
-    state: dict[str, Tensor]
-    erased: float | None
-    control: float | None
-
-
-class Stitching:
-    """P_k - ρ·u as a function of ρ."""
-
-    def __init__(
-        self,
-        scorer: Scorer,
-        original: State,
-        difference: State,
-        finish: Callable[[State], dict[str, Tensor]],
-        served: State | None = None,
-    ) -> None:
-        """Score the original state.
-
-        Args:
-            scorer: What to score with.
-            original: P_k.
-            difference: u.
-            finish: What is done to a stitched state before it is used: its buffers.
-            served: P_k with what the erased records alone have trained, where that is taken off
-                the original: the controls may lose nothing by that either.
-        """
-        self._scorer, self._finish = scorer, finish
-        self._original, self._difference = original, difference
-        self._before, self._controls_before = scorer.scores(original)
-        if served is not None:
-            _, self._controls_before = scorer.scores(served)
-        self._results: dict[float, Result] = {}
-
-    def state(self, rho: float) -> dict[str, Tensor]:
-        """P_k - ρ·u."""
-        share = {name: step * rho for name, step in self._difference.items()}
-        return subtracted(self._original, share)
-
-    def gap(self, rho: float) -> float:
-        """What taking ρ·u off does to the mean score of the erased records."""
-        return float(self._before.mean()) - self._scorer.erased_mean(self.state(rho))
-
-    def result(self, rho: float) -> Result:
-        """The finished state."""
-        if rho not in self._results:
-            state = self._finish(self.state(rho))
-            erased, controls = self._scorer.scores(state)
-            self._results[rho] = Result(
-                state=state,
-                erased=_mean(self._before - erased),
-                control=_mean(self._controls_before - controls),
-            )
-        return self._results[rho]
-
-    def share(self, prediction: Prediction, guess: float) -> float:
-        """The ρ at which the erased records end where predicted.
-
-        Finishing is dear and moves the scores by about the same whatever ρ is, so ρ is sought on
-        unfinished states, and where the finished one misses, once more for what it misses by.
-        """
-        accuracy = _ACCURACY * prediction.half_width
-        target = prediction.value
-        for _ in range(_CORRECTIONS + 1):
-            guess, value = solved_share(self.gap, target, guess, accuracy)
-            reached = self.result(guess).erased
-            if reached is None or abs(reached - value) <= accuracy:
-                break
-            target = prediction.value - (reached - value)
-        return guess
-
-
 def trace_of(
     trainer: Trainer,
     chain: Chain,
@@ -341,10 +256,6 @@ def trace_of(
         scored=block_of(scorer.erased.ids).astype(np.int64),
         prior=prior,
     )
-
-
-def _mean(values: NDArray[np.float64]) -> float | None:
-    return float(values.mean()) if len(values) else None
 
 
 def _error_of_mean(controls: NDArray[np.float64], count: int) -> float:

@@ -31,10 +31,10 @@ from obliviate.ledger.facts import ERASED
 from obliviate.ledger.marking import Marking
 from obliviate.methods.exact import Exact
 from obliviate.methods.registry import method_from, options_of
-from obliviate.methods.stitch import Difference
 from obliviate.methods.trace import exponent_of, trace_of
 from obliviate.run.fingerprint import SAMPLED_RECORDS, content_hashes, sampled
 from obliviate.run.onward import training_on
+from obliviate.states.difference import Difference
 from obliviate.training.determinism import BITS_DEPEND_ON, environment_facts
 from obliviate.vault import VaultSettings
 

@@ -21,7 +21,7 @@ import torch
 from torch.nn.parameter import is_lazy
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping
+    from collections.abc import Iterator, Mapping
 
     from torch import Tensor
 
@@ -202,6 +202,20 @@ def _applied(before: Tensor, name: str, update: Update, *, consume: bool) -> Ten
     return flat.view(before.dtype).reshape(before.shape)
 
 
-def l1(tensors: Iterable[Tensor]) -> float:
-    """The L1 norm over several tensors, accumulated in double precision."""
-    return float(sum(float(tensor.abs().sum(dtype=torch.float64)) for tensor in tensors))
+def without(update: Update, names: frozenset[str]) -> Update:
+    """An update that leaves some entries as they are."""
+    return Update(
+        {name: step for name, step in update.steps.items() if name not in names},
+        {name: added for name, added in update.corrections.items() if name not in names},
+        {name: value for name, value in update.taken.items() if name not in names},
+        update.is_exact,
+    )
+
+
+def increased(update: Update, rest: State, like: State) -> Update:
+    """V_k + rest instead of V_k; of the dtypes of a state."""
+    steps = dict(update.steps)
+    for name, step in rest.items():
+        step = steps[name] + step if name in steps else step  # noqa: PLW2901
+        steps[name] = step.to(like[name].dtype)
+    return Update(steps, taken=update.taken)
