@@ -35,9 +35,7 @@ def stitched(rest: Rest, rho: float) -> Stitched:
         rest: P_B, u, and what finishes a state; the tensors of P_B are written into.
         rho: From 0 to 1.
     """
-    full = rest.difference
-    share = full if rho == 1 else {name: step * rho for name, step in full.items()}
-    state = subtracted(rest.original, share, consume=True)
+    state = subtracted(rest.original, rest.difference, rho, consume=True)
     return Stitched(rho=rho, state=state, finished=rest.finish(state))
 
 
@@ -86,8 +84,7 @@ class Stitching:
 
     def state(self, rho: float) -> dict[str, Tensor]:
         """P_k - ρ·u."""
-        share = {name: step * rho for name, step in self._difference.items()}
-        return subtracted(self._original, share)
+        return subtracted(self._original, self._difference, rho)
 
     def gap(self, rho: float) -> float:
         """What taking ρ·u off does to the mean score of the erased records."""

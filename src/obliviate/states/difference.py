@@ -120,12 +120,15 @@ def _single(tensor: Tensor) -> Tensor:
     return tensor.float() if is_half else tensor
 
 
-def subtracted(state: State, difference: State, *, consume: bool = False) -> dict[str, Tensor]:
-    """A state minus a difference, where it has one; in single precision or better.
+def subtracted(
+    state: State, difference: State, share: float = 1.0, *, consume: bool = False
+) -> dict[str, Tensor]:
+    """A state minus a share of a difference, where it has one; in single precision or better.
 
     Args:
         state: The state.
         difference: What to take off, by name.
+        share: How much of it.
         consume: Write into the state's own tensors, which are lost; saves a state.
     """
     changed: dict[int, Tensor] = {}
@@ -135,7 +138,7 @@ def subtracted(state: State, difference: State, *, consume: bool = False) -> dic
             if step is None:
                 changed[id(tensor)] = tensor
                 continue
-            less = (tensor - step).to(tensor.dtype)
+            less = (tensor - (step if share == 1 else step * share)).to(tensor.dtype)
             changed[id(tensor)] = tensor.copy_(less) if consume else less
     return {name: changed[id(tensor)] for name, tensor in state.items()}
 
