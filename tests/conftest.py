@@ -16,6 +16,7 @@ from torch.utils.data import TensorDataset
 
 import obliviate as ob
 from tests import objects_server
+from tests.buckets import S3Side
 from tests.server import MISSING, programs, serving
 
 pytest.register_assert_rewrite(
@@ -68,6 +69,20 @@ def s3(objects, monkeypatch):
         monkeypatch.setenv(name, value)
     monkeypatch.setenv("AWS_ENDPOINT_URL_S3", objects.endpoint)
     return lambda: f"s3://{objects.bucket()}"
+
+
+@pytest.fixture
+def side(s3, objects):
+    """A new bucket, seen from outside."""
+    return S3Side(objects, s3().removeprefix("s3://"))
+
+
+@pytest.fixture
+def proxy(objects, s3, monkeypatch):
+    """A proxy on the way to the server."""
+    with objects_server.Proxy(objects).serving() as proxy:
+        monkeypatch.setenv("AWS_ENDPOINT_URL_S3", proxy.endpoint)
+        yield proxy
 
 
 @pytest.fixture
