@@ -12,7 +12,7 @@ import obliviate as ob
 from obliviate.errors import InvalidOption, KeyMissing, RunDamaged, WrongKey
 from obliviate.vault.codec import encode
 from obliviate.vault.folder import Folder
-from obliviate.vault.frames import FRAME_BYTES, Plain, Sealed, framed
+from obliviate.vault.frames import FRAME_BYTES, FrameCipher, Plain, framed
 from obliviate.vault.seal import KeyFile, KeyService, KeyVariable
 from obliviate.vault.vault import Vault
 from tests.models import BLOCKS, RECORDS, images, recipe, records_in
@@ -107,17 +107,17 @@ def frames_of(data):
 )
 def test_frames_cannot_be_moved_even_by_someone_who_mends_the_hash(change):
     pieces = [os.urandom(FRAME_BYTES), os.urandom(FRAME_BYTES), b"end"]
-    data = b"".join(framed(pieces, Sealed(KEY, "name")))
-    assert bytes(Plain(data, Sealed(KEY, "name"))) == b"".join(pieces)
+    data = b"".join(framed(pieces, FrameCipher(KEY, "name")))
+    assert bytes(Plain(data, FrameCipher(KEY, "name"))) == b"".join(pieces)
     head, frames = frames_of(data)
     with pytest.raises(RunDamaged):
-        bytes(Plain(head + b"".join(change(frames)), Sealed(KEY, "name")))
+        bytes(Plain(head + b"".join(change(frames)), FrameCipher(KEY, "name")))
 
 
 def test_an_object_cannot_be_given_for_another():
-    data = b"".join(framed([b"secret"], Sealed(KEY, "one")))
+    data = b"".join(framed([b"secret"], FrameCipher(KEY, "one")))
     with pytest.raises(RunDamaged):
-        bytes(Plain(data, Sealed(KEY, "other")))
+        bytes(Plain(data, FrameCipher(KEY, "other")))
 
 
 def test_a_sealed_object_shows_nothing_of_its_content(tmp_path, key):

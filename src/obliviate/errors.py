@@ -13,6 +13,9 @@ PUT_BACK = (
 )
 """What to do about a ledger that is lost. One alone that is put back belongs to no vault."""
 
+REBUILD = "see what can be rebuilt with `obliviate vault RUN --check`"
+"""What to do about an object that is lost."""
+
 
 class ObliviateError(Exception):
     """Something was asked for that cannot be done; nothing was changed.

@@ -9,16 +9,10 @@ from typing import TYPE_CHECKING, Any
 from fsspec.core import url_to_fs
 from fsspec.spec import AbstractBufferedFile
 
-from obliviate.errors import (
-    ConnectionLost,
-    InvalidOption,
-    ObliviateError,
-    RunDamaged,
-    StorageFull,
-)
+from obliviate.errors import ConnectionLost, InvalidOption, ObliviateError, StorageFull
 from obliviate.vault import s3
 from obliviate.vault.retry import retrying
-from obliviate.vault.storage_errors import is_of_storage, is_passing, reason
+from obliviate.vault.storage_errors import is_of_storage, is_passing, lost, reason
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -137,10 +131,10 @@ class Bucket:
         return None
 
     def _check(self, key: str, size_bytes: int, failure: ObliviateError | None) -> None:
-        kept = self._ask(lambda: self._size_bytes(self._at(key)))
-        if kept != size_bytes:
+        actual_bytes = self._ask(lambda: self._size_bytes(self._at(key)))
+        if actual_bytes != size_bytes:
             raise failure or StorageFull(
-                f"{self.name} kept {kept} of the {size_bytes} bytes of object {key}",
+                f"{self.name} kept {actual_bytes} of the {size_bytes} bytes of object {key}",
                 hint="call again; if it happens again, the storage cannot be relied on",
             )
 
@@ -209,11 +203,7 @@ class Bucket:
                 "nothing was lost",
             )
         is_missing = isinstance(error, FileNotFoundError)
-        return RunDamaged(
-            f"object {reading} {'is missing' if is_missing else 'cannot be read'} from "
-            f"{self.name} ({reason(error)})",
-            hint="see what can be rebuilt with `obliviate vault RUN --check`",
-        )
+        return lost(reading, self.name, reason(error), is_missing=is_missing)
 
 
 def _parts(pieces: Iterable[bytes | memoryview], size_bytes: int) -> Iterator[bytearray]:
@@ -222,9 +212,9 @@ def _parts(pieces: Iterable[bytes | memoryview], size_bytes: int) -> Iterator[by
     for piece in pieces:
         rest = memoryview(piece).cast("B")
         while rest:
-            taken = size_bytes - len(part)
-            part += rest[:taken]
-            rest = rest[taken:]
+            count = size_bytes - len(part)
+            part += rest[:count]
+            rest = rest[count:]
             if len(part) == size_bytes:
                 yield part
                 part = bytearray()
@@ -242,23 +232,23 @@ def _discard(file: Any) -> None:
 
 
 def _checked(url: str) -> str:
-    shown = re.split(r"[?#]", re.sub(r"://.*@", "://***@", url))[0]
+    safe_url = re.split(r"[?#]", re.sub(r"://.*@", "://***@", url))[0]
     if re.search(r"://[^/@]*:(?!\d+(/|$)).*@", url):
         raise InvalidOption(
-            f"the URL {shown} holds a password, which would have to be kept with the run",
+            f"the URL {safe_url} holds a password, which would have to be kept with the run",
             hint="leave it out, and give it to the driver: for S3 by AWS_ACCESS_KEY_ID and "
             "AWS_SECRET_ACCESS_KEY, or by ~/.aws/credentials",
         )
     if "?" in url or "#" in url:
         raise InvalidOption(
-            f"the URL {shown} has a query, where secrets may be and nothing is looked for",
+            f"the URL {safe_url} has a query, where secrets may be and nothing is looked for",
             hint="leave it out; options of the driver are set by the environment or its files",
         )
     if not url.partition("://")[2].strip("/"):
-        raise InvalidOption(f"the URL {shown} names no bucket", hint=_EXAMPLE)
+        raise InvalidOption(f"the URL {safe_url} names no bucket", hint=_EXAMPLE)
     if "::" in url:
         raise InvalidOption(
-            f"the URL {shown} chains storages, which would keep copies of what is destroyed",
+            f"the URL {safe_url} chains storages, which would keep copies of what is destroyed",
             hint=_EXAMPLE,
         )
     return url.rstrip("/")

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 import torch
 
-from obliviate.errors import RunDamaged
+from obliviate.errors import REBUILD, RunDamaged
 from obliviate.states.update import Update, raw_bytes, real
 
 if TYPE_CHECKING:
@@ -56,13 +56,13 @@ def encode(state: State, *, initial: Collection[str] = ()) -> Iterator[bytes | m
         initial: Names of tensors that are as in the initial state, and are taken from there.
     """
     first: dict[int, str] = {}
-    tied = {name: first.setdefault(id(tensor), name) for name, tensor in state.items()}
-    tied = {name: original for name, original in tied.items() if name != original}
-    left_out = tied.keys() | set(initial)
-    tensors = {name: tensor for name, tensor in state.items() if name not in left_out}
-    metadata = {_TIED: json.dumps(tied)}
+    ties = {name: first.setdefault(id(tensor), name) for name, tensor in state.items()}
+    ties = {name: original for name, original in ties.items() if name != original}
+    elsewhere = ties.keys() | set(initial)
+    tensors = {name: tensor for name, tensor in state.items() if name not in elsewhere}
+    metadata = {_TIED: json.dumps(ties)}
     if initial:
-        metadata[_INITIAL] = json.dumps(sorted(set(initial) - tied.keys()))
+        metadata[_INITIAL] = json.dumps(sorted(set(initial) - ties.keys()))
     return _pieces(tensors, metadata)
 
 
@@ -70,13 +70,13 @@ def encode_update(update: Update) -> Iterator[bytes | memoryview]:
     """The plain bytes of an update, piece by piece."""
     tensors = {f"step/{name}": step for name, step in update.steps.items()}
     tensors |= {f"taken/{name}": value for name, value in update.taken.items()}
-    corrected: dict[str, dict[str, int]] = {}
+    lengths: dict[str, dict[str, int]] = {}
     for name, (_, value) in update.corrections.items():
-        corrected.setdefault(DTYPES[value.dtype], {})[name] = len(value)
-    for dtype, counts in corrected.items():
+        lengths.setdefault(DTYPES[value.dtype], {})[name] = len(value)
+    for dtype, counts in lengths.items():
         places, values = zip(*(update.corrections[name] for name in counts), strict=True)
         tensors |= {f"gap/{dtype}": _gaps(places), f"value/{dtype}": torch.cat(values)}
-    metadata = {_EXACT: json.dumps(update.is_exact), _CORRECTED: json.dumps(corrected)}
+    metadata = {_EXACT: json.dumps(update.is_exact), _CORRECTED: json.dumps(lengths)}
     return _pieces(tensors, metadata)
 
 
@@ -85,8 +85,8 @@ def _gaps(places: Iterable[Tensor]) -> Tensor:
     # numpy starts no threads; see `state.CHUNK`
     gaps = np.concatenate([np.diff(index.numpy(), prepend=0) for index in places])
     largest = int(gaps.max(initial=0))
-    fitting = (dtype for dtype in _GAP_DTYPES if largest <= np.iinfo(dtype).max)
-    return torch.from_numpy(gaps.astype(next(fitting, np.int64)))
+    dtypes = (dtype for dtype in _GAP_DTYPES if largest <= np.iinfo(dtype).max)
+    return torch.from_numpy(gaps.astype(next(dtypes, np.int64)))
 
 
 def _corrections(
@@ -140,8 +140,8 @@ def decode(plain: Plain, initial: Callable[[], State] = dict) -> dict[str, Tenso
         if from_there:
             there = initial()
             tensors |= {name: there[name] for name in from_there}
-        tied = json.loads(metadata[_TIED])
-        return tensors | {name: tensors[original] for name, original in tied.items()}
+        ties = json.loads(metadata[_TIED])
+        return tensors | {name: tensors[original] for name, original in ties.items()}
 
 
 def decode_update(plain: Plain) -> Update:
@@ -194,8 +194,7 @@ def _expected() -> Iterator[None]:
         yield
     except (ValueError, KeyError, TypeError, RuntimeError) as error:
         raise RunDamaged(
-            f"an object in the vault is not a state or an update ({error})",
-            hint="see what can be rebuilt with `obliviate vault RUN --check`",
+            f"an object in the vault is not a state or an update ({error})", hint=REBUILD
         ) from error
 
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from obliviate.disk.paths import is_passing, named, naming
 from obliviate.errors import InvalidOption, RunDamaged
 from obliviate.vault.retry import retrying
+from obliviate.vault.storage_errors import lost
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -83,8 +84,10 @@ class Folder:
         try:
             return _BRIEFLY((self.path / key).read_bytes)
         except OSError as error:
-            is_lost = error.errno in _UNREADABLE
-            raise self._lost(key, error) if is_lost else named(error, self.name) from error
+            if error.errno not in _UNREADABLE:
+                raise named(error, self.name) from error
+            is_missing = isinstance(error, (FileNotFoundError, NotADirectoryError))
+            raise lost(key, self.name, str(error.strerror), is_missing=is_missing) from error
 
     def destroy(self, key: str) -> None:
         """Remove an object; see `Storage`."""
@@ -108,8 +111,8 @@ class Folder:
 
     def _listed(self) -> list[tuple[str, bool]]:
         def listed() -> list[tuple[str, bool]]:
-            with os.scandir(self.path) as found:
-                return [(each.name, each.is_file(follow_symlinks=False)) for each in found]
+            with os.scandir(self.path) as entries:
+                return [(each.name, each.is_file(follow_symlinks=False)) for each in entries]
 
         with self._naming():
             try:
@@ -143,14 +146,6 @@ class Folder:
 
     def _naming(self) -> contextlib.AbstractContextManager[None]:
         return naming(self.name)
-
-    def _lost(self, key: str, error: OSError) -> RunDamaged:
-        is_missing = error.errno in {errno.ENOENT, errno.ENOTDIR}
-        return RunDamaged(
-            f"object {key} {'is missing' if is_missing else 'cannot be read'} from {self.name} "
-            f"({error.strerror})",
-            hint="see what can be rebuilt with `obliviate vault RUN --check`",
-        )
 
 
 def _unlink(*paths: Path) -> None:

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
-from obliviate.errors import OtherFormat, RunDamaged
+from obliviate.errors import REBUILD, OtherFormat, RunDamaged
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -44,7 +44,7 @@ def _blosc2() -> Any:
     return blosc2
 
 
-class Sealed:
+class FrameCipher:
     """Encrypts or decrypts the frames of one object.
 
     Attributes:
@@ -78,29 +78,31 @@ def _nonce(number: int) -> bytes:
 
 
 def framed(
-    pieces: Iterable[bytes | memoryview], sealed: Sealed | None = None
+    pieces: Iterable[bytes | memoryview], cipher: FrameCipher | None = None
 ) -> Iterator[bytes | memoryview]:
     """The bytes of an object, from its plain bytes.
 
     Args:
         pieces: The plain bytes, in order; the item size of a memoryview is the width of its
             numbers, by which its bytes are shuffled.
-        sealed: What to encrypt with.
+        cipher: What to encrypt with.
     """
-    yield _MAGIC + bytes([FORMAT, _SEALED if sealed else 0, 0, 0])
-    number, waiting = 0, None
+    yield _MAGIC + bytes([FORMAT, _SEALED if cipher else 0, 0, 0])
+    number, previous = 0, None
     for blob in map(_compressed, _cut(pieces)):
-        if waiting is not None:
-            yield from _frame(waiting, number, sealed, is_last=False)
+        if previous is not None:
+            yield from _frame(previous, number, cipher, is_last=False)
             number += 1
-        waiting = blob
-    if waiting is not None:
-        yield from _frame(waiting, number, sealed, is_last=True)
+        previous = blob
+    if previous is not None:
+        yield from _frame(previous, number, cipher, is_last=True)
 
 
-def _frame(blob: bytes, number: int, sealed: Sealed | None, *, is_last: bool) -> Iterator[bytes]:
-    if sealed is not None:
-        blob = sealed.close(blob, number, is_last=is_last)
+def _frame(
+    blob: bytes, number: int, cipher: FrameCipher | None, *, is_last: bool
+) -> Iterator[bytes]:
+    if cipher is not None:
+        blob = cipher.close(blob, number, is_last=is_last)
     yield len(blob).to_bytes(_LENGTH_BYTES, "little")
     yield blob
 
@@ -150,7 +152,7 @@ class Plain:
     Its own hash has been checked before; what is found here is found although it matched.
     """
 
-    def __init__(self, data: bytes, sealed: Sealed | None = None) -> None:
+    def __init__(self, data: bytes, cipher: FrameCipher | None = None) -> None:
         """Look at an object.
 
         Raises:
@@ -167,9 +169,9 @@ class Plain:
                 f"{FORMAT}",
                 hint="use the version of obliviate that wrote it; nothing was changed",
             )
-        if bool(data[len(_MAGIC) + 1] & _SEALED) != (sealed is not None):
+        if bool(data[len(_MAGIC) + 1] & _SEALED) != (cipher is not None):
             raise _damaged("it is sealed where the ledger knows no key, or the other way round")
-        self._frames = _blobs(memoryview(data), sealed)
+        self._frames = _blobs(memoryview(data), cipher)
 
     def fill(self, target: memoryview) -> None:
         """Read as many bytes as a writable view of bytes has room for.
@@ -220,11 +222,11 @@ def _plain_size(blob: bytes | memoryview) -> int:
         RunDamaged: It is not a frame that was ever written.
     """
     try:
-        count, stored, _ = _blosc2().get_cbuffer_sizes(blob)
+        count, blob_bytes, _ = _blosc2().get_cbuffer_sizes(blob)
     except (RuntimeError, ValueError, TypeError) as error:
         raise _damaged(f"a frame cannot be decompressed: {error}") from error
-    if stored != len(blob) or not 0 < count <= FRAME_BYTES:
-        raise _damaged(f"a frame of {len(blob)} bytes says that it has {stored} for {count}")
+    if blob_bytes != len(blob) or not 0 < count <= FRAME_BYTES:
+        raise _damaged(f"a frame of {len(blob)} bytes says that it has {blob_bytes} for {count}")
     return int(count)
 
 
@@ -236,21 +238,21 @@ def _decompress(blob: bytes | memoryview, target: memoryview) -> None:
         raise _damaged(f"a frame cannot be decompressed: {error}") from error
 
 
-def _blobs(data: memoryview, sealed: Sealed | None) -> Iterator[bytes | memoryview]:
+def _blobs(data: memoryview, cipher: FrameCipher | None) -> Iterator[bytes | memoryview]:
     at, number = _HEAD_BYTES, 0
     while at < len(data):
         length = int.from_bytes(data[at : at + _LENGTH_BYTES], "little")
         at += _LENGTH_BYTES
         blob, at = data[at : at + length], at + length
-        if sealed is None:
+        if cipher is None:
             yield blob
         else:
-            yield sealed.open(blob, number, is_last=at >= len(data))
+            yield cipher.open(blob, number, is_last=at >= len(data))
         number += 1
 
 
 def _damaged(reason: str) -> RunDamaged:
     return RunDamaged(
         f"an object of the vault cannot be read ({reason})",
-        hint="see what can be rebuilt with `obliviate vault RUN --check`",
+        hint=REBUILD,
     )

@@ -53,12 +53,12 @@ class Marker:
         """
         data = storage.read(MARKER_NAME)
         try:
-            said = json.loads(data)
+            values = json.loads(data)
             marker = cls(
-                vault=str(said["vault"]),
-                number=int(said["number"]),
-                head=str(said["head"]),
-                format=int(said["format"]),
+                vault=str(values["vault"]),
+                number=int(values["number"]),
+                head=str(values["head"]),
+                format=int(values["format"]),
             )
         except (ValueError, KeyError, TypeError):
             raise RunDamaged(

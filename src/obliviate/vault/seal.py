@@ -11,6 +11,7 @@ import base64
 import binascii
 import os
 import secrets
+from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -52,18 +53,6 @@ class Seal(Protocol):
         ...
 
 
-def _unwrapped(master: bytes, wrapped: bytes, context: bytes) -> bytes:
-    try:
-        return AESGCM(master).decrypt(wrapped[:NONCE_BYTES], wrapped[NONCE_BYTES:], context)
-    except (InvalidTag, ValueError):
-        raise wrong_key() from None
-
-
-def _wrapped(master: bytes, data_key: bytes, context: bytes) -> bytes:
-    nonce = secrets.token_bytes(NONCE_BYTES)
-    return nonce + AESGCM(master).encrypt(nonce, data_key, context)
-
-
 def wrong_key() -> WrongKey:
     """The error of a key that opens nothing."""
     return WrongKey(
@@ -91,8 +80,28 @@ def _parsed(text: str, where: str) -> bytes:
     return key
 
 
+class _MasterKey(ABC):
+    """A master key that is looked up anew whenever it is needed."""
+
+    @abstractmethod
+    def _key(self) -> bytes: ...
+
+    def wrap(self, data_key: bytes, context: bytes) -> bytes:
+        """See `Seal`."""
+        nonce = secrets.token_bytes(NONCE_BYTES)
+        return nonce + AESGCM(self._key()).encrypt(nonce, data_key, context)
+
+    def unwrap(self, wrapped: bytes, context: bytes) -> bytes:
+        """See `Seal`."""
+        cipher = AESGCM(self._key())
+        try:
+            return cipher.decrypt(wrapped[:NONCE_BYTES], wrapped[NONCE_BYTES:], context)
+        except (InvalidTag, ValueError):
+            raise wrong_key() from None
+
+
 @dataclass(frozen=True)
-class KeyFile:
+class KeyFile(_MasterKey):
     """A master key in a file: 32 random bytes, in base64."""
 
     path: str | Path
@@ -122,21 +131,13 @@ class KeyFile:
 
     def _key(self) -> bytes:
         try:
-            said = regular(Path(self.path)).read_text(encoding="ascii")
+            key = regular(Path(self.path)).read_text(encoding="ascii")
         except (OSError, UnicodeDecodeError) as error:
             raise KeyMissing(
                 f"the master key in {self.path} cannot be read ({error})",
                 hint="bring the file back, or say where it is: seal=ob.KeyFile(...)",
             ) from error
-        return _parsed(said, str(self.path))
-
-    def wrap(self, data_key: bytes, context: bytes) -> bytes:
-        """See `Seal`."""
-        return _wrapped(self._key(), data_key, context)
-
-    def unwrap(self, wrapped: bytes, context: bytes) -> bytes:
-        """See `Seal`."""
-        return _unwrapped(self._key(), wrapped, context)
+        return _parsed(key, str(self.path))
 
     def reference(self) -> dict[str, str]:
         """See `Seal`."""
@@ -144,7 +145,7 @@ class KeyFile:
 
 
 @dataclass(frozen=True)
-class KeyVariable:
+class KeyVariable(_MasterKey):
     """A master key in an environment variable: 32 random bytes, in base64."""
 
     name: str = "OBLIVIATE_KEY"
@@ -164,14 +165,6 @@ class KeyVariable:
                 hint="set it to the run's master key, in base64",
             )
         return _parsed(text, f"the environment variable {self.name}")
-
-    def wrap(self, data_key: bytes, context: bytes) -> bytes:
-        """See `Seal`."""
-        return _wrapped(self._key(), data_key, context)
-
-    def unwrap(self, wrapped: bytes, context: bytes) -> bytes:
-        """See `Seal`."""
-        return _unwrapped(self._key(), wrapped, context)
 
     def reference(self) -> dict[str, str]:
         """See `Seal`."""
@@ -234,8 +227,8 @@ def check_seal(seal: Any) -> None:
     """
     if seal is None:
         return
-    asked = ("wrap", "unwrap", "reference")
-    if isinstance(seal, type) or not all(callable(getattr(seal, name, None)) for name in asked):
+    methods = ("wrap", "unwrap", "reference")
+    if isinstance(seal, type) or not all(callable(getattr(seal, name, None)) for name in methods):
         raise InvalidOption(
             f"seal is {shown(seal)}, no master key",
             hint="give ob.KeyFile(...), ob.KeyVariable(...), ob.KeyService(...) or None",
@@ -258,14 +251,14 @@ def check_probe(seal: Seal, probe: str, context: bytes) -> None:
         raise wrong_key()
 
 
-def seal_of(reference: Mapping[str, str], given: Seal | None) -> Seal:
+def seal_of(reference: Mapping[str, str], seal: Seal | None) -> Seal:
     """The master key of a run: the one that is given, or the one that it remembers.
 
     Raises:
         KeyMissing: It remembers a service, which has to be given again.
     """
-    if given is not None:
-        return given
+    if seal is not None:
+        return seal
     if reference.get("kind") == "file":
         return KeyFile(reference["path"])
     if reference.get("kind") == "variable":

@@ -50,11 +50,10 @@ class VaultSettings:
             InvalidOption: This is no path and no URL.
             KeyMissing: The master key cannot be had.
         """
-        kept = ""
-        if url is not None:
-            kept = kept_form(url)
-            storage_of(kept)
-        settings = cls(identity=uuid.uuid4().hex, url=kept, spacing=spacing)
+        address = "" if url is None else kept_form(url)
+        if address:
+            storage_of(address)  # refuses what cannot be reached
+        settings = cls(identity=uuid.uuid4().hex, url=address, spacing=spacing)
         return settings if seal is None else settings.sealed(seal)
 
     @classmethod
@@ -138,10 +137,10 @@ class VaultSettings:
                 f"{storage.name} holds something else, such as {min(keys)}", hint=OWN_PLACE
             )
 
-    def _seal(self, given: Seal | None) -> Seal | None:
+    def _seal(self, seal: Seal | None) -> Seal | None:
         if not self.seal:
             return None
-        seal = seal_of(self.seal, given)
+        seal = seal_of(self.seal, seal)
         check_probe(seal, self.probe, self.identity.encode())
         return seal
 

@@ -96,12 +96,12 @@ def storage_of(where: str | Path) -> Storage:
     Raises:
         InvalidOption: The URL holds a secret, or names nothing that can be reached from here.
     """
-    kept = kept_form(where)
-    if "://" not in kept:
-        return Folder(Path(kept))
+    address = kept_form(where)
+    if "://" not in address:
+        return Folder(Path(address))
     from obliviate.vault.bucket import Bucket  # noqa: PLC0415 - others need no fsspec
 
-    return Bucket(kept)
+    return Bucket(address)
 
 
 def kept_form(where: str | Path) -> str:

@@ -10,6 +10,7 @@ import errno
 from http import HTTPStatus
 
 from obliviate.disk import paths
+from obliviate.errors import REBUILD, RunDamaged
 
 _PASSING_NUMBERS = {  # beside those of any disk, such as EBUSY: S3's "slow down"
     errno.EREMOTEIO,  # S3's internal error
@@ -57,11 +58,19 @@ def is_of_storage(error: Exception) -> bool:
     return is_foreign or isinstance(error, (OSError, NotImplementedError))
 
 
+def lost(key: str, name: str, cause: str, *, is_missing: bool) -> RunDamaged:
+    """The error of an object that cannot be had from a storage, and may be made again."""
+    return RunDamaged(
+        f"object {key} {'is missing' if is_missing else 'cannot be read'} from {name} ({cause})",
+        hint=REBUILD,
+    )
+
+
 def reason(error: Exception) -> str:
     """What happened, in the storage's own words."""
     # what s3fs translates has lost the name of the operation that was refused
-    told = error.__cause__ if _response(error.__cause__) is not None else error
-    return str(told).strip() or type(error).__name__
+    cause = error.__cause__ if _response(error.__cause__) is not None else error
+    return str(cause).strip() or type(error).__name__
 
 
 def _status(error: Exception) -> int | None:

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 
 from blake3 import blake3
 
-from obliviate.errors import RunDamaged
-from obliviate.vault.frames import KEY_BYTES, Plain, Sealed, framed
+from obliviate.errors import REBUILD, RunDamaged
+from obliviate.vault.frames import KEY_BYTES, FrameCipher, Plain, framed
 from obliviate.vault.marker import MARKER_NAME, Marker
 
 if TYPE_CHECKING:
@@ -83,17 +83,17 @@ class Vault:
             StorageFailed, ConnectionLost: The storage cannot be reached for the moment.
             KeyMissing: The master key cannot be had.
         """
-        key, sealed, sealed_key = uuid.uuid4().hex, None, None
+        key, cipher, sealed_key = uuid.uuid4().hex, None, None
         if self._seal is not None:
             data_key = secrets.token_bytes(KEY_BYTES)
             sealed_key = self._seal.wrap(data_key, self._context(key))
-            sealed = Sealed(data_key, key)
-        said, size_bytes = blake3(), 0
+            cipher = FrameCipher(data_key, key)
+        hasher, size_bytes = blake3(), 0
 
         def counted() -> Iterator[bytes | memoryview]:
             nonlocal size_bytes
-            for piece in framed(pieces, sealed):
-                said.update(piece)
+            for piece in framed(pieces, cipher):
+                hasher.update(piece)
                 size_bytes += len(piece)
                 yield piece
 
@@ -101,10 +101,7 @@ class Vault:
         self.fresh.add(key)
         self.storage.write(key, counted())
         return Stored(
-            key=key,
-            size_bytes=size_bytes,
-            hash=said.hexdigest(),
-            sealed_key=sealed_key,
+            key=key, size_bytes=size_bytes, hash=hasher.hexdigest(), sealed_key=sealed_key
         )
 
     def read(self, stored: Stored) -> Plain:
@@ -122,7 +119,7 @@ class Vault:
         if self._seal is None or stored.sealed_key is None:
             return Plain(data)
         data_key = self._seal.unwrap(stored.sealed_key, self._context(stored.key))
-        return Plain(data, Sealed(data_key, stored.key))
+        return Plain(data, FrameCipher(data_key, stored.key))
 
     def _announce(self) -> None:
         with self._lock:
@@ -133,11 +130,11 @@ class Vault:
     def _check_sealed(self, stored: Stored) -> None:
         # whoever can write to the ledger could put any object into a sealed vault otherwise
         if self.is_sealed != (stored.sealed_key is not None):
-            said = "sealed, but not the object" if self.is_sealed else "not sealed, but the object"
+            form = "sealed, but not the object" if self.is_sealed else "not sealed, but the object"
             raise RunDamaged(
-                f"the vault {self.storage.name} is {said} {stored.key}",
-                hint="the ledger was changed from outside: `obliviate verify RUN` says what; see "
-                "what can be rebuilt with `obliviate vault RUN --check`",
+                f"the vault {self.storage.name} is {form} {stored.key}",
+                hint="the ledger was changed from outside: `obliviate verify RUN` says what; "
+                f"{REBUILD}",
             )
 
     def checked(self, stored: Stored) -> bytes:
@@ -152,7 +149,7 @@ class Vault:
             raise RunDamaged(
                 f"object {stored.key} in {self.storage.name} is not what was written: its hash "
                 "differs",
-                hint="see what can be rebuilt with `obliviate vault RUN --check`",
+                hint=REBUILD,
             )
         return data
 
@@ -162,15 +159,15 @@ class Vault:
             return secret
         return self._seal.wrap(secret, self._context(f"secret/{purpose}"))
 
-    def unwrapped(self, kept: bytes, purpose: str) -> bytes:
+    def unwrapped(self, wrapped: bytes, purpose: str) -> bytes:
         """A secret that `wrapped` made fit to be kept.
 
         Raises:
             WrongKey, KeyMissing: The master key is another, or cannot be had.
         """
         if self._seal is None:
-            return kept
-        return self._seal.unwrap(kept, self._context(f"secret/{purpose}"))
+            return wrapped
+        return self._seal.unwrap(wrapped, self._context(f"secret/{purpose}"))
 
     def destroy(self, key: str) -> None:
         """Remove an object; one that is gone already is no error."""
