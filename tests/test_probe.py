@@ -298,7 +298,7 @@ def test_a_mapping_of_another_kind_gives_what_a_dict_gives(tmp_path, recipe_of):
 
 def test_records_of_a_mapping_have_scores_of_their_own(recipe_of):
     trainer = new_trainer(encoded(recipe_of), Texts(Encoding), 40, 4)
-    batch = trainer.batch(np.arange(4))
+    batch = trainer.reader.batch(np.arange(4))
     assert isinstance(batch, Encoding)
     assert [len(each["labels"]) for each in singles(batch, 4)] == [1, 1, 1, 1]
 

@@ -10,7 +10,7 @@ from obliviate.chain.walk import Walk
 from obliviate.errors import Mismatch
 from obliviate.events import Event
 from obliviate.states.update import digest, update_between
-from obliviate.training.protocol import Checkpoint
+from obliviate.training.protocol import Checkpoint, trained_block
 
 if TYPE_CHECKING:
     from collections.abc import Generator
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from obliviate.chain.chain import Chain
     from obliviate.chain.inventory import Lost, Remedy, Role
     from obliviate.ledger import Entry
-    from obliviate.training.trainer import Trainer
+    from obliviate.training.protocol import BlockTrainer
 
 _WAITING = "holds records of an erasure that is not finished: finish it, then repair"
 
@@ -40,7 +40,7 @@ class Repair:
 
 
 def repairing(
-    chain: Chain, trainer: Trainer, erased: NDArray[np.int64], waiting: frozenset[int]
+    chain: Chain, trainer: BlockTrainer, erased: NDArray[np.int64], waiting: frozenset[int]
 ) -> Generator[Event, None, Repair]:
     """Make lost objects of the chain again, from the first block on; under the lease.
 
@@ -56,14 +56,14 @@ def repairing(
         lost.setdefault(each.block, []).append(each)
     rebuilt: list[int] = []
     left: dict[int, str] = {}
-    for done, (block, gone) in enumerate(sorted(lost.items())):
+    for done, (block, objects) in enumerate(sorted(lost.items())):
         yield Event(task="repair", done=done, total=len(lost), block=block)
-        remedy, reason = gone[0].remedy, gone[0].reason
+        remedy, reason = objects[0].remedy, objects[0].reason
         if remedy == "settle" or block in waiting:
             left[block] = _WAITING if block in waiting else reason
             continue
         try:
-            entry = rebuilding.entry(block, {each.role for each in gone}, remedy)
+            entry = rebuilding.entry(block, {each.role for each in objects}, remedy)
         except Mismatch as error:
             left[block] = error.message
         else:
@@ -76,35 +76,31 @@ def repairing(
 class _Rebuilding:
     chain: Chain
     walk: Walk
-    trainer: Trainer
+    trainer: BlockTrainer
     erased: NDArray[np.int64]
 
-    def entry(self, block: int, gone: set[Role], remedy: Remedy) -> Entry:
-        """The entry of a block, its lost objects stored anew."""
+    def entry(self, block: int, roles: set[Role], remedy: Remedy) -> Entry:
+        """The entry of a block, its lost objects of these roles stored anew."""
         chain, entry = self.chain, self.chain.entries[block]
-        before = self.walk.checkpoint(block - 1) if block else None
+        before = self.walk.checkpoint(block - 1) if block else Checkpoint(model={})
         made = self.checkpoint(before, block, remedy)
-        found = digest(made.model)
-        if found != entry.digest:
+        after = digest(made.model)
+        if after != entry.digest:
             raise Mismatch(
-                f"made again, block {block} has digest {found[:12]}, not {str(entry.digest)[:12]}: "
+                f"made again, block {block} has digest {after[:12]}, not {str(entry.digest)[:12]}: "
                 "the environment, the data or the recipe is another than it was"
             )
-        if "keyframe" in gone:
-            entry = replace(entry, keyframe=chain.keep(made.model, is_initial=before is None))
-        if "optimizer" in gone and made.optimizer is not None:
+        if "keyframe" in roles:
+            entry = replace(entry, keyframe=chain.keep(made.model, is_initial=block == 0))
+        if "optimizer" in roles and made.optimizer is not None:
             entry = replace(entry, optimizer=chain.keep_optimizer(made.optimizer))
-        if "update" in gone and before is not None:
+        if "update" in roles and block:
             update = update_between(before.model, made.model)
             entry = replace(entry, update=chain.keep_update(update))
         return entry
 
-    def checkpoint(self, before: Checkpoint | None, block: int, remedy: Remedy) -> Checkpoint:
+    def checkpoint(self, before: Checkpoint, block: int, remedy: Remedy) -> Checkpoint:
         """The checkpoint of a block, made again."""
-        if before is None:
-            return self.trainer.initial()
         if remedy == "join":
             return Checkpoint(model=self.chain.state(block))
-        *_, trained = self.trainer.train(before, [block], self.erased)
-        assert not isinstance(trained, Event)  # noqa: S101 - the last item is the block
-        return trained.checkpoint
+        return trained_block(self.trainer, block, lambda: before, self.erased).checkpoint

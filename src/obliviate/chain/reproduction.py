@@ -9,6 +9,7 @@ that earlier erasures replayed without such a comparison are compared too, by on
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
 from obliviate.errors import Mismatch, NotFinite, RunDamaged, TrainingFailed
@@ -16,6 +17,7 @@ from obliviate.events import Event
 from obliviate.recipe.contents import changed
 from obliviate.states.update import digest
 from obliviate.text import counted
+from obliviate.training.protocol import trained_block
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Generator, Iterable, Sequence
@@ -26,7 +28,7 @@ if TYPE_CHECKING:
     from obliviate.chain.chain import Chain
     from obliviate.ledger import Entry
     from obliviate.recipe.contents import Hashes
-    from obliviate.training.trainer import Trainer
+    from obliviate.training.protocol import BlockTrainer
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,7 +84,7 @@ def _is_known(entries: Sequence[Entry], block: int) -> bool:
 
 
 def reproducing(
-    chain: Chain, trainer: Trainer, blocks: Iterable[int], erased: NDArray[np.int64]
+    chain: Chain, trainer: BlockTrainer, blocks: Iterable[int], erased: NDArray[np.int64]
 ) -> Generator[Event, None, Reproduction]:
     """Train blocks again and compare; nothing is written.
 
@@ -105,27 +107,27 @@ def reproducing(
     return Reproduction(blocks=tuple(reproduced))
 
 
-def _fault(chain: Chain, trainer: Trainer, block: int, erased: NDArray[np.int64]) -> str | None:
-    if block == 0:
-        found, differing = digest(trainer.initial().model), None
-    else:
-        *_, trained = trainer.train(chain.checkpoint(block - 1), [block], erased)
-        assert not isinstance(trained, Event)  # noqa: S101 - the last item is the block
-        found = digest(trained.checkpoint.model)
-        differing = changed_records(chain, trainer, block, trained.contents)
-    if found == chain.entries[block].digest:
+def _fault(
+    chain: Chain, trainer: BlockTrainer, block: int, erased: NDArray[np.int64]
+) -> str | None:
+    trained = trained_block(trainer, block, partial(chain.checkpoint, block - 1), erased)
+    if digest(trained.checkpoint.model) == chain.entries[block].digest:
         return None
     # no digests: what is written down must confirm no guess about a record
-    return differing or (
+    return changed_records(chain, trainer, block, trained.contents) or (
         f"block {block} cannot be reproduced here: trained again it ends in another state than the "
         "stored one; the environment, the recipe or the data is not what it was"
     )
 
 
-def changed_records(chain: Chain, trainer: Trainer, block: int, contents: Hashes) -> str | None:
+def changed_records(
+    chain: Chain, trainer: BlockTrainer, block: int, contents: Hashes
+) -> str | None:
     """Which records of a block are not what they were trained on, in words; None: none is known."""
-    found = changed(chain.contents(block), contents, trainer.layout.members(block))
-    if not len(found):
+    if not len(contents):
         return None
-    shown = ", ".join(map(str, found[:5])) + (", ..." if len(found) > 5 else "")  # noqa: PLR2004
-    return f"{counted(len(found), 'record')} of block {block} changed since then: {shown}"
+    records = changed(chain.contents(block), contents, trainer.layout.members(block))
+    if not len(records):
+        return None
+    shown = ", ".join(map(str, records[:5])) + (", ..." if len(records) > 5 else "")  # noqa: PLR2004
+    return f"{counted(len(records), 'record')} of block {block} changed since then: {shown}"

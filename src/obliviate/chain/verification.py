@@ -13,6 +13,7 @@ from obliviate.events import Event
 from obliviate.options import index_of, listed
 from obliviate.states.update import digest
 from obliviate.text import shown
+from obliviate.training.protocol import trained_block
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterable
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
 
     from obliviate.chain.chain import Chain
     from obliviate.ledger import Ledger
-    from obliviate.training.trainer import Trainer
+    from obliviate.training.protocol import BlockTrainer
 
 
 CHANGED = "the run was changed meanwhile; verify once more"
@@ -34,7 +35,7 @@ class Verification:
 
     Attributes:
         reproduced: Blocks whose replay gave the stored digest, bit for bit.
-        failed: Blocks that did not, with what was found instead.
+        failed: Blocks that did not, with what came of it instead.
         skipped: Blocks that cannot be reproduced by replaying, with the reason.
         journal: What was changed in the ledger from outside, by its journal; where that was looked
             at.
@@ -91,7 +92,7 @@ def check_head(head: str | None) -> None:
 
 def verifying(
     chain: Chain,
-    trainer: Trainer,
+    trainer: BlockTrainer,
     blocks: Iterable[int] | None,
     erased: NDArray[np.int64],
     waiting: frozenset[int] = frozenset(),
@@ -135,7 +136,7 @@ def verifying(
 
 def comparing_data(
     chain: Chain,
-    trainer: Trainer,
+    trainer: BlockTrainer,
     blocks: Iterable[int] | None,
     erased: NDArray[np.int64],
     waiting: frozenset[int] = frozenset(),
@@ -154,18 +155,20 @@ def comparing_data(
     """
     last = chain.length
     numbers = range(1, last + 1) if blocks is None else block_numbers(blocks, last)
-    found = {}
+    faults = {}
     for done, number in enumerate(numbers):
         yield Event(task="compare data", done=done, total=len(numbers), block=number)
         if number in waiting:
             continue
         try:
-            differing = changed_records(chain, trainer, number, trainer.contents(number, erased))
+            differing = changed_records(
+                chain, trainer, number, trainer.reader.contents(number, erased)
+            )
         except TrainingFailed as error:
             differing = error.message
         if differing is not None:
-            found[number] = differing
-    return found
+            faults[number] = differing
+    return faults
 
 
 def block_numbers(blocks: Iterable[int], last: int) -> list[int]:
@@ -194,23 +197,18 @@ def _reason_to_skip(chain: Chain, number: int, waiting: frozenset[int]) -> str |
 
 
 def _fault(
-    chain: Chain, walk: Walk, trainer: Trainer, number: int, erased: NDArray[np.int64]
+    chain: Chain, walk: Walk, trainer: BlockTrainer, number: int, erased: NDArray[np.int64]
 ) -> str | None:
     try:
-        start = [walk.checkpoint(max(number - 1, 0))]
+        before = [walk.checkpoint(max(number - 1, 0))]
         walk.state(number)
     except (RunDamaged, Mismatch) as error:
         return error.message
-    differing = None
-    if number == 0:
-        state = trainer.initial().model
-    else:
-        # states are large: the one before the block is the trainer's to let go
-        *_, trained = trainer.train(start.pop(), [number], erased)
-        assert not isinstance(trained, Event)  # noqa: S101 - the last item is the block
-        state = trained.checkpoint.model
-        differing = changed_records(chain, trainer, number, trained.contents)
-    found, stored = digest(state), chain.entries[number].digest
-    if found == stored:
+    # states are large: the one before the block is the trainer's to let go
+    trained = trained_block(trainer, number, before.pop, erased)
+    replayed, stored = digest(trained.checkpoint.model), chain.entries[number].digest
+    if replayed == stored:
         return None
-    return differing or f"the replay has digest {found[:12]}, the stored state {str(stored)[:12]}"
+    return changed_records(chain, trainer, number, trained.contents) or (
+        f"the replay has digest {replayed[:12]}, the stored state {str(stored)[:12]}"
+    )

@@ -51,8 +51,7 @@ if TYPE_CHECKING:
     from obliviate.recipe.contents import Hashes
     from obliviate.states.difference import Difference
     from obliviate.states.update import State, Update
-    from obliviate.training.protocol import Trained
-    from obliviate.training.trainer import Trainer
+    from obliviate.training.protocol import BlockTrainer, Trained
     from obliviate.vault.frames import Plain
 
 MEASURED_BLOCKS = 4  # running statistics are measured on the last so many replayed blocks
@@ -98,7 +97,7 @@ class Erasing:
     """
 
     chain: Chain
-    trainer: Trainer
+    trainer: BlockTrainer
     ledger: Ledger
     number: int
     plan: Plan

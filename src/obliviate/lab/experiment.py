@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from obliviate.methods.method import Method
     from obliviate.recipe.recipe import Project, Recipe
     from obliviate.recipe.subjects import Subject, Subjects
-    from obliviate.training.trainer import Trainer
+    from obliviate.training.protocol import BlockTrainer
 
 RETAINED, TESTED = 200, 500  # records that scores are kept of; more would say little more
 LEAST_SEEDS = 3  # an attack that leaves one model out needs two to fit a Gaussian to
@@ -164,7 +164,7 @@ def _erased(
 
 def _put_down(
     project: Project,
-    trainer: Trainer,
+    trainer: BlockTrainer,
     erased: NDArray[np.int64],
     methods: tuple[Method, ...],
     seeds: int,
@@ -195,7 +195,7 @@ def _some(ids: NDArray[np.int64], seed: int, count: int) -> NDArray[np.int64]:
     return np.sort(ids[order[:count]])
 
 
-def _context(project: Project, trainer: Trainer, question: Question) -> str:
+def _context(project: Project, trainer: BlockTrainer, question: Question) -> str:
     """A digest of all that a measurement depends on, beside its seed and its method.
 
     The first step of training is part of it: it sees most changes inside the functions of a recipe,

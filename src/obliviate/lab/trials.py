@@ -16,6 +16,7 @@ from obliviate.run import load
 from obliviate.run.start import fit
 from obliviate.training.batches import feed_of
 from obliviate.training.determinism import Environment
+from obliviate.training.model import load_state
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -167,7 +168,7 @@ class Bench:
                 ids = np.array(getattr(self.question, name), dtype=np.int64)
                 means = []
                 for state in states:
-                    original.trainer.load(state)
+                    load_state(original.trainer.model, state)
                     means.append(scores(model, recipe, feed, ids).mean() if len(ids) else 0.0)
                 found[name].append(float(means[0] - means[1]))
         return found

@@ -9,9 +9,9 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from obliviate.recipe.user_code import named
 from obliviate.states.update import captured, raw_bytes
-from obliviate.training.batches import moved
 from obliviate.training.determinism import seed_generators
 from obliviate.training.layout import key
+from obliviate.training.model import load_state
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from obliviate.states.update import State
-    from obliviate.training.trainer import Trainer
+    from obliviate.training.protocol import BlockTrainer
 
 
 def buffers_apart(names: Iterable[str], original: State, replayed: State) -> frozenset[str]:
@@ -56,7 +56,7 @@ def batch_norm_statistics(model: nn.Module) -> frozenset[str]:
 
 
 def reestimated(
-    trainer: Trainer,
+    trainer: BlockTrainer,
     state: State,
     blocks: Iterable[int],
     erased: NDArray[np.int64],
@@ -95,7 +95,7 @@ def reestimated(
     batches = list(first_epochs(trainer, blocks, erased)) if layers or following else []
     if not batches:
         return dict(state)
-    trainer.load(state)
+    load_state(trainer.model, state)
     with trainer.environment.entered():
         seed_generators(key(trainer.recipe.seed, "reestimate"), trainer.recipe.device)
         for _ in range(passes - 1):
@@ -109,9 +109,9 @@ def reestimated(
     return {name: measured[name] if name in names else state[name] for name in state}
 
 
-def _pass_forward(trainer: Trainer, batches: Iterable[NDArray[np.int64]]) -> None:
+def _pass_forward(trainer: BlockTrainer, batches: Iterable[NDArray[np.int64]]) -> None:
     for records in batches:
-        batch = moved(trainer.batch(records), trainer.recipe.device)
+        batch = trainer.reader.batch(records)
         with named("measuring running statistics"):
             trainer.forward(batch)
 
@@ -131,7 +131,7 @@ def _averaging(layers: Iterable[_BatchNorm]) -> Iterator[None]:
 
 
 def first_epochs(
-    trainer: Trainer, blocks: Iterable[int], erased: NDArray[np.int64]
+    trainer: BlockTrainer, blocks: Iterable[int], erased: NDArray[np.int64]
 ) -> Iterator[NDArray[np.int64]]:
     """The retained records of some blocks, batch by batch, each once."""
     for block in blocks:

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
     from obliviate.states.difference import Places
     from obliviate.states.update import State, Update
-    from obliviate.training.trainer import Trainer
+    from obliviate.training.protocol import BlockTrainer
 
 _NEAR = 1e-3  # of the step that idling makes, beside rounding
 _ROUNDING = 8
@@ -40,7 +40,7 @@ class Owned:
         places: Where they are.
     """
 
-    def __init__(self, trainer: Trainer, erased: NDArray[np.int64]) -> None:
+    def __init__(self, trainer: BlockTrainer, erased: NDArray[np.int64]) -> None:
         """Begin before a block that holds erased records."""
         self._trainer, self._erased = trainer, erased
         self.places: dict[str, Tensor] = {}
@@ -113,7 +113,7 @@ class Owned:
 class Idling:
     """What the recipe's optimizer does to some entries while their gradient is zero."""
 
-    def __init__(self, trainer: Trainer, places: Places, packed: State | None) -> None:
+    def __init__(self, trainer: BlockTrainer, places: Places, packed: State | None) -> None:
         """Make an optimizer of these entries alone.
 
         Args:
@@ -125,7 +125,8 @@ class Idling:
         self._entries: dict[str, Tensor] = {}
         if any(map(len, places.values())):
             with trainer.environment.entered():
-                self._optimizer, self._rates = trainer.optimizer(packed)
+                self._scheduled = trainer.optimizer(packed)
+                self._optimizer = self._scheduled.optimizer
                 self._narrow(places)
             self._first = _state_of(self._optimizer)
 
@@ -175,15 +176,12 @@ class Idling:
         return dict(values) | idle
 
     def _idle(self, block: int, erased: NDArray[np.int64]) -> None:
-        layout, schedule = self._trainer.layout, self._trainer.recipe.schedule
+        layout = self._trainer.layout
         first, total = layout.first_step(block), layout.total_steps(block)
         if not self._is_carried:
             _renew(self._optimizer, self._first)
         for step, _ in layout.batches(block, erased):
-            if schedule is not None:
-                factor = schedule(first + step, total)
-                for group, rate in zip(self._optimizer.param_groups, self._rates, strict=True):
-                    group["lr"] = rate * factor
+            self._scheduled.set_rates(first + step, total)
             for entries in self._entries.values():
                 entries.grad = torch.zeros_like(entries)
             self._optimizer.step()

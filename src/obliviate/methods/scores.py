@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
     from obliviate.states.update import State
     from obliviate.training.layout import Layout
-    from obliviate.training.trainer import Trainer
+    from obliviate.training.protocol import BlockTrainer
 
     Kind = Literal["score", "step", "margin", "loss", "single"]
 
@@ -75,7 +75,11 @@ class Scorer:
     """
 
     def __init__(
-        self, trainer: Trainer, state: State, erased: NDArray[np.int64], gone: NDArray[np.int64]
+        self,
+        trainer: BlockTrainer,
+        state: State,
+        erased: NDArray[np.int64],
+        gone: NDArray[np.int64],
     ) -> None:
         """Read the records and find out how to score them.
 
@@ -343,7 +347,7 @@ def control_ids(
     return np.sort(found)
 
 
-def read(trainer: Trainer, ids: NDArray[np.int64]) -> Sample:
+def read(trainer: BlockTrainer, ids: NDArray[np.int64]) -> Sample:
     """Read records.
 
     Raises:
@@ -352,11 +356,11 @@ def read(trainer: Trainer, ids: NDArray[np.int64]) -> Sample:
     at_once = _BATCHES_AT_ONCE * trainer.recipe.batch_size
     parts = [ids[start : start + at_once] for start in range(0, len(ids), at_once)]
     seed = key(trainer.recipe.seed, "score")
-    batches = tuple(trainer.batch(part, seed) for part in parts)
+    batches = tuple(trainer.reader.batch(part, seed) for part in parts)
     return Sample(ids=ids, batches=batches, sizes=tuple(map(len, parts)))
 
 
-def read_what_is_there(trainer: Trainer, ids: NDArray[np.int64]) -> Sample:
+def read_what_is_there(trainer: BlockTrainer, ids: NDArray[np.int64]) -> Sample:
     """Read records that may be gone already; those for which the dataset raises are left out."""
     try:
         return read(trainer, ids)

@@ -24,6 +24,7 @@ from obliviate.recipe.user_code import named
 from obliviate.states.update import is_additive
 from obliviate.training.determinism import seed_generators
 from obliviate.training.layout import key
+from obliviate.training.model import load_state
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -32,7 +33,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from obliviate.states.update import State
-    from obliviate.training.trainer import Trainer
+    from obliviate.training.protocol import BlockTrainer
 
 JUDGED_BATCHES = 8
 _BATCHES_PASSED = (64, 256, 1024)  # a running average of weight 0.01 has forgotten after a few 100
@@ -50,7 +51,7 @@ class Finish:
 
     def __init__(
         self,
-        trainer: Trainer,
+        trainer: BlockTrainer,
         blocks: range,
         erased: NDArray[np.int64],
         *,
@@ -223,11 +224,11 @@ class Finish:
     def _loss(self, state: State) -> float | None:
         """Mean loss of a few retained batches in evaluation mode; None where it cannot be taken."""
         trainer, losses = self._trainer, []
-        trainer.load(state)
+        load_state(trainer.model, state)
         trainer.model.eval()
         try:
             for records in self._batches:
-                batch = trainer.batch(records)
+                batch = trainer.reader.batch(records)
                 with trainer.environment.entered(), named("a batch in evaluation mode"):
                     seed_generators(key(trainer.recipe.seed, "judge"), trainer.recipe.device)
                     loss = trainer.forward(batch)
@@ -254,7 +255,7 @@ class Finish:
 
     def _distances(self, state: State) -> dict[str, float]:
         trainer = self._trainer
-        trainer.load(state)
+        load_state(trainer.model, state)
         trainer.model.eval()
         with trainer.environment.entered(), torch.no_grad():
             return {name: measure() for name, measure in constrained(trainer.model)}

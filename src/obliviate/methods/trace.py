@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from obliviate.methods.fading import Fading, Prediction
     from obliviate.methods.stitch import Result, Stitching
     from obliviate.states.update import State
-    from obliviate.training.trainer import Trainer
+    from obliviate.training.protocol import BlockTrainer
 
 FEWEST_CONTROLS = 8
 LEAST_LAG = 4  # three gaps to fit the law to: with two, the content of one block tells too much
@@ -233,7 +233,7 @@ class Trace:
 
 
 def trace_of(
-    trainer: Trainer,
+    trainer: BlockTrainer,
     chain: Chain,
     records: NDArray[np.int64],
     gone: NDArray[np.int64],

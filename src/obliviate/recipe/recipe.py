@@ -8,7 +8,7 @@ import math
 import re
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, get_args
 
 import numpy as np
 import torch
@@ -80,6 +80,8 @@ class Recipe:
         reads: "more" declares that the model, the loss or the step reads records that are not in
             its batch, such as a graph's other nodes or a memory: no answer and no report calls an
             erasure exact then without saying what that does not cover.
+        trainer: What trains by recipes of this class; called like `training.trainer.Trainer`, which
+            it is if None.
 
     Raises:
         InvalidRecipe: Every fault that can be seen without running anything, in one message.
@@ -100,6 +102,7 @@ class Recipe:
     smallest_batch: int | None = None
     score: Callable[[nn.Module, Any], Tensor] | None = None
     reads: Reads = "batch"
+    trainer: ClassVar[Callable[..., Any] | None] = None
 
     def __post_init__(self) -> None:
         given: Any = self.device

@@ -18,11 +18,10 @@ from obliviate.ledger.records import subject_hash
 from obliviate.options import choice
 from obliviate.recipe.subjects import Subjects
 from obliviate.run.fingerprint import SAMPLED_RECORDS, content_hashes
-from obliviate.run.make import cut, data_length, layout_of
+from obliviate.run.make import cut, data_length, trainer_of
 from obliviate.run.tombstoned import Reingested
 from obliviate.run.trial import trying
 from obliviate.run.worker import Writer
-from obliviate.training.trainer import Trainer
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterable, Sequence
@@ -32,6 +31,7 @@ if TYPE_CHECKING:
     from obliviate.events import Event
     from obliviate.ledger import RunFacts
     from obliviate.recipe.subjects import Given
+    from obliviate.training.protocol import BlockTrainer
 
 Choice = Literal["exclude", "refuse"]
 """What becomes of new records of people whose requests wait: they are left out, or all are."""
@@ -192,7 +192,7 @@ def going_on(writer: Writer, addition: Addition) -> Generator[Event, None, Exten
 
 
 def _trying(
-    writer: Writer, trainer: Trainer, blocks: range, left_out: NDArray[np.int64]
+    writer: Writer, trainer: BlockTrainer, blocks: range, left_out: NDArray[np.int64]
 ) -> Generator[Event, None, None]:
     chain = writer.chain()
     state = chain.state(chain.length)
@@ -285,7 +285,13 @@ def resumed(writer: Writer, old: Dataset[Any], addition: Addition) -> Dataset[An
     return whole
 
 
-def _trainer(writer: Writer, data: Dataset[Any], parts: Sequence[Part]) -> Trainer:
+def _trainer(writer: Writer, data: Dataset[Any], parts: Sequence[Part]) -> BlockTrainer:
     facts, recipe = writer.facts, writer.trainer.recipe
-    layout = layout_of(recipe, parts, facts.smallest_batch)
-    return Trainer(recipe, data, layout, facts.environment, facts.content_key)
+    return trainer_of(
+        recipe,
+        data,
+        parts,
+        facts.smallest_batch,
+        environment=facts.environment,
+        content_key=facts.content_key,
+    )

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from obliviate.ledger import RunFacts
-    from obliviate.training.trainer import Trainer
+    from obliviate.training.protocol import BlockTrainer
 
 SAMPLED_RECORDS = 8
 _SHOWN_CHARACTERS = 120
@@ -36,12 +36,12 @@ def sampled(
     return ids[few[np.argsort(hashes[few])]]
 
 
-def content_hashes(trainer: Trainer, ids: Iterable[int], secret: bytes) -> dict[int, str]:
+def content_hashes(trainer: BlockTrainer, ids: Iterable[int], secret: bytes) -> dict[int, str]:
     """Keyed hashes of the content of some records."""
     hashes = {}
     for record in ids:
         mac = hmac.new(secret, str(record).encode(), hashlib.sha256)
-        for piece in content_of(trainer.batch(np.array([record], dtype=np.int64))):
+        for piece in content_of(trainer.reader.batch(np.array([record], dtype=np.int64))):
             mac.update(piece)
         hashes[int(record)] = mac.hexdigest()
     return hashes
@@ -68,7 +68,9 @@ def check_recipe(facts: RunFacts, fingerprint: dict[str, str]) -> None:
         )
 
 
-def check_data(facts: RunFacts, trainer: Trainer, records: int, erased: NDArray[np.int64]) -> None:
+def check_data(
+    facts: RunFacts, trainer: BlockTrainer, records: int, erased: NDArray[np.int64]
+) -> None:
     """See that a dataset is the run's own, by its length and by a few of its records.
 
     Raises:

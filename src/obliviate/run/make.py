@@ -47,12 +47,13 @@ from obliviate.vault.folder import Folder
 from obliviate.vault.settings import VAULT_NAME
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
     from pathlib import Path
 
     from numpy.typing import NDArray
     from torch.utils.data import Dataset
 
+    from obliviate.training.protocol import BlockTrainer
     from obliviate.vault import Seal, VaultSettings
 
 MAKING_NAME = ".making"
@@ -71,15 +72,30 @@ def layout_of(recipe: Recipe, parts: Sequence[Part], smallest_batch: int) -> Lay
     )
 
 
-def new_trainer(recipe: Recipe, data: Dataset[Any], records: int, blocks: int) -> Trainer:
+def trainer_of(
+    recipe: Recipe,
+    data: Dataset[Any],
+    parts: Sequence[Part],
+    smallest_batch: int,
+    *,
+    environment: Mapping[str, str],
+    content_key: bytes | None = None,
+) -> BlockTrainer:
+    """What trains by a recipe: the one place that makes a trainer."""
+    make_trainer: Callable[..., BlockTrainer] = recipe.trainer or Trainer
+    layout = layout_of(recipe, parts, smallest_batch)
+    return make_trainer(recipe, data, layout, environment, content_key)
+
+
+def new_trainer(recipe: Recipe, data: Dataset[Any], records: int, blocks: int) -> BlockTrainer:
     """The trainer of a run that does not exist yet."""
     environment = environment_facts(recipe.device, recipe.workers)
     smallest_batch = recipe.smallest_batch
     if smallest_batch is None:
         with Environment.of(recipe.device, environment).entered():
             smallest_batch = 2 if has_batch_norm(made_model(recipe)) else 1
-    layout = layout_of(recipe, [Part(records=records, blocks=blocks)], smallest_batch)
-    return Trainer(recipe, data, layout, environment)
+    part = Part(records=records, blocks=blocks)
+    return trainer_of(recipe, data, [part], smallest_batch, environment=environment)
 
 
 def make(
@@ -211,7 +227,7 @@ def is_made(folder: Path) -> bool:
 
 def _facts(
     recipe: Recipe,
-    trainer: Trainer,
+    trainer: BlockTrainer,
     left_out: NDArray[np.int64],
     project: Mapping[str, str],
     *,

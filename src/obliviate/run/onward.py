@@ -24,15 +24,14 @@ if TYPE_CHECKING:
     from obliviate.ledger import Entry
     from obliviate.ledger.facts import Guarantee
     from obliviate.states.update import State
-    from obliviate.training.protocol import Trained
-    from obliviate.training.trainer import Trainer
+    from obliviate.training.protocol import BlockTrainer, Trained
 
     Commit = Callable[[Entry, bytes], None]
 
 
 def training_on(
     chain: Chain,
-    trainer: Trainer,
+    trainer: BlockTrainer,
     erased: NDArray[np.int64],
     *,
     guarantee: Guarantee,

@@ -50,12 +50,11 @@ from obliviate.run.extend import (
     resumed,
 )
 from obliviate.run.fingerprint import check_data, check_recipe
-from obliviate.run.make import checked_recipe, data_length, layout_of
+from obliviate.run.make import checked_recipe, data_length, trainer_of
 from obliviate.run.work import working
 from obliviate.run.worker import Writer
 from obliviate.text import READS_MORE
 from obliviate.training.model import load_state, made_model
-from obliviate.training.trainer import Trainer
 from obliviate.vault import check_seal
 
 if TYPE_CHECKING:
@@ -116,12 +115,13 @@ class Run:
     def renew(self, data: Dataset[Any]) -> None:
         """Take up what the ledger says of the run, and the data that goes with it."""
         self.data, self.facts = data, self.ledger.run()
-        self.trainer = Trainer(
+        self.trainer = trainer_of(
             self.recipe,
             data,
-            layout_of(self.recipe, self.facts.parts, self.facts.smallest_batch),
-            self.facts.environment,
-            self.facts.content_key,
+            self.facts.parts,
+            self.facts.smallest_batch,
+            environment=self.facts.environment,
+            content_key=self.facts.content_key,
         )
         self.writer = Writer(self.ledger, self.vault, self.trainer, self.facts)
         self.writer.patience_seconds = self._patience_seconds

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from obliviate.training.trainer import Trainer
+    from obliviate.training.protocol import BlockTrainer
 
 Choice = Literal["exclude", "refuse"]
 """What becomes of records that were erased before: they are left out, or the whole dataset is."""
@@ -77,7 +77,7 @@ class Reingested:
     @classmethod
     def among(
         cls,
-        trainer: Trainer,
+        trainer: BlockTrainer,
         ids: NDArray[np.int64],
         options: Mapping[str, str],
         people: Iterable[tuple[str, ...]] | None = None,
@@ -103,7 +103,7 @@ class Reingested:
         with opened(options) as tombstones:
             known = tombstones.known()
             contents = [
-                tombstones.mark(trainer.content(record), its)
+                tombstones.mark(trainer.reader.content(record), its)
                 for record, its in zip(ids.tolist(), whose, strict=False)
             ]
             options = {**options, "identity": tombstones.identity}
@@ -117,9 +117,9 @@ class Reingested:
         return cls(records=found, contents=contents, ids=ids, options=options)
 
 
-def _check_readable(trainer: Trainer, ids: NDArray[np.int64]) -> None:
+def _check_readable(trainer: BlockTrainer, ids: NDArray[np.int64]) -> None:
     for record in ids.tolist():
-        if trainer.content(record) != trainer.content(record):
+        if trainer.reader.content(record) != trainer.reader.content(record):
             raise InvalidOption(
                 f"record {record}, read twice, gave two contents, so that its tombstone could not "
                 "be recognised",

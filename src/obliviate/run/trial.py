@@ -13,6 +13,7 @@ from obliviate.events import Event
 from obliviate.recipe.user_code import named
 from obliviate.training.determinism import seed_generators
 from obliviate.training.layout import key
+from obliviate.training.model import load_state
 
 if TYPE_CHECKING:
     from collections.abc import Generator
@@ -20,13 +21,13 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from obliviate.states.update import State
-    from obliviate.training.trainer import Trainer
+    from obliviate.training.protocol import BlockTrainer
 
 _HINT = "mend it, or leave it out with exclude=[...], and call again; what was finished is kept"
 
 
 def trying(
-    trainer: Trainer, state: State, blocks: range, erased: NDArray[np.int64]
+    trainer: BlockTrainer, state: State, blocks: range, erased: NDArray[np.int64]
 ) -> Generator[Event, None, None]:
     """See that every batch of some blocks can be read and gives a finite loss; train nothing.
 
@@ -45,7 +46,7 @@ def trying(
     """
     for done, block in enumerate(blocks):
         yield Event(task="try the records", done=done, total=len(blocks), block=block)
-        trainer.load(state)
+        load_state(trainer.model, state)
         trainer.model.train()
         an_epoch = trainer.layout.steps(block) // trainer.layout.epochs
         for step, records in trainer.layout.batches(block, erased):
@@ -57,9 +58,9 @@ def trying(
                 raise _named(error, _culprits(trainer, block, step, records), records) from error
 
 
-def _try(trainer: Trainer, block: int, step: int, records: NDArray[np.int64]) -> None:
+def _try(trainer: BlockTrainer, block: int, step: int, records: NDArray[np.int64]) -> None:
     seed = trainer.recipe.seed
-    batch = trainer.batch(records, key(seed, "fetch", block, step))
+    batch = trainer.reader.batch_of_step(block, step, records)
     with trainer.environment.entered(), named("training"):
         seed_generators(key(seed, "step", block, step), trainer.recipe.device)
         # not under no_grad: a loss may take gradients of its own
@@ -70,7 +71,7 @@ def _try(trainer: Trainer, block: int, step: int, records: NDArray[np.int64]) ->
 
 
 def _culprits(
-    trainer: Trainer, block: int, step: int, records: NDArray[np.int64]
+    trainer: BlockTrainer, block: int, step: int, records: NDArray[np.int64]
 ) -> NDArray[np.int64]:
     """Those of a batch that fail by themselves; none where that tells nothing."""
     found = []

@@ -51,7 +51,7 @@ if TYPE_CHECKING:
     from obliviate.methods.method import Method
     from obliviate.methods.trace import Trace
     from obliviate.run.onward import Commit
-    from obliviate.training.trainer import Trainer
+    from obliviate.training.protocol import BlockTrainer
     from obliviate.vault import Vault
 
     Kind = Literal["forget", "settle"]
@@ -111,7 +111,9 @@ class Writer:
         lacks: How many records at the end the dataset lacks; see `growth.lacking`.
     """
 
-    def __init__(self, ledger: Ledger, vault: Vault, trainer: Trainer, facts: RunFacts) -> None:
+    def __init__(
+        self, ledger: Ledger, vault: Vault, trainer: BlockTrainer, facts: RunFacts
+    ) -> None:
         self.ledger, self.vault, self.trainer, self.facts = ledger, vault, trainer, facts
         self.marking = Marking(ledger, facts)
         self.lacks = 0

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -10,7 +10,10 @@ from torch.nn.parameter import is_lazy
 
 from obliviate.errors import NotDeterministic, NotFinite, TrainingFailed
 from obliviate.recipe.recipe import invalid
+from obliviate.recipe.user_code import named
 from obliviate.states.update import place
+from obliviate.training.determinism import seed_generators
+from obliviate.training.layout import key
 from obliviate.training.model import made_model
 from obliviate.vault.codec import DTYPES
 
@@ -20,8 +23,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from obliviate.training.protocol import Checkpoint
-    from obliviate.training.trainer import Trainer
+    from obliviate.training.protocol import BlockTrainer, Checkpoint
 
     Batches = Sequence[tuple[int, NDArray[np.int64]]]
 
@@ -29,7 +31,7 @@ TRIED_SHARE = 200
 """One step in so many of the whole training is tried twice, the first ones, at least one."""
 
 
-def probe(trainer: Trainer, erased: NDArray[np.int64]) -> None:
+def probe(trainer: BlockTrainer, erased: NDArray[np.int64]) -> None:
     """Try the first steps twice, and batches as erasures will leave them.
 
     Raises:
@@ -67,7 +69,7 @@ def probe(trainer: Trainer, erased: NDArray[np.int64]) -> None:
     rehearse(trainer, initial, block, batches[0])
 
 
-def _first_batches(trainer: Trainer, erased: NDArray[np.int64]) -> tuple[int, Batches]:
+def _first_batches(trainer: BlockTrainer, erased: NDArray[np.int64]) -> tuple[int, Batches]:
     """The first block that has a batch, and the first of its batches."""
     layout = trainer.layout
     for block in range(1, layout.blocks + 1):
@@ -81,7 +83,7 @@ def _first_batches(trainer: Trainer, erased: NDArray[np.int64]) -> tuple[int, Ba
 
 
 def rehearse(
-    trainer: Trainer, start: Checkpoint, block: int, batch: tuple[int, NDArray[np.int64]]
+    trainer: BlockTrainer, start: Checkpoint, block: int, batch: tuple[int, NDArray[np.int64]]
 ) -> None:
     """Train on batches as erasures leave them: less one record, and as small as they may be.
 
@@ -106,10 +108,31 @@ def rehearse(
             ) from error
 
 
-def _check_gradients(trainer: Trainer, block: int, batch: tuple[int, NDArray[np.int64]]) -> None:
+def _leaves(
+    trainer: BlockTrainer, block: int, step: int, records: NDArray[np.int64]
+) -> list[Tensor]:
+    """The tensors that the loss of a batch would give a gradient to, by its graph."""
+    trainer.model.train()
+    batch = trainer.reader.batch_of_step(block, step, records)
+    with trainer.environment.entered(), named("a first step"):
+        seed_generators(key(trainer.recipe.seed, "step", block, step), trainer.recipe.device)
+        loss = trainer.forward(batch)
+    known: dict[int, Any] = {}
+    waiting = [] if loss is None else [loss.grad_fn]
+    while waiting:
+        node = waiting.pop()
+        if node is not None and id(node) not in known:
+            known[id(node)] = node
+            waiting += [each for each, _ in node.next_functions]
+    return [node.variable for node in known.values() if hasattr(node, "variable")]
+
+
+def _check_gradients(
+    trainer: BlockTrainer, block: int, batch: tuple[int, NDArray[np.int64]]
+) -> None:
     """See that whatever the loss would train belongs to the model."""
     own = {id(each) for each in trainer.model.parameters()}
-    foreign = [each for each in trainer.leaves(block, *batch) if id(each) not in own]
+    foreign = [each for each in _leaves(trainer, block, *batch) if id(each) not in own]
     trained = [each for each in foreign if isinstance(each, nn.Parameter)]
     if trained:
         shapes = ", ".join(str(list(each.shape)) for each in trained[:3])
@@ -138,7 +161,7 @@ def _check_same_names(before: set[str], after: set[str]) -> None:
         )
 
 
-def _check_own_tensors(trainer: Trainer) -> None:
+def _check_own_tensors(trainer: BlockTrainer) -> None:
     with trainer.environment.entered():
         other = made_model(trainer.recipe)
     mine = {tensor.data_ptr() for tensor in trainer.model.state_dict().values() if tensor.numel()}

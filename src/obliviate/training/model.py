@@ -10,6 +10,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from obliviate.recipe.recipe import invalid
 from obliviate.recipe.user_code import named
+from obliviate.states.update import place
 from obliviate.training.determinism import seed_generators
 from obliviate.training.layout import key
 
@@ -33,6 +34,20 @@ def made_model(recipe: Recipe) -> nn.Module:
 def has_batch_norm(model: nn.Module) -> bool:
     """Whether some module cannot be trained on a single record."""
     return any(isinstance(module, _BatchNorm) for module in model.modules())
+
+
+def parameter_names(model: nn.Module) -> frozenset[str]:
+    """Names of a state's entries that are parameters, tied ones once.
+
+    They are known by their memory: a state dict may call a parameter by another name, or not at
+    all.
+    """
+    places = set(map(place, model.parameters()))
+    return frozenset(
+        name
+        for name, entry in model.state_dict().items()
+        if isinstance(entry, Tensor) and place(entry) in places
+    )
 
 
 def buffer_names(model: nn.Module) -> frozenset[str]:

@@ -1,4 +1,4 @@
-"""The optimizer that a recipe makes."""
+"""The optimizer that a recipe makes, as it is before a block."""
 
 from __future__ import annotations
 
@@ -7,12 +7,78 @@ from typing import TYPE_CHECKING, Any
 
 from torch.optim import Optimizer
 
+from obliviate.recipe.recipe import invalid
+from obliviate.recipe.user_code import named
+from obliviate.training.optimizer_state import packed_optimizer, unpack_optimizer
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from torch import nn
+    from torch import Tensor, nn
 
     from obliviate.recipe.recipe import Recipe
+    from obliviate.states.update import State
+
+
+class ScheduledOptimizer:
+    """An optimizer of a model's parameters, whose learning rates follow the recipe's schedule.
+
+    Attributes:
+        optimizer: What the recipe made.
+    """
+
+    def __init__(self, recipe: Recipe, model: nn.Module, packed: State | None = None) -> None:
+        """Make an optimizer that is nobody else's.
+
+        Args:
+            recipe: Its factory and its schedule.
+            model: Whose parameters.
+            packed: Its state, where it is carried; a new one's if None.
+
+        Raises:
+            InvalidRecipe: It would train nothing, or cannot be asked for a step.
+            TrainingFailed: The factory raised.
+        """
+        self._recipe = recipe
+        with named("the optimizer's factory"):
+            self.optimizer = recipe.optimizer(model.parameters())
+        faults = list(optimizer_faults(self.optimizer, model, recipe))
+        if faults:
+            raise invalid(faults)
+        groups = self.optimizer.param_groups
+        self._rates: list[Any] = [group.get("lr") for group in groups]
+        its = {id(each) for group in groups for each in group["params"]}
+        self._others = [each for each in model.parameters() if id(each) not in its]
+        if packed is not None:
+            unpack_optimizer(self.optimizer, packed)
+
+    @property
+    def is_learning(self) -> bool:
+        """Whether some learning rate is above 0."""
+        return any(group.get("lr", 1) for group in self.optimizer.param_groups)
+
+    def set_rates(self, step: int, total_steps: int) -> None:
+        """Set the learning rates to what they are at a step of the whole training."""
+        if self._recipe.schedule is not None:
+            factor = self._recipe.factor(step, total_steps)
+            for group, rate in zip(self.optimizer.param_groups, self._rates, strict=True):
+                group["lr"] = rate * factor
+
+    def clear_gradients(self) -> None:
+        """Leave no gradient, of parameters that the optimizer does not have either."""
+        self.optimizer.zero_grad(set_to_none=True)
+        for parameter in self._others:  # a frozen part's too: a norm over all of them counts them
+            parameter.grad = None
+
+    def step(self) -> None:
+        """Make a step, by the gradients that there are."""
+        self.optimizer.step()
+
+    def packed(self) -> dict[str, Tensor] | None:
+        """Its state, where the recipe says that it is carried."""
+        if self._recipe.optimizer_state != "carried":
+            return None
+        return packed_optimizer(self.optimizer)
 
 
 def optimizer_faults(optimizer: Any, model: nn.Module, recipe: Recipe) -> Iterator[str]:

@@ -1,15 +1,31 @@
-"""What trains: (state, block) -> state, whoever does it."""
+"""The contract of whatever trains: (state, block) -> state, the same bits every time.
+
+What chains, erasures, methods and runs may know of a trainer stands here, and nothing else.
+`obliviate.testing.TrainerContract` tests one.
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Protocol
 
+from obliviate.events import Event
 from obliviate.recipe.contents import NOTHING
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator, Sequence
+
+    import numpy as np
+    from numpy.typing import NDArray
+    from torch import Tensor, nn
+
     from obliviate.recipe.contents import Hashes
+    from obliviate.recipe.recipe import Recipe
     from obliviate.states.update import State
+    from obliviate.training.determinism import Environment
+    from obliviate.training.layout import Layout
+    from obliviate.training.optimizer import ScheduledOptimizer
+    from obliviate.training.reader import Reader
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,3 +76,108 @@ class Tried:
     batches: str
     losses: str
     state: str
+
+
+class BlockTrainer(Protocol):
+    """Trains on blocks of one dataset by one recipe.
+
+    A state depends on the recipe, the data of the retained records and the block number alone:
+    neither on what the trainer did before nor on the generators of the process.
+
+    Attributes:
+        recipe: How to train.
+        layout: Which record is trained on where.
+        environment: The process-wide settings that bits depend on.
+        reader: Reads the records.
+        model: The live module, on the recipe's device; whoever uses it loads a state first.
+        parameters: Names of the parameters, tied ones once: what residual memory is measured on.
+        buffers: Names of what no optimizer makes; see `buffer_names`.
+    """
+
+    recipe: Recipe
+    layout: Layout
+    environment: Environment
+    reader: Reader
+    model: nn.Module
+    parameters: frozenset[str]
+    buffers: frozenset[str]
+
+    def initial(self) -> Checkpoint:
+        """The state before block 1."""
+        ...
+
+    def train(
+        self, start: Checkpoint, blocks: Iterable[int], erased: NDArray[np.int64]
+    ) -> Iterator[Event | Trained]:
+        """Train on block after block, from a checkpoint, without the erased records.
+
+        A block that holds nobody else any more changes nothing; the schedule goes on all the same.
+
+        Args:
+            start: The state before the first of the blocks. Its tensors stay as they are.
+            blocks: Their numbers, ascending without a gap.
+            erased: Sorted ids. They are never asked of the dataset.
+
+        Yields:
+            Each block as `Trained`; in between, for long blocks, how far the block has come.
+
+        Raises:
+            NotFinite: The loss of a block, or a parameter after it, is NaN or infinite.
+            TrainingFailed: The dataset, the model, the loss or the optimizer raised.
+            RunLocked: Another call is training with this trainer, and has not come to its end.
+        """
+        ...
+
+    def forward(self, batch: Any) -> Tensor | None:
+        """The loss of a batch under the live module; None where there is nothing to learn."""
+        ...
+
+    def optimizer(self, packed: State | None) -> ScheduledOptimizer:
+        """What does to entries without a gradient what training does, as it is before a block.
+
+        Args:
+            packed: The optimizer's state in the checkpoint before the block.
+        """
+        ...
+
+    def fingerprint(self) -> dict[str, str]:
+        """What must not change between the making of a run and its later use, in words."""
+        ...
+
+    def try_steps(
+        self, start: Checkpoint, block: int, batches: Sequence[tuple[int, NDArray[np.int64]]]
+    ) -> Tried:
+        """Make some steps from a checkpoint, as training would; return what came of them.
+
+        Args:
+            start: The state before the first of them.
+            block: The block that they belong to.
+            batches: Number in the block, and records, of each. Shape (n,).
+
+        Raises:
+            InvalidRecipe: The batch, the loss or the optimizer's state cannot be used.
+            TrainingFailed, NotFinite: See `train`.
+        """
+        ...
+
+
+def trained_block(
+    trainer: BlockTrainer, block: int, before: Callable[[], Checkpoint], erased: NDArray[np.int64]
+) -> Trained:
+    """Train one block; block 0 is the initial state.
+
+    Args:
+        trainer: What to train with.
+        block: Its number.
+        before: Gives the checkpoint before it. A state is large: nobody but the trainer holds it
+            then.
+        erased: Sorted ids of erased records.
+
+    Raises:
+        NotFinite, TrainingFailed, RunLocked: See `BlockTrainer.train`.
+    """
+    if block == 0:
+        return Trained(block=0, checkpoint=trainer.initial(), loss=None, seconds=0.0)
+    *_, trained = trainer.train(before(), [block], erased)
+    assert not isinstance(trained, Event)  # noqa: S101 - the last item is the block
+    return trained

@@ -18,30 +18,28 @@ from torch import Tensor, nn
 
 from obliviate.errors import NotFinite, RunLocked
 from obliviate.events import Event
-from obliviate.recipe.contents import placed
 from obliviate.recipe.recipe import invalid
 from obliviate.recipe.user_code import named
-from obliviate.states.update import captured, digest, place
-from obliviate.training.batches import content_of, feed_of, moved
+from obliviate.states.update import captured, digest
+from obliviate.training.batches import content_of, moved
 from obliviate.training.determinism import Environment, seed_generators
 from obliviate.training.layout import Layout, key
-from obliviate.training.model import buffer_names, load_state, made_model
+from obliviate.training.model import buffer_names, load_state, made_model, parameter_names
 from obliviate.training.module_state import Hidden
-from obliviate.training.optimizer import optimizer_faults
-from obliviate.training.optimizer_state import packed_optimizer, unpack_optimizer
+from obliviate.training.optimizer import ScheduledOptimizer
+from obliviate.training.optimizer_state import packed_optimizer
 from obliviate.training.protocol import Checkpoint, Trained, Tried
+from obliviate.training.reader import Reader
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 
     from numpy.typing import NDArray
-    from torch.optim import Optimizer
     from torch.utils.data import Dataset
 
-    from obliviate.recipe.contents import Hashes
     from obliviate.recipe.recipe import Recipe
     from obliviate.states.update import State
-    from obliviate.training.batches import Feed, Fetched
+    from obliviate.training.batches import Fetched
 
 SECONDS_BETWEEN_EVENTS = 0.2
 
@@ -75,10 +73,9 @@ class Trainer:
                 if None.
         """
         self.recipe, self.layout = recipe, layout
-        data_threads = int(environment["data threads"])
-        self._feed: Feed = feed_of(data, recipe.workers, data_threads, content_key)
         self._is_busy = False
         self.environment = Environment.of(recipe.device, environment)
+        self.reader = Reader(recipe, data, layout, self.environment, content_key)
         with self.environment.entered():
             self.model = made_model(recipe)
         # a loss that is a module may change in training; the recipe's own stays as it is
@@ -87,14 +84,8 @@ class Trainer:
             loss = copy.deepcopy(loss).to(recipe.device)
         self._loss: Callable[[Any, Any], Tensor] | None = loss
         self._hidden = Hidden(self.model, self._loss)
-        self._renew_optimizer(None)
-        kept, places = self.model.state_dict(), set(map(place, self.model.parameters()))
-        # by their memory: a state dict may know a parameter by another name, or not at all
-        self.parameters = frozenset(
-            name
-            for name, each in kept.items()
-            if isinstance(each, Tensor) and place(each) in places
-        )
+        self._optimizer = self.optimizer(None)
+        self.parameters = parameter_names(self.model)
         self.buffers = buffer_names(self.model)
 
     def initial(self) -> Checkpoint:
@@ -106,7 +97,7 @@ class Trainer:
         """The recipe in comparable words; see `Recipe.fingerprint`."""
         with self.environment.entered(), named("the schedule"):
             total_steps = self.layout.total_steps(1)
-            return self.recipe.fingerprint(self.model, self._new_optimizer(), total_steps)
+            return self.recipe.fingerprint(self.model, self.optimizer(None).optimizer, total_steps)
 
     def train(
         self, start: Checkpoint, blocks: Iterable[int], erased: NDArray[np.int64]
@@ -133,40 +124,18 @@ class Trainer:
             )
         self._is_busy = True
         try:
-            self.load(start.model)
+            load_state(self.model, start.model)
             packed = start.optimizer
             del start  # a state is large; nobody may need this one any more
             for block in blocks:
                 # whatever is not in the checkpoint starts anew, here as in every replay
                 self._hidden.put_back()
-                self._renew_optimizer(packed)
+                self._optimizer = self.optimizer(packed)
                 trained = yield from self._train_block(block, erased)
                 packed = trained.checkpoint.optimizer
                 yield trained
         finally:
             self._is_busy = False
-
-    def load(self, state: State) -> None:
-        """Put a state into the live module."""
-        load_state(self.model, state)
-
-    def batch(self, records: NDArray[np.int64], seed: int = 0) -> Any:
-        """The batch of some records, on the recipe's device.
-
-        Raises:
-            TrainingFailed: The dataset raised.
-        """
-        with self.environment.entered(), named("the dataset"):
-            return moved(self._feed.batch(records, seed), self.recipe.device)
-
-    def content(self, record: int) -> list[bytes | memoryview]:
-        """The content of a record, which depends neither on its id nor on its neighbours.
-
-        Raises:
-            TrainingFailed: The dataset raised.
-        """
-        with self.environment.entered(), named("the dataset"):
-            return list(content_of(self._feed.alone(record)))
 
     def forward(self, batch: Any) -> Tensor | None:
         """The loss of a batch under the live module; None where there is nothing to learn."""
@@ -180,8 +149,8 @@ class Trainer:
         self, block: int, erased: NDArray[np.int64]
     ) -> Generator[Event, None, Trained]:
         started = time.perf_counter()
-        contents = np.zeros(len(self.layout.members(block)), dtype=np.uint64)
-        feed = self._fetching(block, erased, contents)
+        contents = self.reader.unhashed(block)
+        feed = self.reader.batches(block, erased, contents)
         losses: list[Tensor] = []
         self.model.train()
         is_over = False
@@ -194,52 +163,16 @@ class Trainer:
                 )
         loss = _mean_loss(losses, block)
         self._check_thawed(block)
-        optimizer = self._optimizer if self.recipe.optimizer_state == "carried" else None
         state = captured(self.model.state_dict())
         self._check_finite(state, block)
         return Trained(
             block=block,
-            checkpoint=Checkpoint(
-                model=state,
-                optimizer=None if optimizer is None else packed_optimizer(optimizer),
-            ),
+            checkpoint=Checkpoint(model=state, optimizer=self._optimizer.packed()),
             loss=loss,
             seconds=time.perf_counter() - started,
             contents=contents,
-            is_learning=loss is not None
-            and any(group.get("lr", 1) for group in self._optimizer.param_groups),
+            is_learning=loss is not None and self._optimizer.is_learning,
         )
-
-    def _fetching(
-        self,
-        block: int,
-        erased: NDArray[np.int64],
-        contents: Hashes,
-        *,
-        is_first_epoch: bool = False,
-    ) -> Iterator[Fetched]:
-        """The batches of a block; the hashes of its records are written down on the way."""
-        members, steps = self.layout.members(block), self.layout.batches(block, erased)
-        first_epoch = self.layout.steps(block) // self.layout.epochs
-        if is_first_epoch:
-            steps = (each for each in steps if each[0] < first_epoch)
-        seed = key(self.recipe.seed, "fetch", block)
-        for fetched in self._feed.batches(steps, seed, hashed_steps=first_epoch):
-            if len(fetched.hashes):
-                placed(contents, members, fetched.records, fetched.hashes)
-            yield fetched
-
-    def contents(self, block: int, erased: NDArray[np.int64]) -> Hashes:
-        """What the records of a block are, by reading them as training does.
-
-        Raises:
-            TrainingFailed: The dataset raised.
-        """
-        contents = np.zeros(len(self.layout.members(block)), dtype=np.uint64)
-        with self.environment.entered(), named(f"block {block}: the dataset"):
-            for _ in self._fetching(block, erased, contents, is_first_epoch=True):
-                pass
-        return contents
 
     def _check_finite(self, state: State, block: int) -> None:
         for name in sorted(self.parameters):
@@ -259,29 +192,23 @@ class Trainer:
                 return step, True
             step = fetched.step
             with named(f"block {block}, step {step}: training"):
-                self._set_rates(first_step + step, total)
+                self._optimizer.set_rates(first_step + step, total)
                 loss = self._step(moved(fetched.batch, self.recipe.device), block, step)
                 if loss is not None:
                     losses.append(loss)
         return step, False
 
-    def _set_rates(self, step: int, total: int) -> None:
-        if self.recipe.schedule is not None:
-            factor = self.recipe.factor(step, total)
-            for group, rate in zip(self._optimizer.param_groups, self._rates, strict=True):
-                group["lr"] = rate * factor
-
     def _step(self, batch: Any, block: int, step: int) -> Tensor | None:
         seed_generators(key(self.recipe.seed, "step", block, step), self.recipe.device)
-        self._clear_gradients()
+        self._optimizer.clear_gradients()
         # the weights were changed since the last step: what autocast keeps of them is stale
         torch.clear_autocast_cache()
         loss: Any = self.forward(batch)
         if loss is None:
             return None
         if not isinstance(loss, Tensor) or loss.numel() != 1 or loss.is_complex():
-            found = f"shape {list(loss.shape)}" if isinstance(loss, Tensor) else type(loss).__name__
-            raise invalid([f"the loss is not a scalar but has {found}; take the batch's mean"])
+            kind = f"shape {list(loss.shape)}" if isinstance(loss, Tensor) else type(loss).__name__
+            raise invalid([f"the loss is not a scalar but has {kind}; take the batch's mean"])
         if not loss.requires_grad:
             raise invalid(
                 [
@@ -294,34 +221,9 @@ class Trainer:
         self._optimizer.step()
         return loss.detach()
 
-    def _clear_gradients(self) -> None:
-        self._optimizer.zero_grad(set_to_none=True)
-        for parameter in self._others:  # a frozen part's too: a norm over all of them counts them
-            parameter.grad = None
-
-    def _renew_optimizer(self, packed: State | None) -> None:
-        self._optimizer = self._new_optimizer()
-        self._rates: list[Any] = [group.get("lr") for group in self._optimizer.param_groups]
-        its = {id(each) for group in self._optimizer.param_groups for each in group["params"]}
-        self._others = [each for each in self.model.parameters() if id(each) not in its]
-        if packed is not None:
-            unpack_optimizer(self._optimizer, packed)
-
-    def optimizer(self, packed: State | None) -> tuple[Optimizer, list[Any]]:
-        """An optimizer as it is before a block, and its learning rates; it is nobody else's."""
-        made = self._new_optimizer()
-        rates = [group.get("lr") for group in made.param_groups]
-        if packed is not None:
-            unpack_optimizer(made, packed)
-        return made, rates
-
-    def _new_optimizer(self) -> Optimizer:
-        with named("the optimizer's factory"):
-            optimizer = self.recipe.optimizer(self.model.parameters())
-        faults = list(optimizer_faults(optimizer, self.model, self.recipe))
-        if faults:
-            raise invalid(faults)
-        return optimizer
+    def optimizer(self, packed: State | None) -> ScheduledOptimizer:
+        """A new optimizer, as it is before a block."""
+        return ScheduledOptimizer(self.recipe, self.model, packed)
 
     def _check_thawed(self, block: int) -> None:
         if thawed := self._hidden.thawed():
@@ -347,47 +249,30 @@ class Trainer:
             InvalidRecipe: The batch, the loss or the optimizer's state cannot be used.
             TrainingFailed, NotFinite: See `train`.
         """
-        self.load(start.model)
+        load_state(self.model, start.model)
         self._hidden.put_back()
-        self._renew_optimizer(None)
+        self._optimizer = self.optimizer(None)
         self.model.train()
         seen, losses, total = sha256(), [], self.layout.total_steps(block)
         with self.environment.entered():
             for step, records in batches:
-                with named("the dataset"):
-                    batch = self._feed.batch(records, key(self.recipe.seed, "fetch", block, step))
+                batch = self.reader.batch_of_step(block, step, records)
                 for piece in content_of(batch):
                     seen.update(piece)
                 with named("a first step"):
                     self._check_batch(batch)
-                    self._set_rates(self.layout.first_step(block) + step, total)
-                    loss = self._step(moved(batch, self.recipe.device), block, step)
+                    self._optimizer.set_rates(self.layout.first_step(block) + step, total)
+                    loss = self._step(batch, block, step)
                 if loss is not None:
                     losses.append(_mean_loss([loss], block))
         self._check_thawed(block)
         if self.recipe.optimizer_state == "carried":
-            packed_optimizer(self._optimizer, self._new_optimizer())
+            packed_optimizer(self._optimizer.optimizer, self.optimizer(None).optimizer)
         return Tried(
             batches=seen.hexdigest(),
             losses=repr(losses),
             state=digest(captured(self.model.state_dict())),
         )
-
-    def leaves(self, block: int, step: int, records: NDArray[np.int64]) -> list[Tensor]:
-        """The tensors that the loss of a batch would give a gradient to, by its graph."""
-        self.model.train()
-        with self.environment.entered(), named("a first step"):
-            batch = self._feed.batch(records, key(self.recipe.seed, "fetch", block, step))
-            seed_generators(key(self.recipe.seed, "step", block, step), self.recipe.device)
-            loss = self.forward(moved(batch, self.recipe.device))
-        known: dict[int, Any] = {}
-        waiting = [] if loss is None else [loss.grad_fn]
-        while waiting:
-            node = waiting.pop()
-            if node is not None and id(node) not in known:
-                known[id(node)] = node
-                waiting += [each for each, _ in node.next_functions]
-        return [node.variable for node in known.values() if hasattr(node, "variable")]
 
     def _check_batch(self, batch: Any) -> None:
         is_pair = isinstance(batch, list | tuple) and len(batch) == 2  # noqa: PLR2004

@@ -1,0 +1,117 @@
+"""Reading records: as training sees them, and as they are."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from obliviate.recipe.contents import placed
+from obliviate.recipe.user_code import named
+from obliviate.training.batches import content_of, feed_of, moved
+from obliviate.training.layout import key
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from numpy.typing import NDArray
+    from torch.utils.data import Dataset
+
+    from obliviate.recipe.contents import Hashes
+    from obliviate.recipe.recipe import Recipe
+    from obliviate.training.batches import Feed, Fetched
+    from obliviate.training.determinism import Environment
+    from obliviate.training.layout import Layout
+
+
+class Reader:
+    """Reads the records of one dataset, in the places that a layout gives them."""
+
+    def __init__(
+        self,
+        recipe: Recipe,
+        data: Dataset[Any],
+        layout: Layout,
+        environment: Environment,
+        content_key: bytes | None = None,
+    ) -> None:
+        """Ask nothing of the dataset yet.
+
+        Args:
+            recipe: By whose seed, with how many processes, to which device.
+            data: The dataset.
+            layout: Which record is trained on where.
+            environment: In what environment.
+            content_key: What records are hashed under; see `feed_of`.
+        """
+        self._recipe, self._layout, self._environment = recipe, layout, environment
+        data_threads = int(environment.facts["data threads"])
+        self._feed: Feed = feed_of(data, recipe.workers, data_threads, content_key)
+
+    def batch(self, records: NDArray[np.int64], seed: int = 0) -> Any:
+        """The batch of some records, on the recipe's device.
+
+        Raises:
+            TrainingFailed: The dataset raised.
+        """
+        with self._environment.entered(), named("the dataset"):
+            return moved(self._feed.batch(records, seed), self._recipe.device)
+
+    def batch_of_step(self, block: int, step: int, records: NDArray[np.int64]) -> Any:
+        """The batch of some records as a step of training reads them, on the recipe's device.
+
+        Raises:
+            TrainingFailed: The dataset raised.
+        """
+        return self.batch(records, key(self._recipe.seed, "fetch", block, step))
+
+    def content(self, record: int) -> list[bytes | memoryview]:
+        """The content of a record, which depends neither on its id nor on its neighbours.
+
+        Raises:
+            TrainingFailed: The dataset raised.
+        """
+        with self._environment.entered(), named("the dataset"):
+            return list(content_of(self._feed.alone(record)))
+
+    def unhashed(self, block: int) -> Hashes:
+        """Room for the hashes of a block's records."""
+        return np.zeros(len(self._layout.members(block)), dtype=np.uint64)
+
+    def batches(
+        self,
+        block: int,
+        erased: NDArray[np.int64],
+        contents: Hashes,
+        *,
+        is_first_epoch: bool = False,
+    ) -> Iterator[Fetched]:
+        """The batches of a block, on the CPU, in the environment that the caller has entered.
+
+        Args:
+            block: Its number.
+            erased: Sorted ids. They are never asked of the dataset.
+            contents: The hashes of the block's records, written down on the way; see `unhashed`.
+            is_first_epoch: Whether each record is wanted once.
+        """
+        members, steps = self._layout.members(block), self._layout.batches(block, erased)
+        first_epoch = self._layout.steps(block) // self._layout.epochs
+        if is_first_epoch:
+            steps = (each for each in steps if each[0] < first_epoch)
+        seed = key(self._recipe.seed, "fetch", block)
+        for fetched in self._feed.batches(steps, seed, hashed_steps=first_epoch):
+            if len(fetched.hashes):
+                placed(contents, members, fetched.records, fetched.hashes)
+            yield fetched
+
+    def contents(self, block: int, erased: NDArray[np.int64]) -> Hashes:
+        """What the records of a block are, by reading them as training does.
+
+        Raises:
+            TrainingFailed: The dataset raised.
+        """
+        contents = self.unhashed(block)
+        with self._environment.entered(), named(f"block {block}: the dataset"):
+            for _ in self.batches(block, erased, contents, is_first_epoch=True):
+                pass
+        return contents
