@@ -18,6 +18,7 @@ from obliviate.chain.repair import repairing
 from obliviate.desk.policy import due_date
 from obliviate.erasure.loop import Erasing
 from obliviate.erasure.planner import left_of, planned
+from obliviate.erasure.replay import Replay
 from obliviate.errors import (
     ConnectionLost,
     ForeignData,
@@ -421,23 +422,30 @@ class Writer:
             f"the run was made with {name} {then}, not {now}"
             for name, (then, now) in self.changed_environment().items()
         ]
+        erased = self.ledger.erased(running=facts.id)
         return Erasing(
             chain=chain,
             trainer=self.trainer,
-            ledger=self.ledger,
             number=facts.id,
             plan=plan,
             method=method,
-            erased=self.ledger.erased(running=facts.id),
+            erased=erased,
             difference=Difference(
                 self.trainer.parameters,
                 self.trainer.buffers,
                 is_kept=not method.is_exact,
             ),
-            is_exact=chain.entries[start - 1].guarantee == "exact" and not doubts,
-            staged=self.ledger.staged(facts.id),
+            replay=Replay(
+                chain=chain,
+                trainer=self.trainer,
+                ledger=self.ledger,
+                number=facts.id,
+                erased=erased,
+                staged=self.ledger.staged(facts.id),
+                is_exact=chain.entries[start - 1].guarantee == "exact" and not doubts,
+                doubts=doubts,
+            ),
             trace=trace or self._trace(method, records, chain),
-            doubts=doubts,
             unchecked=frozenset(
                 each.id
                 for each in self.ledger.erasures()

@@ -1,0 +1,143 @@
+"""Replay: the states Q_k of one erasure, block after block.
+
+First what was staged before a crash, then by training. Every block is staged in the ledger as it
+comes, so that a killed erasure goes on where it was.
+"""
+
+from __future__ import annotations
+
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from obliviate.chain.reproduction import changed_records
+from obliviate.events import Event
+from obliviate.recipe.contents import NOTHING, without
+from obliviate.states.update import update_between
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from obliviate.chain.chain import Chain
+    from obliviate.ledger import Entry, Ledger
+    from obliviate.recipe.contents import Hashes
+    from obliviate.states.update import State, Update
+    from obliviate.training.protocol import BlockTrainer, Checkpoint, Trained
+
+
+@dataclass(frozen=True, kw_only=True)
+class Replayed:
+    """Q_k: a block that was trained again without the erased records.
+
+    Attributes:
+        block: Its number.
+        loss: Mean training loss.
+        entry: What the chain will hold of it; it may still be on its way to the disk.
+        update: V'_k.
+        optimizer: That before the block, where it is carried.
+    """
+
+    block: int
+    loss: float | None
+    entry: Future[Entry]
+    update: Update
+    optimizer: State | None
+
+
+@dataclass(kw_only=True)
+class Replay:
+    """The blocks of one erasure that are trained again.
+
+    Attributes:
+        number: Of the erasure, in the ledger.
+        erased: All erased records, those of this erasure among them; sorted.
+        staged: What was replayed before a crash.
+        is_exact: Whether the replay so far rests on exact states alone.
+        doubts: Why nothing that is replayed can be called exact, in words.
+        at: The state that the replay has come to; None where nobody needs it any more.
+        written: What the chain will hold of the blocks.
+        contents: What the records of blocks are from now on.
+    """
+
+    chain: Chain
+    trainer: BlockTrainer
+    ledger: Ledger
+    number: int
+    erased: NDArray[np.int64]
+    staged: Mapping[int, Entry]
+    is_exact: bool
+    doubts: list[str]
+    threads: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(2))
+    at: Checkpoint | None = None
+    written: list[Future[Entry]] = field(default_factory=list)
+    contents: dict[int, Hashes] = field(default_factory=dict)
+
+    def over(self, blocks: range) -> Iterator[Event | Replayed]:
+        """Block after block from `at` on: first what was staged before a crash, then by training.
+
+        `at` is Q_k then; nobody else holds on to it, or to what came of the blocks before.
+        """
+        assert self.at is not None  # noqa: S101 - the caller saw to it
+        for block in blocks:
+            if block not in self.staged:
+                break
+            entry = self.staged[block]
+            optimizer = self.at.optimizer
+            self.is_exact &= entry.guarantee == "exact"
+            self._take_contents(block, NOTHING)
+            self.at, update = self.chain.after(self.at.model, entry)
+            done: Future[Entry] = Future()
+            done.set_result(entry)
+            yield Replayed(
+                block=block, loss=entry.loss, entry=done, update=update, optimizer=optimizer
+            )
+        else:
+            return
+        for item in self.trainer.train(self.at, range(block, blocks.stop), self.erased):
+            if isinstance(item, Event):
+                yield item
+                continue
+            self._take_contents(item.block, item.contents)
+            staged = [self._stage(item, self.at)]
+            self.at = item.checkpoint
+            del item
+            yield staged.pop()
+
+    def _take_contents(self, block: int, found: Hashes) -> None:
+        """Compare a block's records with what they were, and forget the erased ones."""
+        differing = changed_records(self.chain, self.trainer, block, found)
+        if differing is not None:
+            self.is_exact = False
+            self.doubts.append(differing)
+        known = found if len(found) else self.chain.contents(block)
+        self.contents[block] = without(known, self.trainer.layout.members(block), self.erased)
+
+    def _stage(self, trained: Trained, before: Checkpoint) -> Replayed:
+        """Store a replayed block, though not in the chain yet, while the next one trains."""
+        if self.written:
+            self.written[-1].result()  # one at a time; and it may still need the previous state
+        previous = before.model
+        update = update_between(previous, trained.checkpoint.model, consume=True)
+        return Replayed(
+            block=trained.block,
+            loss=trained.loss,
+            entry=self.chain.aside(
+                self.threads, previous, self._write, trained, update, self.is_exact
+            ),
+            update=update,
+            optimizer=before.optimizer,
+        )
+
+    def _write(self, trained: Trained, update: Update, is_exact: bool) -> Entry:
+        entry = self.chain.stored(
+            trained,
+            update,
+            origin="replayed",
+            guarantee="exact" if is_exact else "approximate",
+            erasure=self.number,
+        )
+        self.ledger.stage(entry)
+        return entry
