@@ -21,6 +21,7 @@ import obliviate as ob
 from obliviate import errors
 from obliviate.disk.lock import alone
 from obliviate.lab import lab
+from obliviate.lab.accuracy import accuracy
 from obliviate.lab.experiment import question_of, recipe_of
 from obliviate.lab.measurements import Cell, Cells
 from obliviate.lab.scores import scores
@@ -372,6 +373,21 @@ def test_what_is_no_classification_is_scored_by_its_loss(recipe_of):
     data = TensorDataset(torch.arange(4.0)[:, None], torch.zeros(4, 1))
     by_loss = recipe_of(loss=nn.functional.mse_loss)
     assert scores(model, by_loss, feed_of(data, 0), records).tolist() == [0, -4, -9]
+
+
+def test_a_target_that_is_no_class_has_no_margin_but_a_loss(recipe_of):
+    data = TensorDataset(torch.randn(3, 4), torch.tensor([0, -100, 2]))
+    model, loss = nn.Linear(4, 3).eval(), nn.functional.cross_entropy
+    with torch.no_grad():
+        losses = loss(model(data.tensors[0]), data.tensors[1], reduction="none")
+    values = scores(model, recipe_of(loss=loss), feed_of(data, 0), np.arange(3))
+    assert values[[0, 2]] == pytest.approx(-losses[[0, 2]].numpy())
+    assert accuracy(model, data) is not None
+
+
+def test_one_column_of_outputs_is_no_classification():
+    data = TensorDataset(torch.randn(3, 4), torch.tensor([0, 1, 0]))
+    assert accuracy(nn.Linear(4, 1).eval(), data) is None
 
 
 def test_a_broken_model_looks_bad(recipe_of, data):

@@ -16,7 +16,7 @@ from torch.utils.data import Dataset, TensorDataset
 
 import obliviate as ob
 from obliviate import errors
-from obliviate.methods.scores import singles
+from obliviate.methods.slices import singles
 from obliviate.run.make import new_trainer
 
 SGD = partial(torch.optim.SGD, lr=0.1)

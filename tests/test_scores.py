@@ -13,7 +13,9 @@ from torch.utils.data import Dataset, TensorDataset
 
 import obliviate as ob
 from obliviate.errors import InvalidRecipe, TrainingFailed
-from obliviate.methods.scores import CONTROLS, Sample, Scorer, control_ids, margins, merged
+from obliviate.methods.sample import CONTROLS, Sample, control_ids, merged
+from obliviate.methods.scorer import Scorer
+from obliviate.methods.scores import margins
 from obliviate.run.make import new_trainer
 from obliviate.states.update import captured, digest
 

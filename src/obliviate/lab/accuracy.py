@@ -5,17 +5,17 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.utils.data import DataLoader
 
 from obliviate.errors import TrainingFailed
+from obliviate.methods.scores import is_classification
 from obliviate.training.batches import moved
 
 if TYPE_CHECKING:
     from torch.utils.data import Dataset
 
 _RECORDS_AT_ONCE = 256
-_CLASSIFIER_DIMENSIONS = 2  # (records, classes)
 
 
 def accuracy(model: nn.Module, test: Dataset[Any] | None, device: str = "cpu") -> float | None:
@@ -57,14 +57,3 @@ def _measured(model: nn.Module, test: Dataset[Any], device: str) -> float | None
             right += int((outputs.argmax(dim=1) == targets).sum())
             total += len(targets)
     return right / total if total else None
-
-
-def is_classification(outputs: Any, targets: Any) -> bool:
-    """Whether these are outputs of shape (records, classes) and an integer target for each."""
-    return (
-        isinstance(outputs, Tensor)
-        and isinstance(targets, Tensor)
-        and outputs.ndim == _CLASSIFIER_DIMENSIONS
-        and targets.ndim == 1
-        and not targets.is_floating_point()
-    )

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from obliviate.methods.fading import Prediction
     from obliviate.methods.method import Rest
-    from obliviate.methods.scores import Scorer
+    from obliviate.methods.scorer import Scorer
     from obliviate.states.update import State
 
 _CORRECTIONS = 2

@@ -22,7 +22,8 @@ from obliviate.methods.fading import (
     fit_fading,
 )
 from obliviate.methods.method import Decision
-from obliviate.methods.scores import Scorer, mean_score
+from obliviate.methods.scorer import Scorer
+from obliviate.methods.scores import mean_score
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator

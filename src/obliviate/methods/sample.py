@@ -1,0 +1,135 @@
+"""Samples: records that are read once and kept in memory, to be scored again and again."""
+
+from __future__ import annotations
+
+import contextlib
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from obliviate.errors import TrainingFailed
+from obliviate.methods.slices import singles
+from obliviate.training.layout import key, keyed_hash
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from numpy.typing import NDArray
+
+    from obliviate.training.layout import Layout
+    from obliviate.training.protocol import BlockTrainer
+
+CONTROLS = 32
+MOST_ERASED = 128  # so many of the erased records are scored at most
+BATCHES_AT_ONCE = 4  # without gradients, several training batches fit where one did
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sample:
+    """Some records in memory.
+
+    Attributes:
+        ids: Which. Shape (n,).
+        batches: Their content, on the recipe's device.
+        sizes: How many records each batch holds.
+    """
+
+    ids: NDArray[np.int64]
+    batches: tuple[Any, ...]
+    sizes: tuple[int, ...]
+
+
+NOTHING = Sample(ids=np.empty(0, dtype=np.int64), batches=(), sizes=())
+
+
+def control_ids(
+    layout: Layout, seed: int, erased: NDArray[np.int64], gone: NDArray[np.int64]
+) -> NDArray[np.int64]:
+    """Retained records of the blocks of some records; of the nearest blocks, where few are left.
+
+    Args:
+        layout: Who is where.
+        seed: The run's.
+        erased: The records of the request.
+        gone: All erased records, sorted.
+    """
+    blocks = np.unique(layout.block_of(erased))
+    wanted = min(max(CONTROLS, len(erased)), MOST_ERASED)
+    distance = np.abs(np.arange(1, layout.blocks + 1)[:, None] - blocks[None, :]).min(axis=1)
+    found = np.empty(0, dtype=np.int64)
+    for away in range(layout.blocks):
+        near = [layout.members(int(block) + 1) for block in np.flatnonzero(distance == away)]
+        fresh = np.setdiff1d(np.concatenate([np.empty(0, dtype=np.int64), *near]), gone)
+        order = np.argsort(keyed_hash(fresh, key(seed, "controls")))
+        found = np.concatenate([found, fresh[order][: wanted - len(found)]])
+        if len(found) >= wanted:
+            break
+    return np.sort(found)
+
+
+def read(trainer: BlockTrainer, ids: NDArray[np.int64]) -> Sample:
+    """Read records.
+
+    Raises:
+        TrainingFailed: The dataset raised.
+    """
+    at_once = BATCHES_AT_ONCE * trainer.recipe.batch_size
+    parts = [ids[start : start + at_once] for start in range(0, len(ids), at_once)]
+    seed = key(trainer.recipe.seed, "score")
+    batches = tuple(trainer.reader.batch(part, seed) for part in parts)
+    return Sample(ids=ids, batches=batches, sizes=tuple(map(len, parts)))
+
+
+def read_what_is_there(trainer: BlockTrainer, ids: NDArray[np.int64]) -> Sample:
+    """Read records that may be gone already; those for which the dataset raises are left out."""
+    try:
+        return read(trainer, ids)
+    except TrainingFailed:
+        found = []
+        for record in ids:
+            with contextlib.suppress(TrainingFailed):
+                found.append(read(trainer, np.array([record])))
+        return joined(found)
+
+
+def joined(samples: Sequence[Sample]) -> Sample:
+    """Several samples as one."""
+    return Sample(
+        ids=np.concatenate([NOTHING.ids, *(each.ids for each in samples)]),
+        batches=tuple(batch for each in samples for batch in each.batches),
+        sizes=tuple(size for each in samples for size in each.sizes),
+    )
+
+
+def merged(sample: Sample, at_once: int) -> Sample:
+    """A sample in one batch, where its batches are tuples of tensors and few enough records."""
+    size = sum(sample.sizes)
+    if size > at_once or not sample.batches or not all(map(_is_of_tensors, sample.batches)):
+        return sample
+    columns = list(zip(*sample.batches, strict=True))
+    if any(len({column.shape[1:] for column in each}) > 1 for each in columns):
+        return sample
+    whole = type(sample.batches[0])(torch.cat(column) for column in columns)
+    return Sample(ids=sample.ids, batches=(whole,), sizes=(size,))
+
+
+def _is_of_tensors(batch: Any) -> bool:
+    return type(batch) in (list, tuple) and all(
+        isinstance(each, Tensor) and each.ndim > 0 and len(each) == len(batch[0]) for each in batch
+    )
+
+
+def chosen(sample: Sample, is_kept: NDArray[np.bool_]) -> Sample:
+    """The records of a sample that are flagged."""
+    if is_kept.all():
+        return sample
+    single = [
+        each
+        for batch, size in zip(sample.batches, sample.sizes, strict=True)
+        for each in singles(batch, size)
+    ]
+    kept = [batch for batch, keep in zip(single, is_kept, strict=True) if keep]
+    return Sample(ids=sample.ids[is_kept], batches=tuple(kept), sizes=(1,) * len(kept))
