@@ -20,7 +20,10 @@ from tests.buckets import S3Side
 from tests.server import MISSING, programs, serving
 
 pytest.register_assert_rewrite(
-    "obliviate.testing.method", "tests.contracts.vault_contract", "tests.contracts.storage_contract"
+    "obliviate.testing.method",
+    "obliviate.testing.trainer",
+    "tests.contracts.vault_contract",
+    "tests.contracts.storage_contract",
 )
 
 settings.register_profile("ci", derandomize=True, deadline=None, max_examples=60, database=None)

@@ -4,5 +4,6 @@ pytest is needed, which a run does not need.
 """
 
 from obliviate.testing.method import MethodContract
+from obliviate.testing.trainer import TrainerContract
 
-__all__ = ["MethodContract"]
+__all__ = ["MethodContract", "TrainerContract"]
