@@ -9,7 +9,7 @@ from __future__ import annotations
 import io
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from matplotlib.figure import Figure
@@ -19,6 +19,8 @@ from obliviate.methods.exact import Exact
 from obliviate.methods.power_law import FIT_MIN_LENGTH, fit_power_law
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from matplotlib.axes import Axes
 
 ACCENT, INK, FAINT = "#0b6e69", "#22302f", "#c9d4d3"
@@ -81,9 +83,21 @@ def picture(curve: Curve) -> bytes:
     _draw_fits(axes, curve, places)
     _draw_stitched(axes, curve, places)
     _dress(axes, curve, places)
+    return png(figure)
+
+
+def png(figure: Figure) -> bytes:
+    """A figure as a file; the same bytes for the same picture."""
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", metadata={"Software": None})
     return buffer.getvalue()
+
+
+def dress(axes: Axes, **legend: Any) -> None:
+    """Plain axes with a legend, as all pictures have them."""
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.tick_params(colors=INK, labelsize=8)
+    axes.legend(frameon=False, fontsize=8, **legend)
 
 
 def _draw_function(axes: Axes, curve: Curve, places: dict[int, float]) -> None:
@@ -91,22 +105,35 @@ def _draw_function(axes: Axes, curve: Curve, places: dict[int, float]) -> None:
         ("erased records", curve.functional_memory, ACCENT),
         ("controls", curve.control_memory, FIT),
     ):
-        values = dict(zip(places, memory, strict=True))
-        for number, (first, last) in enumerate(curve.segments):
-            drawn = [(places[at], values[at]) for at in range(first, last + 1)]
-            shown = [(place, value) for place, value in drawn if value is not None]
-            axes.plot(
-                [place for place, _ in shown],
-                [value for _, value in shown],
-                color=colour,
-                marker="o" if len(values) <= _DOTS_UP_TO else "",
-                markersize=4.5,
-                linewidth=1.6,
-                label="" if number else label,
-            )
+        _draw_line(axes, curve, places, memory, colour=colour, label=label)
     axes.axhline(0, color=INK, linewidth=0.9)
     _dress_axes(axes, curve, places)
     axes.set_ylabel("functional memory\n(score before - score replayed)", color=INK, fontsize=9)
+
+
+def _draw_line(
+    axes: Axes,
+    curve: Curve,
+    places: dict[int, float],
+    memory: Sequence[float | None],
+    *,
+    colour: str,
+    label: str,
+) -> None:
+    """A line through each segment; what is not known is left out."""
+    values = zip(places, memory, strict=True)
+    known = {block: value for block, value in values if value is not None}
+    for number, (first, last) in enumerate(curve.segments):
+        blocks = [block for block in range(first, last + 1) if block in known]
+        axes.plot(
+            [places[block] for block in blocks],
+            [known[block] for block in blocks],
+            color=colour,
+            marker="o" if len(places) <= _DOTS_UP_TO else "",
+            markersize=4.5,
+            linewidth=1.6,
+            label="" if number else label,
+        )
 
 
 def _places(curve: Curve) -> dict[int, float]:
@@ -123,29 +150,19 @@ def _places(curve: Curve) -> dict[int, float]:
 
 def _draw_segments(axes: Axes, curve: Curve, places: dict[int, float]) -> None:
     values = dict(zip(places, curve.residual_memory, strict=True))
-    marker = "o" if len(values) <= _DOTS_UP_TO else ""
-    for number, (first, last) in enumerate(curve.segments):
-        blocks = range(first, last + 1)
-        axes.plot(
-            [places[block] for block in blocks],
-            [values[block] for block in blocks],
-            color=ACCENT,
-            marker=marker,
-            markersize=4.5,
-            linewidth=1.6,
-            label="" if number else "residual memory, measured",
-        )
-    held = [block for block in curve.affected if block in places]
+    memory, label = curve.residual_memory, "residual memory, measured"
+    _draw_line(axes, curve, places, memory, colour=ACCENT, label=label)
+    affected = [block for block in curve.affected if block in places]
     axes.plot(
-        [places[block] for block in held],
-        [values[block] for block in held],
+        [places[block] for block in affected],
+        [values[block] for block in affected],
         linestyle="none",
         marker="D",
         markersize=8,
         markerfacecolor="white",
         markeredgecolor=ACCENT,
         markeredgewidth=1.6,
-        label="block that held erased records" if held else "",
+        label="block that held erased records" if affected else "",
     )
 
 
@@ -221,8 +238,6 @@ def _dress_axes(axes: Axes, curve: Curve, places: dict[int, float]) -> None:
     axes.set_xlabel(f"replayed block (of {curve.blocks})", color=INK)
     end, is_whole = curve.segments[-1][1], curve.segments[-1][1] == curve.blocks
     axes.set_xlim(-0.6, places[end] + (0.6 if is_whole else _REST))
-    axes.spines[["top", "right"]].set_visible(False)
     axes.grid(axis="y", color=FAINT, linewidth=0.6)
     axes.set_axisbelow(True)
-    axes.tick_params(colors=INK, labelsize=8)
-    axes.legend(frameon=False, fontsize=8, loc="upper center", ncols=3, bbox_to_anchor=(0.5, 1.14))
+    dress(axes, loc="upper center", ncols=3, bbox_to_anchor=(0.5, 1.14))

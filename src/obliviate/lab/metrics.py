@@ -159,10 +159,9 @@ def u_lira(unlearned: Scores, retrained: Scores, at: tuple[float, ...] = (0.01, 
     members = _ratios(unlearned, unlearned, retrained, is_left=True)
     others = _ratios(retrained, unlearned, retrained, is_left=False)
     limits = np.quantile(others, [1 - rate for rate in at], method="higher")
-    ranks = stats.rankdata(np.concatenate([members, others]))[: len(members)]
-    auc = (ranks.sum() - len(members) * (len(members) + 1) / 2) / (len(members) * len(others))
+    wins = stats.mannwhitneyu(members, others, method="asymptotic").statistic
     return Attack(
-        auc=float(auc),
+        auc=float(wins / (len(members) * len(others))),
         rates={
             rate: float(np.mean(members > limit)) for rate, limit in zip(at, limits, strict=True)
         },

@@ -23,6 +23,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
+from scipy.optimize import brentq
 from scipy.special import ndtr
 from scipy.stats import chi2
 
@@ -165,16 +166,14 @@ def _quantile(
     means: NDArray[np.float64],
     deviations: NDArray[np.float64],
 ) -> float:
-    """A quantile of a mixture of Gaussians, by bisection."""
+    """A quantile of a mixture of Gaussians."""
     deviations = np.maximum(deviations, 1e-12)
     low, high = float(np.min(means - 9 * deviations)), float(np.max(means + 9 * deviations))
-    for _ in range(60):
-        middle = (low + high) / 2
-        if weights @ ndtr((middle - means) / deviations) < level:
-            low = middle
-        else:
-            high = middle
-    return (low + high) / 2
+
+    def miss(value: float) -> float:
+        return float(weights @ ndtr((value - means) / deviations)) - level
+
+    return float(brentq(miss, low, high, xtol=1e-15 * (high - low)))
 
 
 def fit_fading(gaps: Sequence[Gap], prior: Exponent) -> Fading:
