@@ -5,8 +5,7 @@ import torch
 
 import obliviate as ob
 from obliviate.errors import InvalidRecipe
-from obliviate.events import finish
-from obliviate.lab.bench import benching
+from obliviate.lab.bench import bench
 from obliviate.methods.registry import names
 from tests.project_file import write_project
 from tests.test_cli import ask, call
@@ -14,19 +13,19 @@ from tests.test_cli import ask, call
 
 def test_every_method_is_measured(data, recipe_of):
     project = ob.Project(recipe=recipe_of(), data=data, test=data, blocks=10)
-    bench = finish(benching(project))
-    assert [row.method for row in bench.rows] == list(names())
-    assert bench.blocks == 10
-    assert 0 <= bench.record < 40
-    for row in bench.rows:
-        assert 1 <= row.blocks_replayed <= 10 - bench.block + 1
+    result = bench(project)
+    assert [row.method for row in result.rows] == list(names())
+    assert result.blocks == 10
+    assert 0 <= result.record < 40
+    for row in result.rows:
+        assert 1 <= row.blocks_replayed <= 10 - result.block + 1
         assert row.seconds > 0
         assert 0 <= row.accuracy <= 1
-    exact = next(row for row in bench.rows if row.method == "exact")
+    exact = next(row for row in result.rows if row.method == "exact")
     assert exact.guarantee == "exact"
-    assert exact.blocks_replayed == 10 - bench.block + 1
-    assert bench.training_per_block > 0
-    assert bench.overhead_per_block >= 0
+    assert exact.blocks_replayed == 10 - result.block + 1
+    assert result.training_per_block > 0
+    assert result.overhead_per_block >= 0
 
 
 def test_a_method_that_the_loss_does_not_allow_is_left_out_and_said_to_be(data, recipe_of):
@@ -34,18 +33,18 @@ def test_a_method_that_the_loss_does_not_allow_is_left_out_and_said_to_be(data, 
         return torch.nn.functional.cross_entropy(outputs, targets) * (1 + outputs.var())
 
     project = ob.Project(recipe=recipe_of(loss=over_the_batch), data=data)
-    bench = finish(benching(project, blocks=4))
-    assert [row.method for row in bench.rows] == ["exact", "deepobliviate"]
-    assert "no form for single records" in bench.refused["calibrated"]
+    result = bench(project, blocks=4)
+    assert [row.method for row in result.rows] == ["exact", "deepobliviate"]
+    assert "no form for single records" in result.refused["calibrated"]
 
 
 def test_the_number_of_blocks_can_be_chosen(data, recipe_of):
     project = ob.Project(recipe=recipe_of(), data=data)
-    bench = finish(benching(project, blocks=4))
-    assert bench.blocks == 4
-    assert bench.accuracy is None
+    result = bench(project, blocks=4)
+    assert result.blocks == 4
+    assert result.accuracy is None
     with pytest.raises(InvalidRecipe, match="blocks"):
-        finish(benching(project, blocks=41))
+        bench(project, blocks=41)
 
 
 def test_the_command_prints_a_table(tmp_path):

@@ -170,9 +170,7 @@ def test_a_server_that_crashes_on_the_way(tmp_path, failing, what):
     whole = fit(tmp_path / "whole", None)
     [record] = records_in(whole, 2)
     if what == "fit":
-        from obliviate.run.start import fitting
-
-        events = fitting(recipe(), images(), tmp_path / "run", blocks=BLOCKS, ledger=url)
+        events = ob.fit.events(recipe(), images(), tmp_path / "run", blocks=BLOCKS, ledger=url)
     else:
         run = fit(tmp_path / "run", url)
         events = run.forgetting(records=[record], method="exact")

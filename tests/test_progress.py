@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import io
 import time
+from inspect import signature
 
 import pytest
 from rich.console import Console
 
 import obliviate as ob
-from obliviate.events import DRAWN_AFTER_SECONDS, Event, detail, finish, watch
+from obliviate.events import DRAWN_AFTER_SECONDS, Event, detail, finish, watch, watched
 
 LONG_ENOUGH = DRAWN_AFTER_SECONDS + 0.15
 
@@ -80,6 +81,29 @@ def test_the_cursor_is_shown_again_after_an_error():
         watch(work(0, LONG_ENOUGH, error=ValueError("broken")), console)
     drawn = console.file.getvalue()
     assert drawn.rfind("\x1b[?25h") > drawn.rfind("\x1b[?25l") >= 0
+
+
+class Counter:
+    """It counts from a start."""
+
+    def __init__(self, start):
+        self.start = start
+
+    @watched
+    def count(self, steps, *, by=1):
+        """Count."""
+        for done in range(steps):
+            yield event(done)
+        return self.start + steps * by
+
+
+def test_what_is_watched_returns_its_result_and_yields_its_events_when_asked():
+    counter = Counter(10)
+    assert counter.count(3, by=2) == 16
+    assert [each.done for each in counter.count.events(3)] == [0, 1, 2]
+    assert Counter.count(counter, 3) == 13
+    assert Counter.count.__doc__ == counter.count.__doc__ == "Count."
+    assert [*signature(counter.count).parameters] == ["steps", "by"]
 
 
 def test_an_event_in_words():

@@ -13,7 +13,6 @@ from obliviate import clock, errors
 from obliviate.desk.policy import Policy
 from obliviate.evidence import gathered, page
 from obliviate.run.make import new_trainer
-from obliviate.run.start import fitting
 from tests.models import BLOCKS, Guarded, images, recipe, records_in
 
 FAST = ob.DeepObliviate(epsilon=9)
@@ -277,7 +276,7 @@ def test_a_request_that_is_refused_meanwhile_is_not_carried_out(run):
 def half_trained(folder, subjects=None):
     """A run whose first training was stopped after block 3."""
     made = recipe("dropout-cnn", "momentum-carried", "cosine")
-    events = fitting(made, images(), folder, blocks=BLOCKS, subjects=subjects)
+    events = ob.fit.events(made, images(), folder, blocks=BLOCKS, subjects=subjects)
     next(event for event in events if event.task == "fit" and event.block == event.done == 3)
     events.close()
     return ob.load(folder, made, images())

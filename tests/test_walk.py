@@ -11,7 +11,6 @@ import obliviate as ob
 from obliviate.chain.spacing import Sizes
 from obliviate.chain.walk import Walk
 from obliviate.errors import RunDamaged
-from obliviate.run.start import fitting
 from obliviate.vault.folder import Folder
 from tests.counting import asked
 
@@ -154,7 +153,7 @@ def steps_by_block(events):
 def test_fit_and_settle_ask_no_more_for_a_late_block_than_for_an_early_one(
     tmp_path, recipe_of, data
 ):
-    fitted = steps_by_block(fitting(recipe_of(), data, tmp_path / "run", blocks=30))
+    fitted = steps_by_block(ob.fit.events(recipe_of(), data, tmp_path / "run", blocks=30))
     run = ob.load(tmp_path / "run", recipe_of(), data)
     for record in run.trainer.layout.members(2).tolist():
         run.request(records=[record], method=ob.DeepObliviate(epsilon=9))

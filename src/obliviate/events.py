@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import functools
 import time
+from collections.abc import Callable, Generator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, TypeVar
+from types import MethodType
+from typing import Concatenate, Generic, ParamSpec, TypeAlias, TypeVar, overload
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-if TYPE_CHECKING:
-    from collections.abc import Generator
-
 Result = TypeVar("Result")
+Given = ParamSpec("Given")
+Rest = ParamSpec("Rest")
+Owner = TypeVar("Owner")
 DRAWN_AFTER_SECONDS = 1.0
 
 
@@ -39,7 +42,11 @@ class Event:
     functional_memory: float | None = None
 
 
-def finish(events: Generator[Event, None, Result]) -> Result:
+Events: TypeAlias = Generator[Event, None, Result]
+"""Progress as it comes, and the result at its end."""
+
+
+def finish(events: Events[Result]) -> Result:
     """Run to the end in silence and return the result."""
     while True:
         try:
@@ -49,7 +56,7 @@ def finish(events: Generator[Event, None, Result]) -> Result:
             return result
 
 
-def watch(events: Generator[Event, None, Result], console: Console | None = None) -> Result:
+def watch(events: Events[Result], console: Console | None = None) -> Result:
     """Run to the end and return the result; on a terminal, draw a bar after the first second."""
     console = console or Console(stderr=True)
     if not console.is_terminal:
@@ -73,6 +80,35 @@ def watch(events: Generator[Event, None, Result], console: Console | None = None
         return result
     finally:
         bar.stop()
+
+
+class watched(Generic[Given, Result]):
+    """A function or a method whose progress is drawn while it runs; `.events(...)` yields it.
+
+    It is written as what yields its progress: called, it runs to the end, as `watch` does, and
+    returns the result.
+    """
+
+    def __init__(self, events: Callable[Given, Events[Result]]) -> None:
+        """Take what yields the progress."""
+        self.events = events
+        functools.update_wrapper(self, events)
+
+    def __call__(self, *args: Given.args, **kwargs: Given.kwargs) -> Result:
+        """Run to the end and return the result."""
+        return watch(self.events(*args, **kwargs))
+
+    @overload
+    def __get__(self, owner: None, kind: type) -> watched[Given, Result]: ...
+
+    @overload
+    def __get__(
+        self: watched[Concatenate[Owner, Rest], Result], owner: Owner, kind: type[Owner]
+    ) -> watched[Rest, Result]: ...
+
+    def __get__(self, owner: object, kind: type) -> object:
+        """As a method of an object, as functions are."""
+        return self if owner is None else watched(MethodType(self.events, owner))
 
 
 def detail(event: Event) -> str:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from obliviate import lab as laboratory
 from obliviate.cli import render
 from obliviate.cli.options import (
     Blocks,
@@ -38,9 +39,8 @@ from obliviate.desk.desk import DEFAULT_METHOD
 from obliviate.desk.policy import Policy
 from obliviate.errors import InvalidOption
 from obliviate.events import watch
-from obliviate.lab import accuracy, auditing
 from obliviate.methods.registry import method_of
-from obliviate.run.start import fitting
+from obliviate.run import start
 from obliviate.text import percent
 from obliviate.vault import KeyFile, KeyVariable
 
@@ -76,7 +76,7 @@ def fit(
     options = options_of(option)
     made = load_project(project, options)
     started = time.perf_counter()
-    events = fitting(
+    trained = start.fit(
         made.recipe,
         made.data,
         run,
@@ -87,7 +87,6 @@ def fit(
         seal=_seal(key_file, key_variable) or made.seal,
         disk_budget=disk_budget,
     )
-    trained = watch(events)
     seconds = time.perf_counter() - started
     facts: dict[str, Any] = {
         "run": run,
@@ -95,7 +94,7 @@ def fit(
         "blocks": trained.facts.blocks,
         "guarantee": trained.guarantee,
         "digest": trained.digest,
-        "accuracy": accuracy(trained.model, made.test, made.recipe.device),
+        "accuracy": laboratory.accuracy(trained.model, made.test, made.recipe.device),
         "seconds": seconds,
     }
     rows = [*facts.items()][:-2]
@@ -213,7 +212,7 @@ def verify(
 def audit(run: RunFolder, *, project: Moved = None, _json: Json = False) -> Answer:
     """Train without the erased records from scratch, and compare."""
     made, opened = open_run(run, project)
-    return render.of_retraining(watch(auditing(opened, made.test)))
+    return render.of_retraining(laboratory.audit(opened, made.test))
 
 
 @app.command()

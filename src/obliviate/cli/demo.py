@@ -25,13 +25,12 @@ from obliviate.cli.output import DONE, FAILED, Answer
 from obliviate.cli.terminal import printing, watch_replay
 from obliviate.datasets import digits
 from obliviate.errors import InvalidOption, StorageFull
-from obliviate.events import watch
 from obliviate.evidence import gathered, page, saved_picture
-from obliviate.lab import accuracy, auditing
+from obliviate.lab import accuracy, audit
 from obliviate.ledger import Ledger
 from obliviate.recipe.recipe import Project, Recipe
 from obliviate.run.make import check_place, is_made
-from obliviate.run.start import fitting
+from obliviate.run.start import fit
 from obliviate.text import counted, percent
 from obliviate.training.determinism import Environment
 
@@ -201,17 +200,16 @@ def _fitted(told: Project, place: Path, console: Console) -> Run:
         "The state after every block is kept."
     )
     remembered = {"file": str(Path(__file__).resolve()), "options": "{}"}
-    events = fitting(
-        told.recipe,
-        told.data,
-        place,
-        blocks=told.blocks,
-        subjects=told.subjects,
-        project=remembered,
-    )
     # on so small a network threads wait for each other more than they help; the run remembers it
     with Environment(told.recipe.device, threads=1).entered():
-        return watch(events)
+        return fit(
+            told.recipe,
+            told.data,
+            place,
+            blocks=told.blocks,
+            subjects=told.subjects,
+            project=remembered,
+        )
 
 
 def _forgotten(run: Run, person: str, console: Console) -> Erasure:
@@ -244,7 +242,7 @@ def _row(model: str, erasure: Erasure, told: Project) -> StoryRow:
 
 def _retrained(run: Run, told: Project, console: Console) -> StoryRow:
     console.print("\nTraining from scratch without both of them, to compare.")
-    found = watch(auditing(run, told.test))
+    found = audit(run, told.test)
     return StoryRow(
         model="trained without both",
         accuracy=found.accuracy_retrained,

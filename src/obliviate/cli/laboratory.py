@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.table import Table
 
+from obliviate import lab as laboratory
 from obliviate.cli.options import Json, Options, ProjectPath, Records, Subjects, check_named
 from obliviate.cli.output import Answer
 from obliviate.cli.project import ProjectFile, load_project, options_of
 from obliviate.cli.render import listed
-from obliviate.events import watch
-from obliviate.lab import labbing
+from obliviate.lab import bench as benches
 from obliviate.lab.lab import DEFAULT_METHODS, DEFAULT_SEEDS
 from obliviate.text import counted, percent
 
@@ -59,7 +59,7 @@ def lab(
 ) -> Answer:
     """Measure against independent retrains whether methods forget."""
     check_named(subject, record)
-    events = labbing(
+    comparison = laboratory.lab(
         ProjectFile(file=project, options=options_of(option)),
         folder,
         records=record or (),
@@ -69,7 +69,7 @@ def lab(
         workers=workers,
         keep=keep,
     )
-    return of_lab(watch(events), folder)
+    return of_lab(comparison, folder)
 
 
 @app.command()
@@ -81,9 +81,7 @@ def bench(
     _json: Json = False,
 ) -> Answer:
     """Measure on a project of your own what forgetting one record costs."""
-    from obliviate.lab.bench import benching  # noqa: PLC0415
-
-    return of_bench(watch(benching(load_project(project, options_of(option)), blocks)))
+    return of_bench(benches.bench(load_project(project, options_of(option)), blocks))
 
 
 def of_lab(found: Lab, folder: Path) -> Answer:

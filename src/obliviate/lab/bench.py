@@ -11,15 +11,15 @@ import numpy as np
 
 from obliviate.disk.scratch import scratch
 from obliviate.errors import InvalidRecipe
+from obliviate.events import Events, watched
 from obliviate.lab import accuracy
 from obliviate.methods.registry import names
 from obliviate.run import load
-from obliviate.run.start import fitting
+from obliviate.run.start import fit
 
 if TYPE_CHECKING:
-    from collections.abc import Generator, Mapping
+    from collections.abc import Mapping
 
-    from obliviate.events import Event
     from obliviate.ledger.facts import Guarantee
     from obliviate.recipe.recipe import Project
     from obliviate.run import Run
@@ -73,7 +73,8 @@ class Bench:
     refused: Mapping[str, str]
 
 
-def benching(project: Project, blocks: int | None = None) -> Generator[Event, None, Bench]:
+@watched
+def bench(project: Project, blocks: int | None = None) -> Events[Bench]:
     """Train a project in a temporary folder and forget one random record by each method.
 
     Each method works on a fresh copy of the run.
@@ -85,7 +86,7 @@ def benching(project: Project, blocks: int | None = None) -> Generator[Event, No
     count = project.blocks if blocks is None else blocks
     with scratch() as folder:
         started = time.perf_counter()
-        run = yield from fitting(project.recipe, project.data, folder / "run", blocks=count)
+        run = yield from fit.events(project.recipe, project.data, folder / "run", blocks=count)
         seconds = time.perf_counter() - started
         training = sum(entry.seconds for entry in run.chain().entries)
         record = int(np.random.default_rng(project.recipe.seed).integers(run.facts.records))
@@ -114,7 +115,7 @@ def benching(project: Project, blocks: int | None = None) -> Generator[Event, No
     )
 
 
-def _row(run: Run, record: int, method: str, project: Project) -> Generator[Event, None, BenchRow]:
+def _row(run: Run, record: int, method: str, project: Project) -> Events[BenchRow]:
     erasure = yield from run.forgetting(records=[record], method=method)
     measured = accuracy(erasure.model, project.test, project.recipe.device)
     run.ledger.close()

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from obliviate.disk.lock import alone
 from obliviate.errors import InvalidRecipe
-from obliviate.events import Event, watch
+from obliviate.events import Event, Events, watched
 from obliviate.lab.experiment import question_of
 from obliviate.lab.measurements import Cells, check_folder
 from obliviate.lab.results import Lab, findings_of, written
@@ -23,7 +23,7 @@ from obliviate.options import path_text, whole
 from obliviate.recipe.recipe import Project
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator, Iterable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
 
     from obliviate.lab.experiment import Question
     from obliviate.methods.method import Method
@@ -33,6 +33,7 @@ DEFAULT_METHODS = ("deepobliviate",)
 DEFAULT_SEEDS = 10
 
 
+@watched
 def lab(
     project: Project | Callable[[], Project],
     folder: str | Path,
@@ -43,7 +44,7 @@ def lab(
     seeds: int = DEFAULT_SEEDS,
     workers: int = 1,
     keep: bool = False,
-) -> Lab:
+) -> Events[Lab]:
     """Measure whether methods of unlearning forget some records of a project.
 
     The records are trained on, unlearned and scored again and again: this is research on data that
@@ -67,32 +68,6 @@ def lab(
         NotDeterministic, NotFinite, TrainingFailed, StorageFull, RunDamaged: A model could not be
             made; what was measured before is kept.
     """
-    return watch(
-        labbing(
-            project,
-            folder,
-            records=records,
-            subjects=subjects,
-            methods=methods,
-            seeds=seeds,
-            workers=workers,
-            keep=keep,
-        )
-    )
-
-
-def labbing(
-    project: Project | Callable[[], Project],
-    folder: str | Path,
-    *,
-    records: Iterable[int] = (),
-    subjects: Iterable[Subject] = (),
-    methods: Sequence[str | Method] = DEFAULT_METHODS,
-    seeds: int = DEFAULT_SEEDS,
-    workers: int = 1,
-    keep: bool = False,
-) -> Generator[Event, None, Lab]:
-    """`lab`, yielding its progress."""
     workers = whole(workers, "workers", least=1)
     if workers > 1:
         check_source(project)
@@ -117,9 +92,7 @@ def _made(source: Callable[[], Project]) -> Project:
     return found
 
 
-def _measuring(
-    bench: Bench, source: Project | Callable[[], Project], workers: int
-) -> Generator[Event, None, None]:
+def _measuring(bench: Bench, source: Project | Callable[[], Project], workers: int) -> Events[None]:
     question, cells = bench.question, bench.cells
     trials = [each for each in trials_of(question) if each.missing(question, cells)]
     yield _progress(question, cells)

@@ -8,13 +8,12 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from obliviate.disk.scratch import scratch
 from obliviate.errors import RunUnfinished
-from obliviate.events import Event, watch
+from obliviate.events import Events, watched
 from obliviate.lab.accuracy import accuracy
-from obliviate.run.start import fitting
+from obliviate.run.start import fit
 from obliviate.states.difference import l1
 
 if TYPE_CHECKING:
-    from collections.abc import Generator
     from pathlib import Path
 
     from torch.utils.data import Dataset
@@ -64,7 +63,8 @@ class Retraining:
         return self.verdict != "failed"
 
 
-def audit(run: Run, test: Dataset[Any] | None = None) -> Retraining:
+@watched
+def audit(run: Run, test: Dataset[Any] | None = None) -> Events[Retraining]:
     """Train without the erased records from scratch, in a temporary folder, and compare.
 
     No erased record is ever read. It costs as much as training did.
@@ -77,11 +77,6 @@ def audit(run: Run, test: Dataset[Any] | None = None) -> Retraining:
         RunUnfinished: The run, or an erasure from it, has not been carried out to its end.
         NotDeterministic, NotFinite, TrainingFailed, StorageFull: The training failed.
     """
-    return watch(auditing(run, test))
-
-
-def auditing(run: Run, test: Dataset[Any] | None = None) -> Generator[Event, None, Retraining]:
-    """`audit`, yielding its progress."""
     claimed, guarantee = run.digest, run.guarantee
     if run.ledger.running() is not None:
         raise RunUnfinished(
@@ -111,8 +106,8 @@ def auditing(run: Run, test: Dataset[Any] | None = None) -> Generator[Event, Non
     )
 
 
-def _retraining(run: Run, left_out: list[int], folder: Path) -> Generator[Event, None, Run]:
-    events = fitting(run.recipe, run.data, folder, blocks=run.facts.blocks, exclude=left_out)
+def _retraining(run: Run, left_out: list[int], folder: Path) -> Events[Run]:
+    events = fit.events(run.recipe, run.data, folder, blocks=run.facts.blocks, exclude=left_out)
     # bits depend on the thread count, which a new run takes from the process
     with run.trainer.environment.entered():
         while True:

@@ -10,7 +10,7 @@ from obliviate.chain.spacing import bytes_of, chain_within
 from obliviate.desk.subjects import record_ids
 from obliviate.disk.paths import local_folder, naming
 from obliviate.errors import InvalidOption
-from obliviate.events import Event, watch
+from obliviate.events import Events, watched
 from obliviate.recipe.subjects import Subjects
 from obliviate.run.make import (
     MAKING_NAME,
@@ -27,7 +27,7 @@ from obliviate.run.tombstoned import tombstone_options
 from obliviate.vault import VaultSettings, check_seal, kept_form
 
 if TYPE_CHECKING:
-    from collections.abc import Generator, Iterable, Mapping
+    from collections.abc import Iterable, Mapping
     from pathlib import Path
 
     from numpy.typing import NDArray
@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from obliviate.vault import Seal
 
 
+@watched
 def fit(
     recipe: Recipe,
     data: Dataset[Any],
@@ -54,7 +55,8 @@ def fit(
     vault: str | Path | None = None,
     seal: Seal | None = None,
     disk_budget: str | float | None = None,
-) -> Run:
+    project: Mapping[str, str] | None = None,
+) -> Events[Run]:
     """Train a chain, or resume the training of one that was interrupted.
 
     Args:
@@ -82,6 +84,7 @@ def fit(
             `ob.KeyService`. In the clear if None.
         disk_budget: What the chain may take on disk at rest, such as "2GB": keyframes are set
             further apart to fit, and where that is not enough there are fewer blocks.
+        project: Where the command line finds the project again; kept with the run.
 
     Returns:
         The run, trained to its end.
@@ -98,48 +101,6 @@ def fit(
         ConnectionLost: The ledger's database or the vault's storage cannot be reached.
         ForeignVault: The vault's place holds something else.
         WrongKey, KeyMissing: The vault was sealed with another key, or the key cannot be had.
-    """
-    return watch(
-        fitting(
-            recipe,
-            data,
-            path,
-            blocks=blocks,
-            subjects=subjects,
-            exclude=exclude,
-            ledger=ledger,
-            tombstones=tombstones,
-            reingested=reingested,
-            recognised=recognised,
-            vault=vault,
-            seal=seal,
-            disk_budget=disk_budget,
-        )
-    )
-
-
-def fitting(  # noqa: D417
-    recipe: Recipe,
-    data: Dataset[Any],
-    path: str | Path,
-    *,
-    blocks: int = 100,
-    subjects: Given | None = None,
-    exclude: Iterable[int] = (),
-    ledger: str | None = None,
-    tombstones: str | Path | None = None,
-    reingested: Choice = "exclude",
-    recognised: Recognised = "person",
-    vault: str | Path | None = None,
-    seal: Seal | None = None,
-    disk_budget: str | float | None = None,
-    project: Mapping[str, str] | None = None,
-) -> Generator[Event, None, Run]:
-    """`fit`, yielding its progress.
-
-    Args:
-        project: Where the command line finds the project again; kept with the run. The others: see
-            `fit`.
     """
     folder, recipe = local_folder(path), checked_recipe(recipe)
     records = data_length(data)
@@ -177,6 +138,9 @@ def fitting(  # noqa: D417
     if records == run.facts.records:  # else an extension was interrupted, and goes on with `extend`
         yield from run.writer.training()
     return run
+
+
+fitting = fit.events
 
 
 def _check_blocks(run: Run, blocks: int) -> None:
