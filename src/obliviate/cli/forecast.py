@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import fields
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -12,17 +13,13 @@ from obliviate.chain.spacing import UPDATE_RATIO
 from obliviate.cli.options import Json, Moved
 from obliviate.cli.output import Answer
 from obliviate.cli.project import open_run
-from obliviate.forecast.simulation import DAY, HOUR, Limits, Load
+from obliviate.errors import InvalidOption
+from obliviate.forecast.simulation import DAY, DAYS_A_YEAR, HOUR, Limits, Load
 from obliviate.forecast.year import (
-    BLOCKS,
     basis_of,
-    check_source,
-    measured,
-    numbers_of,
-    planned,
-    rate_of,
-    whole_numbers_of,
+    basis_of_run,
     with_given,
+    year_of,
 )
 from obliviate.text import counted, duration, milliseconds, percent, size
 
@@ -34,7 +31,42 @@ RULE = (
     "the fewest machine hours a year among those that keep to the limits on the 99th percentile of "
     "the time to forget, on the share of requests exact when due, and on the disk"
 )
+DAYS = {"hour": HOUR / DAY, "day": 1.0, "week": 7.0, "month": DAYS_A_YEAR / 12}
+_RATE = re.compile(r"\s*(\d+(?:\.\d+)?)\s*/\s*(hour|day|week|month)\s*")
 _WAITS = ("50 %", "95 %", "99 %", "longest")
+
+Rate = Annotated[
+    str, typer.Option(metavar="N/UNIT", help="Requests to expect, as in 20/day; or hour, ...")
+]
+Numbers = Annotated[
+    str | None, typer.Option(metavar="N,N,...", help="Numbers of blocks to compare.")
+]
+Settlings = Annotated[
+    str, typer.Option(metavar="DAYS,DAYS,...", help="Days between settlings to compare.")
+]
+Source = Annotated[
+    str | None, typer.Option(metavar="RUN", help="A run to take times and sizes from.")
+]
+Training = Annotated[
+    float | None, typer.Option(help="Without a run: how long training on everything takes.")
+]
+StateBytes = Annotated[float | None, typer.Option(help="Without a run: the size of a state.")]
+Lag = Annotated[
+    float | None, typer.Option(help="Blocks that a fast erasure replays, if known better.")
+]
+BlockOverhead = Annotated[
+    float | None,
+    typer.Option(metavar="SECONDS", help="Beside the training of each replayed block."),
+]
+PassOverhead = Annotated[
+    float | None, typer.Option(metavar="SECONDS", help="For each pass, fast or exact.")
+]
+Ratio = Annotated[float, typer.Option(help="Without a run: an update's size on disk, in states.")]
+Share = Annotated[float, typer.Option(help="Limit: the share of requests that is exact when due.")]
+Hours = Annotated[
+    float, typer.Option(help="Limit: 99 % of the requests are forgotten within so many hours.")
+]
+DiskBytes = Annotated[float | None, typer.Option(help="Limit: the size of the chain.")]
 
 app = typer.Typer()
 
@@ -42,47 +74,22 @@ app = typer.Typer()
 @app.command()
 def forecast(
     *,
-    rate: Annotated[
-        str, typer.Option(metavar="N/UNIT", help="Requests to expect, as in 20/day; or hour, ...")
-    ],
+    rate: Rate,
     days: Annotated[float, typer.Option(help="For how long they arrive.")] = 365,
-    blocks: Annotated[
-        str | None, typer.Option(metavar="N,N,...", help="Numbers of blocks to compare.")
-    ] = None,
-    settle: Annotated[
-        str, typer.Option(metavar="DAYS,DAYS,...", help="Days between settlings to compare.")
-    ] = "1,7,28",
-    run: Annotated[
-        str | None, typer.Option(metavar="RUN", help="A run to take times and sizes from.")
-    ] = None,
-    training_seconds: Annotated[
-        float | None, typer.Option(help="Without a run: how long training on everything takes.")
-    ] = None,
-    state_bytes: Annotated[
-        float | None, typer.Option(help="Without a run: the size of a state.")
-    ] = None,
+    blocks: Numbers = None,
+    settle: Settlings = "1,7,28",
+    run: Source = None,
+    training_seconds: Training = None,
+    state_bytes: StateBytes = None,
     records_per_request: Annotated[int, typer.Option(help="Records that a request names.")] = 1,
-    lag: Annotated[
-        float | None, typer.Option(help="Blocks that a fast erasure replays, if known better.")
-    ] = None,
-    block_overhead: Annotated[
-        float | None,
-        typer.Option(metavar="SECONDS", help="Beside the training of each replayed block."),
-    ] = None,
-    pass_overhead: Annotated[
-        float | None, typer.Option(metavar="SECONDS", help="For each pass, fast or exact.")
-    ] = None,
-    update_ratio: Annotated[
-        float, typer.Option(help="Without a run: an update's size on disk, in states.")
-    ] = UPDATE_RATIO,
+    lag: Lag = None,
+    block_overhead: BlockOverhead = None,
+    pass_overhead: PassOverhead = None,
+    update_ratio: Ratio = UPDATE_RATIO,
     due_days: Annotated[float, typer.Option(help="Requests are due after so many days.")] = 30,
-    exact_share: Annotated[
-        float, typer.Option(help="Limit: the share of requests that is exact when due.")
-    ] = 1.0,
-    forget_hours: Annotated[
-        float, typer.Option(help="Limit: 99 % of the requests are forgotten within so many hours.")
-    ] = 24,
-    disk_bytes: Annotated[float | None, typer.Option(help="Limit: the size of the chain.")] = None,
+    exact_share: Share = 1.0,
+    forget_hours: Hours = 24,
+    disk_bytes: DiskBytes = None,
     seed: Annotated[int, typer.Option(help="Of the random requests.")] = 0,
     project: Moved = None,
     _json: Json = False,
@@ -96,16 +103,75 @@ def forecast(
         disk_bytes=disk_bytes,
     )
     rhythms = numbers_of(settle, "--settle")
-    chosen = whole_numbers_of(blocks, "--blocks") if blocks is not None else None
+    numbers = whole_numbers_of(blocks, "--blocks") if blocks is not None else None
     check_source(run, training_seconds, state_bytes)
     if run is not None:
-        opened = open_run(run, project)[1]
-        basis, own = measured(opened), opened.facts.blocks
-        chosen = chosen or [own]
+        basis = basis_of_run(open_run(run, project)[1])
     else:
-        basis, own = basis_of(training_seconds or 0.0, state_bytes, update_ratio), None
+        basis = basis_of(training_seconds or 0.0, state_bytes, update_ratio)
     basis = with_given(basis, lag=lag, overhead_seconds=block_overhead, pass_seconds=pass_overhead)
-    return of_year(planned(load, basis, chosen or BLOCKS, rhythms, limits, measured_at=own))
+    return of_year(year_of(load, basis, limits, blocks=numbers, every_days=rhythms))
+
+
+def rate_of(text: str) -> float:
+    """The requests a day of a rate like 20/day.
+
+    Raises:
+        InvalidOption: It has another form.
+    """
+    match = _RATE.fullmatch(text)
+    if match is None:
+        raise InvalidOption(
+            f"the rate {text!r} is not of the form N/{'|'.join(DAYS)}",
+            hint="give it as in `--rate 20/day` or `--rate 0.5/week`",
+        )
+    return float(match[1]) / DAYS[match[2]]
+
+
+def numbers_of(text: str, option: str) -> list[float]:
+    """The numbers of a list like 100,200,500, ascending, each once.
+
+    Raises:
+        InvalidOption: It has another form.
+    """
+    try:
+        return sorted({float(each) for each in text.split(",")})
+    except ValueError as error:
+        raise InvalidOption(
+            f"{option} is {text!r}", hint=f"give numbers and commas, as in `{option} 7,28`"
+        ) from error
+
+
+def whole_numbers_of(text: str, option: str) -> list[int]:
+    """The whole numbers of such a list."""
+    numbers = numbers_of(text, option)
+    for each in numbers:
+        if not each.is_integer():
+            raise InvalidOption(
+                f"{option} is {text!r}, but {each:g} is no whole number",
+                hint=f"give whole numbers, as in `{option} 100,200`",
+            )
+    return [int(each) for each in numbers]
+
+
+def check_source(
+    run: str | None, training_seconds: float | None, state_bytes: float | None
+) -> None:
+    """See that times and sizes come from one place.
+
+    Raises:
+        InvalidOption: They come from none, or from two.
+    """
+    if run is None and training_seconds is None:
+        raise InvalidOption(
+            "how long training takes is not known",
+            hint="give --run RUN, or --training-seconds S and --state-bytes N",
+        )
+    if run is not None and (training_seconds is not None or state_bytes is not None):
+        raise InvalidOption(
+            f"times and sizes are those of the run {run}, and given as well",
+            hint="leave out --run, or --training-seconds and --state-bytes",
+        )
 
 
 def of_year(year: Year) -> Answer:
@@ -141,14 +207,14 @@ def of_year(year: Year) -> Answer:
             f"{milliseconds(trade.restore_seconds)} at most",
             f"{trade.keyframes} at most",
         )
-    came = (
+    summary = (
         f"{counted(year.requests, 'request')} in {year.load.days:g} days: "
         "what each costs (fast + its share of settling), and how long they wait"
     )
     return Answer(
         facts=facts,
         shown=[
-            came,
+            summary,
             cost,
             forgotten,
             exact,

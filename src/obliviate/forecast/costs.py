@@ -52,6 +52,7 @@ class Basis:
         update_bytes: What is stored for every block; None where the size of a state is not known.
         keyframe_bytes: What is stored for a keyframe.
         records: How many records there are, where that is known: no chain has more blocks.
+        blocks: How many blocks the run has that it was measured on; None without one.
     """
 
     training_seconds: float
@@ -61,6 +62,7 @@ class Basis:
     update_bytes: float | None = None
     keyframe_bytes: float | None = None
     records: int | None = None
+    blocks: int | None = None
 
     def __post_init__(self) -> None:
         check_positive("the time of training", self.training_seconds)
@@ -126,11 +128,11 @@ def trades(basis: Basis, blocks: int) -> tuple[Trade, ...]:
     if basis.update_bytes is None or basis.keyframe_bytes is None:
         return ()
     usual = keyframe_spacing(blocks)
-    found = []
+    choices = []
     for spacing in sorted({max(1, usual // 2), min(usual, blocks), blocks}):
         keyframes = keyframe_count(blocks, spacing)
         read_bytes = basis.keyframe_bytes + (spacing - 1) * basis.update_bytes
-        found.append(
+        choices.append(
             Trade(
                 blocks=blocks,
                 spacing=spacing,
@@ -139,7 +141,7 @@ def trades(basis: Basis, blocks: int) -> tuple[Trade, ...]:
                 keyframes=keyframes - 1,
             )
         )
-    return tuple(found)
+    return tuple(choices)
 
 
 def check_positive(name: str, value: float, *, zero: bool = False) -> None:

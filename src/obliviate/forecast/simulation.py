@@ -206,18 +206,18 @@ def arrivals(load: Load) -> Arrivals:
 
 
 def forecasts(
-    came: Arrivals, costs: Iterable[Costs], rhythms: Sequence[Rhythm], limits: Limits
+    requests: Arrivals, costs: Iterable[Costs], rhythms: Sequence[Rhythm], limits: Limits
 ) -> tuple[Forecast, ...]:
     """Every way of serving the same requests."""
-    return tuple(simulate(came, each, rhythm, limits) for each in costs for rhythm in rhythms)
+    return tuple(simulate(requests, each, rhythm, limits) for each in costs for rhythm in rhythms)
 
 
-def simulate(came: Arrivals, costs: Costs, rhythm: Rhythm, limits: Limits) -> Forecast:
+def simulate(requests: Arrivals, costs: Costs, rhythm: Rhythm, limits: Limits) -> Forecast:
     """Serve the requests in one way, until the last of them is exact."""
-    worker = _Worker(came, costs)
+    worker = _Worker(requests, costs)
     worker.serve(rhythm)
     count = max(1, len(worker.times))
-    to_exact = worker.exact_at - came.seconds
+    to_exact = worker.exact_at - requests.seconds
     return Forecast(
         blocks=costs.blocks,
         every_days=rhythm.every_days,
@@ -228,22 +228,22 @@ def simulate(came: Arrivals, costs: Costs, rhythm: Rhythm, limits: Limits) -> Fo
         fast_seconds=sum(worker.fast) / count,
         settling_seconds=sum(worker.exact) / count,
         blocks_replayed=worker.replayed / count,
-        to_forget=_waits(worker.forgotten_at - came.seconds),
+        to_forget=_waits(worker.forgotten_at - requests.seconds),
         to_exact=_waits(to_exact),
         exact_in_time=float(np.mean(to_exact <= limits.due_seconds)) if worker.times else 1.0,
         longest_settling_seconds=max(worker.exact, default=0.0),
-        machine_hours=sum(worker.fast + worker.exact) / HOUR * DAYS_A_YEAR / came.days,
+        machine_hours=sum(worker.fast + worker.exact) / HOUR * DAYS_A_YEAR / requests.days,
         disk_bytes=costs.disk_bytes,
     )
 
 
-def recommended(found: Iterable[Forecast], limits: Limits) -> Forecast | None:
+def recommended(ways: Iterable[Forecast], limits: Limits) -> Forecast | None:
     """The cheapest in machine hours of those that keep to the limits.
 
     Of equals, the one that needs less disk, has fewer blocks and settles less often.
     """
     return min(
-        filter(limits.allow, found),
+        filter(limits.allow, ways),
         key=lambda each: (
             each.machine_hours,
             each.disk_bytes or 0,
@@ -273,10 +273,10 @@ class _Worker:
         exact: The seconds of each exact replay.
     """
 
-    def __init__(self, came: Arrivals, costs: Costs) -> None:
+    def __init__(self, requests: Arrivals, costs: Costs) -> None:
         self.costs = costs
-        self.times: list[float] = came.seconds.tolist()
-        self.blocks: list[list[int]] = ((came.places * costs.blocks).astype(int) + 1).tolist()
+        self.times: list[float] = requests.seconds.tolist()
+        self.blocks: list[list[int]] = ((requests.places * costs.blocks).astype(int) + 1).tolist()
         self.forgotten_at = np.zeros(len(self.times))
         self.exact_at = np.zeros(len(self.times))
         self.free = 0.0

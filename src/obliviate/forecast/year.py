@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass, replace
 from statistics import fmean, median
 from typing import TYPE_CHECKING
@@ -21,8 +20,6 @@ from obliviate.forecast.costs import (
 )
 from obliviate.forecast.simulation import (
     DAY,
-    DAYS_A_YEAR,
-    HOUR,
     Rhythm,
     arrivals,
     forecasts,
@@ -37,9 +34,7 @@ if TYPE_CHECKING:
     from obliviate.ledger import Entry, ErasureFacts
     from obliviate.run import Run
 
-DAYS = {"hour": HOUR / DAY, "day": 1.0, "week": 7.0, "month": DAYS_A_YEAR / 12}
 BLOCKS = (100, 200, 500)  # to compare where neither the user nor a run names any
-_RATE = re.compile(r"\s*(\d+(?:\.\d+)?)\s*/\s*(hour|day|week|month)\s*")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,67 +62,6 @@ class Year:
     notes: tuple[str, ...]
 
 
-def rate_of(text: str) -> float:
-    """The requests a day of a rate like 20/day.
-
-    Raises:
-        InvalidOption: It has another form.
-    """
-    found = _RATE.fullmatch(text)
-    if found is None:
-        raise InvalidOption(
-            f"the rate {text!r} is not of the form N/{'|'.join(DAYS)}",
-            hint="give it as in `--rate 20/day` or `--rate 0.5/week`",
-        )
-    return float(found[1]) / DAYS[found[2]]
-
-
-def numbers_of(text: str, option: str) -> list[float]:
-    """The numbers of a list like 100,200,500, ascending, each once.
-
-    Raises:
-        InvalidOption: It has another form.
-    """
-    try:
-        return sorted({float(each) for each in text.split(",")})
-    except ValueError as error:
-        raise InvalidOption(
-            f"{option} is {text!r}", hint=f"give numbers and commas, as in `{option} 7,28`"
-        ) from error
-
-
-def whole_numbers_of(text: str, option: str) -> list[int]:
-    """The whole numbers of such a list."""
-    numbers = numbers_of(text, option)
-    for each in numbers:
-        if not each.is_integer():
-            raise InvalidOption(
-                f"{option} is {text!r}, but {each:g} is no whole number",
-                hint=f"give whole numbers, as in `{option} 100,200`",
-            )
-    return [int(each) for each in numbers]
-
-
-def check_source(
-    run: str | None, training_seconds: float | None, state_bytes: float | None
-) -> None:
-    """See that times and sizes come from one place.
-
-    Raises:
-        InvalidOption: They come from none, or from two.
-    """
-    if run is None and training_seconds is None:
-        raise InvalidOption(
-            "how long training takes is not known",
-            hint="give --run RUN, or --training-seconds S and --state-bytes N",
-        )
-    if run is not None and (training_seconds is not None or state_bytes is not None):
-        raise InvalidOption(
-            f"times and sizes are those of the run {run}, and given as well",
-            hint="leave out --run, or --training-seconds and --state-bytes",
-        )
-
-
 def basis_of(training_seconds: float, state_bytes: float | None, update_ratio: float) -> Basis:
     """What is known of a training before there is a run.
 
@@ -145,7 +79,7 @@ def basis_of(training_seconds: float, state_bytes: float | None, update_ratio: f
     )
 
 
-def measured(run: Run) -> Basis:
+def basis_of_run(run: Run) -> Basis:
     """What a run shows of its training: measured block times, sizes, and its own erasures.
 
     Raises:
@@ -170,6 +104,7 @@ def measured(run: Run) -> Basis:
         update_bytes=update_bytes,
         keyframe_bytes=keyframe_bytes,
         records=status.records,
+        blocks=status.blocks,
     )
 
 
@@ -213,24 +148,23 @@ def with_given(
     )
 
 
-def planned(
+def year_of(
     load: Load,
     basis: Basis,
-    blocks: Sequence[int],
-    every_days: Sequence[float],
     limits: Limits,
     *,
-    measured_at: int | None = None,
+    blocks: Sequence[int] | None = None,
+    every_days: Sequence[float],
 ) -> Year:
     """Simulate every number of blocks with every rhythm, and recommend one.
 
     Args:
         load: The requests to expect.
         basis: What is known of the training.
-        blocks: Numbers of blocks.
-        every_days: Days between settlings.
         limits: What a way of serving must keep to.
-        measured_at: The number of blocks of the run that the basis was measured on.
+        blocks: Numbers of blocks to compare; that of the run that was measured, or some usual ones,
+            if None.
+        every_days: Days between settlings.
 
     Raises:
         InvalidOption: A number is not allowed.
@@ -240,33 +174,35 @@ def planned(
             "the disk is limited, but the size of a state is not known",
             hint="give --state-bytes N, or --run RUN",
         )
+    blocks = blocks or ((basis.blocks,) if basis.blocks else BLOCKS)
     costs = [basis.costs(each, keyframe_count(each, keyframe_spacing(each))) for each in blocks]
     rhythms = [
         Rhythm(every_days=each, is_fast=fast) for each in every_days for fast in (True, False)
     ]
-    came = arrivals(load)
-    found = forecasts(came, costs, rhythms, limits)
-    requests = len(came.seconds)
+    requests = arrivals(load)
+    ways = forecasts(requests, costs, rhythms, limits)
+    count = len(requests.seconds)
     return Year(
         load=load,
-        requests=requests,
+        requests=count,
         limits=limits,
         basis=basis,
-        forecasts=found,
-        recommended=recommended(found, limits),
+        forecasts=ways,
+        recommended=recommended(ways, limits),
         trades=tuple(trade for each in blocks for trade in trades(basis, each)),
         notes=(
-            *_assumptions(basis, blocks, measured_at),
-            *_warnings(load, requests, basis, limits, found),
+            *_assumptions(basis, blocks),
+            *_warnings(load, count, basis, limits, ways),
         ),
     )
 
 
-def _assumptions(basis: Basis, blocks: Sequence[int], measured_at: int | None) -> Iterator[str]:
-    others = [str(each) for each in blocks if each != measured_at]
+def _assumptions(basis: Basis, blocks: Sequence[int]) -> Iterator[str]:
+    others = [str(each) for each in blocks if each != basis.blocks]
     source = (
-        f"times were measured at {measured_at} blocks and are extrapolated to {', '.join(others)}: "
-        if measured_at and others
+        f"times were measured at {basis.blocks} blocks and are extrapolated to "
+        f"{', '.join(others)}: "
+        if basis.blocks and others
         else ""
     )
     yield (
@@ -283,16 +219,16 @@ def _assumptions(basis: Basis, blocks: Sequence[int], measured_at: int | None) -
 
 
 def _warnings(
-    load: Load, requests: int, basis: Basis, limits: Limits, found: Sequence[Forecast]
+    load: Load, requests: int, basis: Basis, limits: Limits, ways: Sequence[Forecast]
 ) -> Iterator[str]:
     due_days = limits.due_seconds / DAY
-    late = sorted({each.every_days for each in found if each.every_days > due_days})
+    late = sorted({each.every_days for each in ways if each.every_days > due_days})
     if late:
         yield (
             f"settling every {', '.join(f'{each:g}' for each in late)} days is slower than the "
             f"{due_days:g} days after which requests are due: who asks early is late"
         )
-    slow = [each for each in found if each.longest_settling_seconds > each.every_days * DAY]
+    slow = [each for each in ways if each.longest_settling_seconds > each.every_days * DAY]
     if slow:
         longest = max(each.longest_settling_seconds for each in slow)
         rhythms = sorted({each.every_days for each in slow})
