@@ -61,6 +61,9 @@ def test_orphans_are_found_and_removed_and_nothing_else(run):
     answer = ask("vault", run.folder, "--orphans")
     assert answer["removed"] == names
     assert answer["orphans"] == []
+    (run.folder / "vault" / names[1]).write_bytes(b"what another left")
+    assert run.remove_orphans() == (names[1],)
+    assert run.remove_orphans() == ()
     assert set(run.vault) == live
     assert run.verify().passed
 

@@ -22,6 +22,7 @@ from obliviate.errors import (
     StorageFailed,
     StorageFull,
 )
+from obliviate.text import counted
 from obliviate.vault import VaultSettings
 from obliviate.vault.folder import Folder
 
@@ -217,6 +218,35 @@ def sweep(ledger: Ledger, vault: Vault) -> Swept:
         spared=tuple(sorted(nobodys - removed)),
         missing=tuple(sorted(missing)),
     )
+
+
+def remove_orphans(ledger: Ledger, vault: Vault) -> tuple[str, ...]:
+    """Remove what no row names, while nobody else writes: it could be theirs.
+
+    Returns:
+        The names of the objects that were removed.
+
+    Raises:
+        RunLocked: Another live process writes to the run.
+        LeaseLost: Another process took the run over in the meantime; nothing was removed.
+        RunOutdated: The ledger is an older one than the vault's.
+        RunDamaged: Objects in use are missing, so that the ledger may not know what is nobody's.
+    """
+    for _ in ledger.lease.held(patience_seconds=0):
+        pass  # it is taken at once or not at all
+    try:
+        begin(ledger, vault)
+        swept = sweep(ledger, vault)
+    finally:
+        ledger.lease.release()
+    if swept.spared:
+        raise RunDamaged(
+            f"{counted(len(swept.missing), 'object')} in use missing from {vault.storage.name}, "
+            f"such as {swept.missing[0]}: {counted(len(swept.spared), 'orphan')} left alone",
+            hint="make them again with `obliviate verify RUN --repair` first; where the ledger was "
+            "put back from a copy, put back the vault from the same copy",
+        )
+    return swept.removed
 
 
 def _is_destroyed(vault: Vault, key: str) -> bool:

@@ -9,13 +9,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.table import Table
 
-from obliviate.chain.custody import begin, sweep
+from obliviate.chain.custody import remove_orphans
 from obliviate.chain.inventory import REMEDIES, ROLES, taking_stock
 from obliviate.cli.options import Json, Moved, RunFolder
 from obliviate.cli.output import DONE, FAILED, Answer
 from obliviate.cli.project import open_chain
 from obliviate.cli.render import facts_table, listed
-from obliviate.errors import RunDamaged
 from obliviate.events import watch
 from obliviate.text import counted, size
 from obliviate.vault import KeyFile
@@ -24,8 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from obliviate.chain.inventory import Inventory
-    from obliviate.ledger import Ledger, ObjectFacts
-    from obliviate.vault import Vault
+    from obliviate.ledger import ObjectFacts
 
 NewFile = Annotated[Path, typer.Argument(metavar="FILE", help="A file that is not there yet.")]
 _STATES = ("live", "condemned", "destroyed")
@@ -69,32 +67,6 @@ def make_key(
         "keep a copy apart from the vault and its backups: without it nothing can be read",
     ]
     return Answer(facts={"file": file}, shown=lines)
-
-
-def remove_orphans(ledger: Ledger, vault: Vault) -> tuple[str, ...]:
-    """Remove what no row names, while nobody else writes: it could be theirs.
-
-    Raises:
-        RunLocked: Another live process writes to the run.
-        LeaseLost: Another process took the run over in the meantime; nothing was removed.
-        RunOutdated: The ledger is an older one than the vault's.
-        RunDamaged: Objects in use are missing, so that the ledger may not know what is nobody's.
-    """
-    for _ in ledger.lease.held(patience_seconds=0):
-        pass  # it is taken at once or not at all
-    try:
-        begin(ledger, vault)
-        swept = sweep(ledger, vault)
-    finally:
-        ledger.lease.release()
-    if swept.spared:
-        raise RunDamaged(
-            f"{counted(len(swept.missing), 'object')} in use missing from {vault.storage.name}, "
-            f"such as {swept.missing[0]}: {counted(len(swept.spared), 'orphan')} left alone",
-            hint="make them again with `obliviate verify RUN --repair` first; where the ledger was "
-            "put back from a copy, put back the vault from the same copy",
-        )
-    return swept.removed
 
 
 def of_inventory(found: Inventory, removed: Sequence[str], *, is_listed: bool) -> Answer:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
-from obliviate.chain.custody import check_newest, opened
+from obliviate.chain.custody import check_newest, opened, remove_orphans
 from obliviate.chain.inventory import taking_stock
 from obliviate.chain.verification import (
     Verification,
@@ -511,6 +511,21 @@ class Run:
         """
         is_checking = flag(check, "check")
         return watch(taking_stock(self.ledger, self.vault, self.chain(), check=is_checking))
+
+    def remove_orphans(self) -> tuple[str, ...]:
+        """Remove the objects in the vault that no row of the ledger names; `stock` lists them.
+
+        Returns:
+            The names of those that were removed.
+
+        Raises:
+            RunLocked: Another live process writes to the run: they could be its own.
+            LeaseLost: Another process took the run over in the meantime; nothing was removed.
+            RunOutdated: The ledger is an older one than the vault's.
+            RunDamaged: Objects in use are missing, so that the ledger may not know what is
+                nobody's.
+        """
+        return remove_orphans(self.ledger, self.vault)
 
     # Inside
 
