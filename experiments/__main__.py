@@ -9,8 +9,8 @@ from pathlib import Path
 import page
 from erased import ERASED
 from grid import FASHION, HERE, METHODS, MNIST, Experiment, grid
-from obliviate.cli.project import ProjectFile
 from obliviate.lab import Lab, lab
+from obliviate.recipe.project import ProjectFile
 
 
 def measured(

@@ -24,9 +24,9 @@ import torch
 import obliviate as ob
 from erased import ERASED
 from grid import FASHION, HERE, MNIST, Experiment, grid
-from obliviate.cli.project import ProjectFile
 from obliviate.erasure import loop
 from obliviate.methods import trace
+from obliviate.recipe.project import ProjectFile
 from page import SCORING
 
 SEEDS = 3

@@ -11,8 +11,8 @@ import torch
 from tests.idx_files import write_digits
 
 import obliviate as ob
-from obliviate.cli.project import ProjectFile
 from obliviate.lab import lab
+from obliviate.recipe.project import ProjectFile
 from obliviate.training.layout import Layout, parts_of
 
 EXPERIMENTS = Path(__file__).parents[2] / "experiments"

@@ -27,8 +27,6 @@ from obliviate.cli.options import (
 )
 from obliviate.cli.output import Answer, over
 from obliviate.cli.project import (
-    addition_of,
-    load_project,
     open_ledger,
     open_run,
     options_of,
@@ -40,7 +38,9 @@ from obliviate.desk.policy import Policy
 from obliviate.errors import InvalidOption
 from obliviate.events import watch
 from obliviate.methods.registry import method_of
+from obliviate.recipe.project import load_project
 from obliviate.run import start
+from obliviate.run.extend import addition_of
 from obliviate.text import percent
 from obliviate.vault import KeyFile, KeyVariable
 

@@ -12,10 +12,11 @@ from rich.table import Table
 from obliviate import lab as laboratory
 from obliviate.cli.options import Json, Options, ProjectPath, Records, Subjects, check_named
 from obliviate.cli.output import Answer
-from obliviate.cli.project import ProjectFile, load_project, options_of
+from obliviate.cli.project import options_of
 from obliviate.cli.render import listed
 from obliviate.lab import bench as benches
 from obliviate.lab.lab import DEFAULT_METHODS, DEFAULT_SEEDS
+from obliviate.recipe.project import ProjectFile, load_project
 from obliviate.text import counted, percent
 
 if TYPE_CHECKING:
