@@ -204,10 +204,10 @@ def _evidence(ledger: Ledger, name: str) -> Evidence:
 
 
 def _meaning(guarantee: Guarantee | None, facts: RunFacts) -> str:
-    said = GUARANTEES[guarantee or "unfinished"]
+    meaning = GUARANTEES[guarantee or "unfinished"]
     if guarantee is not None and facts.fingerprint.get("reads") == "more":
-        said += f" Mind what that is: {READS_MORE}."
-    return said
+        meaning += f" Mind what that is: {READS_MORE}."
+    return meaning
 
 
 def _erasures(ledger: Ledger, facts: RunFacts) -> tuple[ErasureEvidence, ...]:

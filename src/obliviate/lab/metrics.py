@@ -268,11 +268,11 @@ def agreement(model: Scores, reference: Scores) -> Agreement:
     means, own = reference.mean(axis=1), float(model.mean())
     inside = _is_inside(own, means, LEVEL / 4)
     scatter = np.log([_scatter(row, _without(reference, at)) for at, row in enumerate(reference)])
-    found = float(np.log(_scatter(model, reference)))
+    own_scatter = float(np.log(_scatter(model, reference)))
     wide = max(float(means.std(ddof=1)), _TINY)
     return Agreement(
         is_mean_inside=inside,
-        is_pattern_inside=found <= _upper(scatter, LEVEL / 2),
+        is_pattern_inside=own_scatter <= _upper(scatter, LEVEL / 2),
         z=(own - float(means.mean())) / wide,
     )
 

@@ -277,9 +277,9 @@ def _share(flags: Sequence[bool]) -> float | None:
 
 
 def _mean_of(family: Sequence[Cell], name: str) -> float | None:
-    found = [cell.accuracies[name] for cell in family]
-    known = [each for each in found if each is not None]
-    return float(np.mean(known)) if len(known) == len(found) else None
+    values = [cell.accuracies[name] for cell in family]
+    known = [each for each in values if each is not None]
+    return float(np.mean(known)) if len(known) == len(values) else None
 
 
 def _percentile(unlearned: Scores, retrained: Scores, bins: int) -> float:

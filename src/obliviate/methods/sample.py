@@ -59,15 +59,15 @@ def control_ids(
     blocks = np.unique(layout.block_of(erased))
     wanted = min(max(CONTROLS, len(erased)), MOST_ERASED)
     distance = np.abs(np.arange(1, layout.blocks + 1)[:, None] - blocks[None, :]).min(axis=1)
-    found = np.empty(0, dtype=np.int64)
+    chosen_ids = np.empty(0, dtype=np.int64)
     for away in range(layout.blocks):
         near = [layout.members(int(block) + 1) for block in np.flatnonzero(distance == away)]
         fresh = np.setdiff1d(np.concatenate([np.empty(0, dtype=np.int64), *near]), gone)
         order = np.argsort(keyed_hash(fresh, key(seed, "controls")))
-        found = np.concatenate([found, fresh[order][: wanted - len(found)]])
-        if len(found) >= wanted:
+        chosen_ids = np.concatenate([chosen_ids, fresh[order][: wanted - len(chosen_ids)]])
+        if len(chosen_ids) >= wanted:
             break
-    return np.sort(found)
+    return np.sort(chosen_ids)
 
 
 def read(trainer: BlockTrainer, ids: NDArray[np.int64]) -> Sample:
@@ -88,11 +88,11 @@ def read_what_is_there(trainer: BlockTrainer, ids: NDArray[np.int64]) -> Sample:
     try:
         return read(trainer, ids)
     except TrainingFailed:
-        found = []
+        samples = []
         for record in ids:
             with contextlib.suppress(TrainingFailed):
-                found.append(read(trainer, np.array([record])))
-        return joined(found)
+                samples.append(read(trainer, np.array([record])))
+        return joined(samples)
 
 
 def joined(samples: Sequence[Sample]) -> Sample:
