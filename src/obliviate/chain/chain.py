@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections import deque
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from hashlib import sha256
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -22,12 +22,10 @@ from obliviate.errors import PUT_BACK, Mismatch, RunDamaged
 from obliviate.ledger import Entry
 from obliviate.ledger.facts import STITCHED
 from obliviate.recipe.contents import packed, unpacked
-from obliviate.states.difference import subtracted
 from obliviate.states.update import (
     Update,
     applied,
     digest,
-    increased,
     raw_bytes,
     size_bytes,
     update_between,
@@ -52,9 +50,9 @@ if TYPE_CHECKING:
     from obliviate.vault import Stored, Vault
     from obliviate.vault.frames import Plain
 
-_WRITERS = 4
 _SMALL_BYTES = 1 << 22
-_LARGE_BYTES = 1 << 26  # states of which there should be few in memory
+LARGE_BYTES = 1 << 26
+"""States of which there should be few in memory."""
 _AHEAD = 2  # objects that are read and decompressed before they are needed
 
 Item = TypeVar("Item")
@@ -76,23 +74,6 @@ def ahead(
                 yield waiting.popleft().result()
         while waiting:
             yield waiting.popleft().result()
-
-
-@dataclass(frozen=True, kw_only=True)
-class Offset:
-    """What sets the states of a stitched stretch apart from the old ones.
-
-    Attributes:
-        steps: What is taken off, by name: at most u = P_e - Q_e.
-        rest: u less that, by name; empty where it is nothing.
-        buffers: The values of buffers, as the replay left them.
-        is_forgetful: Whether the later updates hold old values of buffers that must not stay.
-    """
-
-    steps: State
-    rest: State
-    buffers: State
-    is_forgetful: bool = False
 
 
 class Chain:
@@ -172,7 +153,7 @@ class Chain:
             consume: Write into the earlier state's own tensors, which are lost; saves a state.
         """
         later = range(at + 1, block + 1)
-        is_large = size_bytes(state) > _LARGE_BYTES
+        is_large = size_bytes(state) > LARGE_BYTES
         depth = 0 if len(later) < _AHEAD or is_large or self.is_quick(state) else _AHEAD
         for number, update in zip(later, ahead(self.update, later, depth), strict=True):
             state = self.state_after(state, number, update, consume=consume)
@@ -184,8 +165,8 @@ class Chain:
         Raises:
             Mismatch: It is another.
         """
-        said = self.entries[block].digest
-        if said is not None and digest(state) != said:
+        stored = self.entries[block].digest
+        if stored is not None and digest(state) != stored:
             raise Mismatch(
                 f"the state of block {block} is not the one that the ledger names",
                 hint=f"the run was changed from outside: {PUT_BACK}",
@@ -332,55 +313,14 @@ class Chain:
         self.entries.append(entry)
         return {*update.steps, *update.taken}
 
-    def restitched(self, span: range, offset: Offset, state: State, erasure: int) -> list[Entry]:
-        """Store what a span of blocks that is stitched on needs anew.
-
-        The updates stay as they are, but for the first of them where u is not taken off in full: it
-        leads from Q_e = P_e - u back over the rest of u. Values of buffers that were written down
-        after the erased records had been seen are left out of all.
-
-        Args:
-            span: The blocks.
-            offset: What sets their states apart from the old ones.
-            state: The state after the last of them.
-            erasure: The erasure that does it.
-        """
-        held = [at for at in span[:-1] if self.entries[at].keyframe]
-        # hashing and flushing wait more than they compute
-        writing = 1 if size_bytes(state) > _LARGE_BYTES else _WRITERS
-        with ThreadPoolExecutor(writing) as writers:
-            restored = writers.map(
-                lambda at: self.restored(at, self.shifted(at, offset), erasure), held
-            )
-            entries = {entry.block: entry for entry in restored}
-        entries[span[-1]] = self.restored(span[-1], state, erasure)
-        for at in span if offset.is_forgetful else span[: bool(offset.rest)]:
-            known = entries.get(at, replace(self.entries[at], **STITCHED, erasure=erasure))
-            update = self._update(known)
-            left = without(update, frozenset(offset.buffers))
-            if at == span[0] and offset.rest:
-                left = increased(left, offset.rest, state)
-            elif left.taken.keys() == update.taken.keys():
-                continue
-            entries[at] = replace(known, update=self.keep_update(left))
-        return [entries[at] for at in sorted(entries)]
-
-    def shifted(self, block: int, offset: Offset) -> dict[str, Tensor]:
-        """P_k less an offset: a state with the rest of training stitched onto a replay."""
-        state = subtracted(self.state(block), offset.steps, consume=True)
-        return state | dict(offset.buffers)
-
-    def restored(self, block: int, state: State, erasure: int) -> Entry:
-        """The entry of a stitched block, which keeps its update and has this state as keyframe."""
-        entry = replace(self.entries[block], **STITCHED, erasure=erasure)
-        return replace(entry, digest=digest(state), keyframe=self.keep(state))
-
     def keep(self, state: State, *, is_initial: bool = False) -> Stored:
         """Store a keyframe, less what is as in the initial state; or that state itself."""
         if is_initial:
             return self._vault.write(encode(state))
         same = {
-            name: said for name, said in self.initial_hashes.items() if said == _hash(state[name])
+            name: known
+            for name, known in self.initial_hashes.items()
+            if known == _hash(state[name])
         }
         self._initial_hashes = same  # what has changed once is not asked again
         return self._vault.write(encode(state, initial=same))

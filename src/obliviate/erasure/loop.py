@@ -18,8 +18,8 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from obliviate.chain.chain import Offset
 from obliviate.chain.reproduction import Reproduction, chosen_blocks, reproducing
+from obliviate.chain.restitching import Offset, restitched
 from obliviate.erasure.account import Account, merged
 from obliviate.errors import RunDamaged
 from obliviate.events import Event
@@ -373,7 +373,7 @@ class Erasing:
         """Stitch a span of blocks on; return the last of them, known already."""
         self.replay.is_exact = False
         self.stitched.append(span)
-        self.entries += self.chain.restitched(span, offset, state, self.number)
+        self.entries += restitched(self.chain, span, offset, state, self.number)
         return Checkpoint(model=state)
 
     def reason(self, decision: Decision) -> str:
