@@ -54,7 +54,7 @@ def queued(folder: Path, waiting: int) -> tuple[float, int]:
     ledger = Ledger(folder)
     for number in range(waiting):
         records = np.array([number], dtype=np.int64)
-        ledger.request(options_of(Exact()), records, due="2099-01-01T00:00:00+00:00")
+        ledger.requests.register(options_of(Exact()), records, due="2099-01-01T00:00:00+00:00")
     ledger.close()
     seconds, begun = [], []
     with Desk.at(folder) as desk:

@@ -20,7 +20,7 @@ from blake3 import blake3
 import obliviate as ob
 from obliviate.events import Event
 from obliviate.evidence import gathered, page
-from obliviate.ledger import journal, tables
+from obliviate.ledger import row_groups, tables
 from obliviate.recipe.contents import packed
 from obliviate.run.fingerprint import content_hashes
 from obliviate.states.update import digest, update_between
@@ -93,7 +93,7 @@ class Left:
         """Whether any hash of the journal, under any salt that there is, is that of an object."""
         for salt in self.salts:
             for key, made in self.destroyed:
-                found = journal.Salted(salt)
+                found = row_groups.Salted(salt)
                 found.add([(1, key, size, said, None, "live", made, None)])
                 if found.hash in self.texts:
                     return True
@@ -119,7 +119,7 @@ class Attacker:
         self.before = chain.checkpoint(block - 1)
         self.blocks = range(block, chain.blocks + 1)
         self.replayed = chain.state(block)
-        self.erased = np.setdiff1d(self.run.ledger.erased(), [record])
+        self.erased = np.setdiff1d(self.run.ledger.records.erased(), [record])
 
     def clues(self, guess: Tensor) -> Clues:
         """What a guess at the record would have left."""

@@ -76,15 +76,15 @@ def trained(folder, url=None) -> Ledger:
     """A ledger of a run that was trained to its end."""
     ledger = make(folder, url=url)
     for each in CHAIN[1:]:
-        ledger.append(each, bytes([each.block]) * 8)
+        ledger.chain.append(each, bytes([each.block]) * 8)
     return ledger
 
 
 def carried_out(ledger, record=3):
     """Block 1 replayed, blocks 2 to 4 stitched, with a new keyframe at block 4."""
-    number = ledger.begin("forget", METHOD, ids(record), due=DUE).id
+    number = ledger.erasures.begin("forget", METHOD, ids(record), due=DUE).id
     replayed = entry(1, "n", origin="replayed", erasure=number)
-    ledger.stage(replayed)
+    ledger.erasures.stage(replayed)
     last = replace(
         CHAIN[4],
         origin="stitched",
@@ -94,7 +94,7 @@ def carried_out(ledger, record=3):
         optimizer=None,
         erasure=number,
     )
-    ledger.commit(
+    ledger.erasures.commit(
         number,
         replaced=[replayed, last],
         stitched=[range(2, 5)],
@@ -105,26 +105,26 @@ def carried_out(ledger, record=3):
 
 def settled(ledger):
     """The whole chain replayed."""
-    number = ledger.begin("settle", {"name": "exact"}, ids()).id
+    number = ledger.erasures.begin("settle", {"name": "exact"}, ids()).id
     replaced = [entry(block, "s", origin="replayed", erasure=number) for block in (1, 2, 3, 4)]
     for each in replaced:
-        ledger.stage(each)
-    ledger.commit(number, replaced=replaced, stitched=[], outcome=EXACT)
+        ledger.erasures.stage(each)
+    ledger.erasures.commit(number, replaced=replaced, stitched=[], outcome=EXACT)
     ledger.objects.mark_destroyed(ledger.objects.keys("condemned"))
 
 
 def lived(folder, url=None) -> Ledger:
     """A ledger to which everything has happened, and an erasure and a request are left over."""
     ledger = trained(folder, url)
-    ledger.request(METHOD, ids(2, 4), due=DUE)
-    refused = ledger.request(METHOD, ids(6), due=DUE)
+    ledger.requests.register(METHOD, ids(2, 4), due=DUE)
+    refused = ledger.requests.register(METHOD, ids(6), due=DUE)
     ledger.requests.refuse(refused.id, "not a person")
     carried_out(ledger)
     ledger.objects.mark_destroyed(ledger.objects.keys("condemned"))
     settled(ledger)
-    failed = ledger.begin("forget", METHOD, ids(5), due=DUE)
-    ledger.stage(entry(1, "x", origin="replayed", erasure=failed.id))
-    ledger.give_up(failed.id, "the loss is nan")
+    failed = ledger.erasures.begin("forget", METHOD, ids(5), due=DUE)
+    ledger.erasures.stage(entry(1, "x", origin="replayed", erasure=failed.id))
+    ledger.erasures.give_up(failed.id, "the loss is nan")
     ledger.add_samples({7: "the-hash-of-record-7"})
     new = Newcomers(
         blocks=np.array([5, 5, 6], dtype=np.int32),
@@ -133,8 +133,8 @@ def lived(folder, url=None) -> Ledger:
     )
     samples = {10: "the-hash-of-record-10"}
     ledger.extend(Part(records=3, blocks=2), new, samples, entry(5, keyframe=True))
-    ledger.append(entry(6, loss=None))
+    ledger.chain.append(entry(6, loss=None))
     ledger.destroy_subject_key()
-    running = ledger.begin("forget", METHOD, ids(2, 4), requests=[1])
-    ledger.stage(entry(1, "r", origin="replayed", erasure=running.id))
+    running = ledger.erasures.begin("forget", METHOD, ids(2, 4), requests=[1])
+    ledger.erasures.stage(entry(1, "r", origin="replayed", erasure=running.id))
     return ledger

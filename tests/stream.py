@@ -90,13 +90,13 @@ def serve(folder, until: int = PEOPLE) -> ob.Run:
     owners = people(len(data))
     run = ob.fit(recipe(), data, folder, blocks=BLOCKS, subjects=owners)
     for number, ask in enumerate(asks()[:until], start=1):
-        data.forbidden = frozenset(run.ledger.erased().tolist())
+        data.forbidden = frozenset(run.ledger.records.erased().tolist())
         if len(run.ledger.requests.all()) < number:
             if ask.how == "queue":
                 run.request(subjects=[ask.subject], method=ask.method)
             else:
                 run.forget(subjects=[ask.subject], method=ask.method)
-        data.forbidden = frozenset(run.ledger.erased().tolist())
+        data.forbidden = frozenset(run.ledger.records.erased().tolist())
         if number % 8 == 0:
             run.work()
         if number % 40 == 0:
@@ -104,9 +104,9 @@ def serve(folder, until: int = PEOPLE) -> ob.Run:
         if number % 30 == 0:
             run.ledger.close()
             run = ob.load(folder, recipe(), data)
-    data.forbidden = frozenset(run.ledger.erased().tolist())
+    data.forbidden = frozenset(run.ledger.records.erased().tolist())
     run.work(everything=True)
-    data.forbidden = frozenset(run.ledger.erased().tolist())
+    data.forbidden = frozenset(run.ledger.records.erased().tolist())
     return run
 
 

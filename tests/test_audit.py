@@ -100,7 +100,7 @@ def test_a_changed_environment_is_told(run):
 
 
 def test_an_unfinished_erasure_is_not_audited(run):
-    run.ledger.begin("forget", {"name": "exact"}, np.array([3]))
+    run.ledger.erasures.begin("forget", {"name": "exact"}, np.array([3]))
     with pytest.raises(RunUnfinished, match="carried out"):
         audit(run)
 

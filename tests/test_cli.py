@@ -144,7 +144,7 @@ def test_verify(run, early):
 
 def test_verify_fails_on_a_changed_object(run):
     ledger = Ledger(run)
-    stored = ledger.entries()[3].update
+    stored = ledger.chain.entries()[3].update
     ledger.close()
     (path,) = (run / "vault").rglob(stored.key.rsplit("/", 1)[-1])
     path.chmod(0o644)
@@ -271,7 +271,7 @@ def test_a_forecast_takes_times_and_sizes_from_a_run(run):
     basis = answer["basis"]
     assert {each["blocks"] for each in answer["forecasts"]} == {8}
     ledger = Ledger(run)
-    entries = ledger.entries()
+    entries = ledger.chain.entries()
     ledger.close()
     stored = [each.size_bytes for entry in entries for each in entry.objects]
     assert answer["forecasts"][0]["disk_bytes"] == pytest.approx(sum(stored))

@@ -206,7 +206,7 @@ def test_copies_that_went_on_by_as_many_steps_are_told_apart(copied):
     (place / "objects").rename(place / "after")
     (place / "before").rename(place / "objects")
     still_open.extend(images(12, seed=1), blocks=2)
-    assert still_open.ledger.journal_end()[0] == run.ledger.journal_end()[0]
+    assert still_open.ledger.journal.end()[0] == run.ledger.journal.end()[0]
     shutil.rmtree(place / "objects")
     (place / "after").rename(place / "objects")
     with pytest.raises(RunOutdated):
@@ -424,7 +424,7 @@ def test_a_process_that_lost_the_lease_takes_its_own_objects_along(tmp_path, met
     """Nobody else could know that they are nobody's, before the next one writes."""
     run = made(tmp_path / "run")
     events = run.forgetting(records=records_in(run, 2), method=method)
-    while not (run.vault.fresh and run.ledger.running()):
+    while not (run.vault.fresh and run.ledger.erasures.running()):
         next(events)
     other = taken_over(run)
     with pytest.raises(LeaseLost):

@@ -64,7 +64,7 @@ def outcome(folder) -> str:
         page(gathered(folder))
         run.queue()
         run.forget(subjects=["u3"], method="exact")
-        erased = set(run.ledger.erased().tolist())
+        erased = set(run.ledger.records.erased().tolist())
         waiting = run.ledger.requests.all("requested")
         records = run.ledger.requests.records_of([each.id for each in waiting])
     except NAMED:
@@ -154,7 +154,7 @@ def test_what_is_to_be_gone_stays_condemned_while_somebody_reads_from_before(sto
     folder = tmp_path / "run"
     shutil.copytree(story, folder)
     run = ob.load(folder, made(), images())
-    told = [each.hash for entry in run.ledger.entries()[1:] for each in entry.objects]
+    told = [each.hash for entry in run.ledger.chain.entries()[1:] for each in entry.objects]
     with closing(sqlite3.connect(folder / "ledger.sqlite", isolation_level=None)) as reader:
         reader.execute("BEGIN")
         reader.execute("SELECT count(*) FROM objects").fetchone()
@@ -171,7 +171,7 @@ def test_what_is_to_be_gone_stays_condemned_while_somebody_reads_from_before(sto
     run = ob.load(folder, made(), images())  # whoever comes next does the rest
     assert run.status().condemned == 0
     assert "committed" not in {each.state for each in run.ledger.requests.all()}
-    gone = {*told} - {each.hash for entry in run.ledger.entries() for each in entry.objects}
+    gone = {*told} - {each.hash for entry in run.ledger.chain.entries() for each in entry.objects}
     files = b"".join(path.read_bytes() for path in folder.glob("ledger.sqlite*"))
     assert gone
     assert not any(each.encode() in files for each in gone)

@@ -173,7 +173,7 @@ def test_another_process_that_opened_the_run_before_is_told(tmp_path):
     run.extend(NEW, blocks=2)
     with pytest.raises(errors.ForeignData, match="extended by another process"):
         other.forget(records=[1], method="exact")
-    np.testing.assert_array_equal(run.ledger.erased(), [])
+    np.testing.assert_array_equal(run.ledger.records.erased(), [])
 
 
 class Spoilt(Dataset):
@@ -323,4 +323,4 @@ def test_who_asks_while_the_first_new_block_is_trained_is_forgotten_whole(tmp_pa
     run.work(everything=True)
     with pytest.raises(errors.UnknownSubject, match="none any more"):
         run.preview(subjects=["u5"])
-    assert set(run.ledger.erased()) == {*range(5, 96, 12)}
+    assert set(run.ledger.records.erased()) == {*range(5, 96, 12)}

@@ -60,7 +60,7 @@ def attacked(place, method, *, is_sealed, guesses):
     truth = data.tensors[0][record].clone()
     run.forget(records=[record], method=method)
     run.settle()
-    assert {each.state for each in run.ledger.erasures()} == {"settled"}
+    assert {each.state for each in run.ledger.erasures.all()} == {"settled"}
     run.ledger.close()
     others = torch.randn(guesses - 1, *truth.shape, generator=torch.Generator().manual_seed(9))
     at = int(torch.randint(guesses, (1,), generator=torch.Generator().manual_seed(5)))

@@ -67,7 +67,7 @@ class World:
 
     def extend(self) -> None:
         if self.run.facts.records == RECORDS:
-            erased = self.run.ledger.erased().tolist()
+            erased = self.run.ledger.records.erased().tolist()
             self.returned = {PEOPLE[record] for record in erased}
         self.run.extend(NEW, blocks=2, subjects=PEOPLE[RECORDS:])
 
@@ -186,7 +186,7 @@ def test_killed_anywhere_it_ends_as_if_they_had_never_been_there(tmp_path, seed)
         killed += child.exitcode != 0
     assert killed
     run = told(tmp_path / "run", seed)
-    people, erased = orders(seed)[1], set(run.ledger.erased().tolist())
+    people, erased = orders(seed)[1], set(run.ledger.records.erased().tolist())
     new = {person: PEOPLE.index(person, RECORDS) for person in people}
     # whose request was carried out before the extension: her new records were given again
     returned = {person for person in people if new[person] not in erased}

@@ -131,6 +131,8 @@ def test_what_is_frozen_is_stored_once(tmp_path):
     assert digest(state) == run.digest
     run.forget(records=records_in(run, 3), method=ob.DeepObliviate(blocks=2))
     run.settle()
-    alone = ob.fit(made, images(), tmp_path / "alone", blocks=BLOCKS, exclude=run.ledger.erased())
+    alone = ob.fit(
+        made, images(), tmp_path / "alone", blocks=BLOCKS, exclude=run.ledger.records.erased()
+    )
     assert run.digest == alone.digest
     assert run.stock().size_bytes() < 1.6 * first

@@ -14,10 +14,10 @@ from hypothesis import strategies as st
 
 import obliviate as ob
 from obliviate.errors import InvalidOption, RunDamaged
-from obliviate.ledger import Ledger, journal, tables
+from obliviate.ledger import Ledger, journal, row_groups, tables
 from tests.stories import lived
 
-TABLES = (*journal.GROUPED, *journal.SPANNED, "journal", "salts")
+TABLES = (*row_groups.GROUPED, *row_groups.SPANNED, "journal", "salts")
 COLUMNS = [(name, each.name) for name in TABLES for each in tables.metadata.tables[name].columns]
 
 
@@ -245,7 +245,7 @@ def forged(raw):
     row = raw.execute("SELECT * FROM requests WHERE id = 2").fetchone()
     new = [*row[:7], "a person after all", row[8]]
     raw.execute("UPDATE requests SET reason = ? WHERE id = 2", [new[7]])
-    salted = journal.Salted()
+    salted = row_groups.Salted()
     salted.add([new])
     digest = salted.hash
     condition = "of = 'requests' AND rows = '2'"
@@ -271,8 +271,8 @@ def test_a_forged_whole_has_another_head(story, tampered):
         heads.extend(row[4] for row in entry_rows(raw))
 
     assert tampered(change) == []
-    assert before.journal_head() == before.journal()[-1].hash
-    assert before.journal_head() not in heads
+    assert before.journal.head() == before.journal.entries()[-1].hash
+    assert before.journal.head() not in heads
     before.close()
 
 

@@ -30,7 +30,7 @@ def story(folder):
         lambda: run.forget(records=[fifth], method=ob.Calibrated(tolerance=100)),
         run.settle,
     ]
-    done = [facts for facts in run.ledger.erasures() if facts.state in ERASED]
+    done = [facts for facts in run.ledger.erasures.all() if facts.state in ERASED]
     for step in steps[len(done) :]:
         step()
     return run
@@ -40,7 +40,7 @@ def evidence(run):
     """What must not depend on kills: every digest on the way, and what is on the disk."""
     erasures = [
         (facts.kind, facts.state, facts.records, facts.outcome.digest)
-        for facts in run.ledger.erasures()
+        for facts in run.ledger.erasures.all()
     ]
     entries = [(entry.block, entry.guarantee, entry.digest) for entry in run.chain().entries]
     assert set(run.vault) == run.ledger.objects.keys("live")

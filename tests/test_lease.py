@@ -81,8 +81,8 @@ def test_a_second_process_waits_and_then_goes_on(tmp_path, ledger):
         others = taken(ledger)
         waited.join()
         assert set(others) == {f"process {process.pid} on {this_process()['host']}"}
-    ledger.append(CHAIN[2])
-    assert [entry.block for entry in ledger.entries()] == [0, 1, 2]
+    ledger.chain.append(CHAIN[2])
+    assert [entry.block for entry in ledger.chain.entries()] == [0, 1, 2]
 
 
 def test_patience_comes_to_an_end(tmp_path, ledger):
@@ -93,7 +93,7 @@ def test_patience_comes_to_an_end(tmp_path, ledger):
         with pytest.raises(RunLocked, match=f"process {process.pid} "):
             taken(ledger, 0.5)
         assert time.monotonic() - started >= 0.5
-        assert ledger.entries() == [FIRST]
+        assert ledger.chain.entries() == [FIRST]
 
 
 def test_a_killed_holder_is_not_waited_for(tmp_path, ledger):
@@ -118,14 +118,14 @@ def test_a_silent_holder_is_taken_over_and_its_next_write_refused(tmp_path, ledg
         assert told(process, 1) == "written"
         os.kill(process.pid, signal.SIGSTOP)
         assert set(taken(ledger)) == {f"process {process.pid} on {this_process()['host']}"}
-        before, said = ledger.entries(), ledger.journal_head()
+        before, said = ledger.chain.entries(), ledger.journal.head()
         os.kill(process.pid, signal.SIGCONT)
         assert told(process, 2) == "LeaseLost"
         assert told(process, 3) == "LeaseLost"
-        assert ledger.entries() == before
-        assert ledger.journal_head() == said
+        assert ledger.chain.entries() == before
+        assert ledger.journal.head() == said
         time.sleep(0.3)  # three of its beats
-        ledger.append(CHAIN[2])
+        ledger.chain.append(CHAIN[2])
 
 
 def test_what_was_lost_is_not_given_back_twice(tmp_path, ledger):
@@ -137,7 +137,7 @@ def test_what_was_lost_is_not_given_back_twice(tmp_path, ledger):
         assert process.stdout.readline() == "released\n"
         process.wait()
     ledger.lease.check()
-    ledger.append(CHAIN[1])
+    ledger.chain.append(CHAIN[1])
 
 
 def test_a_slow_holder_that_beats_is_left_alone(tmp_path, ledger):
@@ -183,7 +183,7 @@ def test_another_thread_waits(tmp_path, ledger):
     while not waited:  # until it has seen that the lease is not free
         time.sleep(0.01)
         assert thread.is_alive()
-    ledger.append(CHAIN[1])
+    ledger.chain.append(CHAIN[1])
     ledger.lease.release()
     thread.join()
     other.lease.release()
@@ -198,7 +198,7 @@ def test_a_lease_that_could_not_be_given_back_is_free_for_this_process(tmp_path,
     other = Ledger(tmp_path)
     assert taken(other, 0) == []
     with pytest.raises(LeaseLost):
-        ledger.append(CHAIN[1])
+        ledger.chain.append(CHAIN[1])
     other.lease.release()
     other.close()
 
@@ -226,15 +226,15 @@ def test_a_process_that_hangs_in_a_transaction_is_waited_for_no_longer_than_aske
     with holder(tmp_path, kind="hanging"):
         for call in (
             lambda: waits.extend(ledger.lease.held(patience_seconds=1.0)),
-            lambda: ledger.request(METHOD, ids(1), due=DUE),
+            lambda: ledger.requests.register(METHOD, ids(1), due=DUE),
         ):
             with pytest.raises(RunLocked, match="keeps the ledger") as locked:
                 call()
             assert "continue it, or end it" in locked.value.hint
         assert waits == []  # the first look took all the patience
-        assert ledger.entries() == [FIRST]  # reading goes on
+        assert ledger.chain.entries() == [FIRST]  # reading goes on
     assert taken(ledger, 0) == []
-    ledger.request(METHOD, ids(1), due=DUE)
+    ledger.requests.register(METHOD, ids(1), due=DUE)
     ledger.lease.release()
     ledger.close()
 
@@ -255,7 +255,7 @@ def test_who_is_dead():
 
 def test_a_request_is_received_while_another_process_writes(tmp_path, ledger):
     with holder(tmp_path) as process:
-        request = ledger.request(METHOD, ids(1), due=DUE)
+        request = ledger.requests.register(METHOD, ids(1), due=DUE)
         assert told(process, 1) == "written"
     assert request.state == "requested"
     assert ledger.faults() == []
@@ -297,7 +297,7 @@ def test_two_processes_that_forget_at_once_queue_up(tmp_path):
     without = ob.fit(recipe(), images(), tmp_path / "other", blocks=BLOCKS, exclude=records)
     assert run.digest == without.digest
     assert run.guarantee == "exact"
-    assert np.array_equal(run.ledger.erased(), sorted(records))
+    assert np.array_equal(run.ledger.records.erased(), sorted(records))
     assert run.ledger.faults() == []
 
 
@@ -308,5 +308,5 @@ def test_a_request_that_was_refused_meanwhile_is_not_carried_out(tmp_path, recip
     run.refuse(one.id, "withdrawn")
     with pytest.raises(ob.errors.RefusedMeanwhile, match="refused meanwhile"):
         list(events)
-    assert run.ledger.erased().tolist() == []
-    assert run.ledger.erasures() == []
+    assert run.ledger.records.erased().tolist() == []
+    assert run.ledger.erasures.all() == []

@@ -15,8 +15,10 @@ import obliviate as ob
 from obliviate.errors import OtherFormat, RunDamaged, RunMissing, StorageFull
 from obliviate.evidence import gathered
 from obliviate.ledger import Ledger, Part
+from obliviate.ledger.database import Database
 from obliviate.ledger.outcome import Outcome
 from obliviate.ledger.records import subject_hash
+from obliviate.ledger.schema import declared, make_tables, schema_of
 from tests.stories import (
     CHAIN,
     EXACT,
@@ -57,10 +59,10 @@ def raw_bytes(folder) -> bytes:
 def facts_of(ledger):
     """All that can be read of a ledger."""
     return (
-        ledger.entries(),
-        ledger.erasures(),
-        ledger.erased().tolist(),
-        ledger.excluded().tolist(),
+        ledger.chain.entries(),
+        ledger.erasures.all(),
+        ledger.records.erased().tolist(),
+        ledger.records.excluded().tolist(),
         [ledger.objects.keys(state) for state in ("live", "condemned", "destroyed")],
         ledger.run(),
     )
@@ -73,7 +75,7 @@ def test_what_a_run_was_made_of_is_kept(tmp_path, ledger):
     assert ledger.run() == RUN
     again = Ledger(tmp_path)
     assert facts_of(again) == facts_of(ledger)
-    assert again.entries() == CHAIN
+    assert again.chain.entries() == CHAIN
     again.close()
 
 
@@ -102,7 +104,7 @@ def test_what_a_killed_process_left_is_ignored(tmp_path, left, rest):
         Ledger(tmp_path)
     made = make(tmp_path)
     assert made.run() == RUN
-    assert made.entries() == [FIRST]
+    assert made.chain.entries() == [FIRST]
     made.close()
 
 
@@ -196,8 +198,8 @@ def test_a_folder_that_may_not_be_written_to_is_named(guarded_folder):
     ledger = make(folder)
     ledger.close()  # the next call opens the file anew
     with guarded(), pytest.raises(StorageFull, match="cannot be written to"):
-        ledger.append(CHAIN[1])
-    assert ledger.entries() == [FIRST]
+        ledger.chain.append(CHAIN[1])
+    assert ledger.chain.entries() == [FIRST]
     ledger.close()
 
 
@@ -234,18 +236,18 @@ def test_two_runs_know_a_person_by_two_hashes():
 
 
 def test_records_count_as_erased_once_the_erasure_is_carried_out(ledger):
-    assert ledger.erased().tolist() == [8, 9] == ledger.excluded().tolist()
-    begun = ledger.begin("forget", {"name": "exact"}, ids(4, 1))
+    assert ledger.records.erased().tolist() == [8, 9] == ledger.records.excluded().tolist()
+    begun = ledger.erasures.begin("forget", {"name": "exact"}, ids(4, 1))
     assert (begun.id, begun.state, begun.records) == (1, "running", 2)
-    assert ledger.running() == begun
-    assert ledger.erased().tolist() == [8, 9]
-    assert ledger.erased(running=1).tolist() == [1, 4, 8, 9]
-    ledger.commit(1, replaced=[], stitched=[], outcome=EXACT)
-    assert ledger.erased().tolist() == [1, 4, 8, 9]
-    assert ledger.excluded().tolist() == [8, 9]
-    assert ledger.records_of_erasure(1).tolist() == [1, 4]
-    assert ledger.running() is None
-    done = ledger.erasure(1)
+    assert ledger.erasures.running() == begun
+    assert ledger.records.erased().tolist() == [8, 9]
+    assert ledger.records.erased(running=1).tolist() == [1, 4, 8, 9]
+    ledger.erasures.commit(1, replaced=[], stitched=[], outcome=EXACT)
+    assert ledger.records.erased().tolist() == [1, 4, 8, 9]
+    assert ledger.records.excluded().tolist() == [8, 9]
+    assert ledger.erasures.records_of(1).tolist() == [1, 4]
+    assert ledger.erasures.running() is None
+    done = ledger.erasures.erasure(1)
     assert (done.state, done.outcome, done.method) == (
         "committed",
         EXACT,
@@ -255,25 +257,25 @@ def test_records_count_as_erased_once_the_erasure_is_carried_out(ledger):
 
 
 def test_an_erasure_that_was_given_up_erased_nobody(ledger):
-    before = ledger.entries()
-    ledger.begin("forget", {"name": "exact"}, ids(1, 4))
-    ledger.give_up(1, "the loss is nan")
-    assert ledger.erased().tolist() == ledger.erased(running=1).tolist() == [8, 9]
-    assert ledger.running() is None
-    assert ledger.erasure(1).state == "failed"
-    assert ledger.erasure(1).outcome == Outcome(stop_reason="the loss is nan")
-    assert ledger.entries() == before
-    assert ledger.begin("forget", {"name": "exact"}, ids(1)).id == 2
+    before = ledger.chain.entries()
+    ledger.erasures.begin("forget", {"name": "exact"}, ids(1, 4))
+    ledger.erasures.give_up(1, "the loss is nan")
+    assert ledger.records.erased().tolist() == ledger.records.erased(running=1).tolist() == [8, 9]
+    assert ledger.erasures.running() is None
+    assert ledger.erasures.erasure(1).state == "failed"
+    assert ledger.erasures.erasure(1).outcome == Outcome(stop_reason="the loss is nan")
+    assert ledger.chain.entries() == before
+    assert ledger.erasures.begin("forget", {"name": "exact"}, ids(1)).id == 2
 
 
 def test_a_running_erasure_survives_a_crash(tmp_path, ledger):
-    ledger.begin("forget", {"name": "deepobliviate", "epsilon": 0.05}, ids(1))
-    ledger.stage(entry(1, "n", origin="replayed", erasure=1))
+    ledger.erasures.begin("forget", {"name": "deepobliviate", "epsilon": 0.05}, ids(1))
+    ledger.erasures.stage(entry(1, "n", origin="replayed", erasure=1))
     ledger.close()
     again = Ledger(tmp_path)
-    assert again.running().method == {"name": "deepobliviate", "epsilon": 0.05}
-    assert again.staged(1) == {1: entry(1, "n", origin="replayed", erasure=1)}
-    assert again.entries() == CHAIN
+    assert again.erasures.running().method == {"name": "deepobliviate", "epsilon": 0.05}
+    assert again.erasures.staged(1) == {1: entry(1, "n", origin="replayed", erasure=1)}
+    assert again.chain.entries() == CHAIN
     again.close()
 
 
@@ -282,7 +284,7 @@ def test_a_running_erasure_survives_a_crash(tmp_path, ledger):
 
 def test_a_stitched_chain_keeps_updates_and_loses_states(ledger):
     replayed, last = carried_out(ledger)
-    entries = ledger.entries()
+    entries = ledger.chain.entries()
     assert entries[0] == FIRST
     assert entries[1] == replayed
     assert entries[4] == last
@@ -302,7 +304,7 @@ def test_what_held_the_trace_is_condemned_and_what_is_still_held_is_not(ledger):
     carried_out(ledger)
     assert ledger.objects.keys("condemned") == {"u1", "o1", "f2", "o2", "o3", "f4", "o4"}
     assert ledger.objects.keys("live") == {"f0", "u1n", "o1n", "u2", "u3", "u4", "f4n"}
-    held = {each.key for entry in ledger.entries() for each in entry.objects}
+    held = {each.key for entry in ledger.chain.entries() for each in entry.objects}
     assert held == ledger.objects.keys("live")
 
 
@@ -311,49 +313,49 @@ def test_destroyed_objects_are_written_down(ledger):
     ledger.objects.mark_destroyed(["u1", "o1"])
     assert ledger.objects.keys("destroyed") == {"u1", "o1"}
     assert ledger.objects.keys("condemned", "destroyed") >= {"u1", "f2"}
-    assert ledger.staged(1) == {}
+    assert ledger.erasures.staged(1) == {}
 
 
 def test_a_commit_that_fails_changes_nothing(ledger):
-    ledger.begin("forget", {"name": "exact"}, ids(3))
-    ledger.stage(entry(1, "n", erasure=1))
+    ledger.erasures.begin("forget", {"name": "exact"}, ids(3))
+    ledger.erasures.stage(entry(1, "n", erasure=1))
     before = facts_of(ledger)
     of_nobody = entry(4, "n", erasure=99)
     with pytest.raises(RunDamaged):
-        ledger.commit(1, replaced=[of_nobody], stitched=[range(2, 4)], outcome=EXACT)
+        ledger.erasures.commit(1, replaced=[of_nobody], stitched=[range(2, 4)], outcome=EXACT)
     assert facts_of(ledger) == before
-    assert list(ledger.staged(1)) == [1]
+    assert list(ledger.erasures.staged(1)) == [1]
 
 
 def test_giving_up_condemns_what_was_staged_and_nothing_of_the_chain(ledger):
-    ledger.begin("forget", {"name": "exact"}, ids(3))
-    ledger.stage(entry(1, "n", keyframe=True, erasure=1))
-    ledger.stage(entry(2, "n", erasure=1))
-    ledger.give_up(1, "no room")
+    ledger.erasures.begin("forget", {"name": "exact"}, ids(3))
+    ledger.erasures.stage(entry(1, "n", keyframe=True, erasure=1))
+    ledger.erasures.stage(entry(2, "n", erasure=1))
+    ledger.erasures.give_up(1, "no room")
     assert ledger.objects.keys("condemned") == {"u1n", "f1n", "o1n", "u2n", "o2n"}
-    assert ledger.staged(1) == {}
-    assert ledger.entries() == CHAIN
+    assert ledger.erasures.staged(1) == {}
+    assert ledger.chain.entries() == CHAIN
 
 
 def test_giving_up_spares_an_object_that_the_chain_holds_too(ledger):
-    ledger.begin("forget", {"name": "exact"}, ids(3))
-    ledger.stage(replace(CHAIN[3], optimizer=stored("o3n"), erasure=1))
-    ledger.give_up(1, "no room")
+    ledger.erasures.begin("forget", {"name": "exact"}, ids(3))
+    ledger.erasures.stage(replace(CHAIN[3], optimizer=stored("o3n"), erasure=1))
+    ledger.erasures.give_up(1, "no room")
     assert ledger.objects.keys("condemned") == {"o3n"}
-    assert ledger.entries() == CHAIN
+    assert ledger.chain.entries() == CHAIN
 
 
 def test_rows_that_point_nowhere_are_refused(ledger):
     before = facts_of(ledger)
     with pytest.raises(RunDamaged, match=r"(?i)foreign key"):
-        ledger.stage(entry(1, "n", erasure=5))
+        ledger.erasures.stage(entry(1, "n", erasure=5))
     assert facts_of(ledger) == before
 
 
 def test_the_content_hash_of_an_erased_record_is_wiped(tmp_path, file_ledger):
-    file_ledger.begin("forget", {"name": "exact"}, ids(3))
+    file_ledger.erasures.begin("forget", {"name": "exact"}, ids(3))
     assert set(file_ledger.run().samples) == {3, 5}
-    file_ledger.commit(1, replaced=[], stitched=[], outcome=EXACT)
+    file_ledger.erasures.commit(1, replaced=[], stitched=[], outcome=EXACT)
     assert set(file_ledger.run().samples) == {5}
     file_ledger.close()
     kept = raw_bytes(tmp_path)
@@ -366,12 +368,12 @@ def test_thousands_of_records_and_blocks_fit(tmp_path, ledger_url):
     subjects = [f"s{at % 12_000}" for at in range(25_000)]
     new = newcomers(records=25_000, blocks=12_000, subjects=subjects)
     ledger = Ledger.create(tmp_path, run, FIRST, new, ledger_url)
-    ledger.begin("forget", {"name": "exact"}, np.arange(24_000))
+    ledger.erasures.begin("forget", {"name": "exact"}, np.arange(24_000))
     blocks = 12_000 if ledger_url is None else 1_000
     replaced = [entry(block, "n", erasure=1) for block in range(1, blocks + 1)]
-    ledger.commit(1, replaced=replaced, stitched=[], outcome=EXACT)
-    assert ledger.entries()[1:] == replaced
-    assert ledger.erased().tolist() == list(range(24_000))
+    ledger.erasures.commit(1, replaced=replaced, stitched=[], outcome=EXACT)
+    assert ledger.chain.entries()[1:] == replaced
+    assert ledger.records.erased().tolist() == list(range(24_000))
     assert ledger.records.of_subjects([subject_hash("s7", KEY)])[0].tolist() == [24_007]
     assert ledger.records.of_subjects([subject_hash("s1007", KEY)])[0].tolist() == []
     assert ledger.faults() == []
@@ -393,14 +395,14 @@ def test_reading_during_a_commit_sees_one_side_of_it(tmp_path, ledger):
             seen.append(statement)
             carried_out(ledger)
 
-    before = reader.entries()
+    before = reader.chain.entries()
     event.listen(Engine, "after_cursor_execute", interleave)
     try:
-        found = reader.entries()
+        found = reader.chain.entries()
     finally:
         event.remove(Engine, "after_cursor_execute", interleave)
         reader.close()
-    assert found in (before, ledger.entries())
+    assert found in (before, ledger.chain.entries())
 
 
 # A whole life, and what may not be written to
@@ -409,20 +411,20 @@ def test_reading_during_a_commit_sees_one_side_of_it(tmp_path, ledger):
 def test_a_whole_life_leaves_no_faults(tmp_path, ledger_url):
     ledger = lived(tmp_path, ledger_url)
     assert ledger.faults() == []
-    assert ledger.journal_head() == ledger.journal()[-1].hash
+    assert ledger.journal.head() == ledger.journal.entries()[-1].hash
     states = [each.state for each in ledger.requests.all()]
     assert states == ["replaying", "refused", "settled", "refused"]
-    assert ledger.erased().tolist() == [3, 8, 9, 12]
-    assert ledger.length() == 6
+    assert ledger.records.erased().tolist() == [3, 8, 9, 12]
+    assert ledger.chain.length() == 6
     assert ledger.run().samples.keys() == {5, 7, 10}
     ledger.close()
 
 
 def test_any_reason_can_be_written_down(ledger):
     """Python's texts may hold what no database takes."""
-    ledger.begin("forget", {"name": "exact"}, ids(1))
-    ledger.give_up(1, "a zero \0 and half a character \ud800")
-    assert ledger.erasure(1).outcome == Outcome(
+    ledger.erasures.begin("forget", {"name": "exact"}, ids(1))
+    ledger.erasures.give_up(1, "a zero \0 and half a character \ud800")
+    assert ledger.erasures.erasure(1).outcome == Outcome(
         stop_reason="a zero \\0 and half a character \\ud800"
     )
     assert ledger.faults() == []
@@ -434,10 +436,10 @@ def test_a_chain_with_a_gap_is_damage(tmp_path, file_ledger):
     connection.execute("DELETE FROM chain WHERE block = 2")
     again = Ledger(tmp_path)
     with pytest.raises(RunDamaged, match="lacks blocks"):
-        again.entries()
+        again.chain.entries()
     connection.execute("DELETE FROM chain")
     with pytest.raises(RunDamaged, match="lacks blocks"):
-        again.length()
+        again.chain.length()
     again.close()
     connection.close()
 
@@ -483,3 +485,11 @@ def test_readers_need_no_permission_to_write(guarded_folder, recipe_of, data, na
                 write()
         run.ledger.close()
     assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == before
+
+
+def test_the_schema_of_a_file_is_the_declared_one(tmp_path):
+    database = Database.file(tmp_path / "ledger.sqlite")
+    with database.writing() as connection:
+        make_tables(connection)
+        assert schema_of(connection) == declared()
+    database.close()

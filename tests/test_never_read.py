@@ -54,7 +54,7 @@ def test_any_sequence_of_calls(tmp_path, order):
             run = ob.fit(recipe("dropout-cnn"), data, tmp_path, blocks=BLOCKS)
     run.settle()
     erased = sorted(data.forbidden)
-    np.testing.assert_array_equal(run.ledger.erased(), erased)
+    np.testing.assert_array_equal(run.ledger.records.erased(), erased)
     never = ob.fit(recipe("dropout-cnn"), data, tmp_path / "never", blocks=BLOCKS, exclude=erased)
     assert run.digest == never.digest
 

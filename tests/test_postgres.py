@@ -48,16 +48,16 @@ def test_many_runs_share_a_database_and_know_nothing_of_each_other(tmp_path, dat
         ledgers.append((lived if name == "two" else trained)(tmp_path / name, database))
     one, two, three = ledgers
     before = (
-        two.entries(),
-        two.journal(),
+        two.chain.entries(),
+        two.journal.entries(),
         two.requests.all(),
         two.objects.keys("live", "condemned"),
     )
     carried_out(one, record=4)
     one.objects.mark_destroyed(one.objects.keys("condemned"))
-    assert (two.entries(), two.journal(), two.requests.all()) == before[:3]
+    assert (two.chain.entries(), two.journal.entries(), two.requests.all()) == before[:3]
     assert two.objects.keys("live", "condemned") == before[3]
-    assert three.erased().tolist() == [8, 9]
+    assert three.records.erased().tolist() == [8, 9]
     assert three.requests.all() == []
     for ledger in ledgers:
         assert ledger.faults() == []
@@ -319,11 +319,11 @@ def test_a_session_that_hangs_is_waited_for_no_longer_than_asked(tmp_path, serve
         assert "continue it, or end it" in locked.value.hint
         if where != "leases":
             with pytest.raises(RunLocked):
-                ledger.request(METHOD, ids(1), due=DUE)
+                ledger.requests.register(METHOD, ids(1), due=DUE)
         other.rollback()
     list(ledger.lease.held(patience_seconds=0))
     ledger.lease.release()
-    ledger.request(METHOD, ids(1), due=DUE)
+    ledger.requests.register(METHOD, ids(1), due=DUE)
     ledger.close()
 
 
@@ -333,7 +333,7 @@ def test_a_session_of_ours_that_hangs_is_taken_back(tmp_path, database):
     def hang():
         with hung._database.writing(hanging_seconds=0.2) as connection:
             connection.exec_driver_sql("SELECT * FROM runs FOR UPDATE")
-            other.request(METHOD, ids(1), due=DUE)  # waits until the server has ended it
+            other.requests.register(METHOD, ids(1), due=DUE)  # waits until the server has ended it
             connection.exec_driver_sql("SELECT * FROM runs FOR UPDATE")
 
     with pytest.raises(ConnectionLost, match="cannot be reached"):
@@ -354,7 +354,7 @@ def test_a_long_transaction_of_the_holder_is_not_silence(tmp_path, database):
     with holder._changing("something long"):
         time.sleep(1.6)
     time.sleep(0.5)
-    holder.begin("forget", METHOD, ids(1))
+    holder.erasures.begin("forget", METHOD, ids(1))
     holder.lease.release()
     waiting.join()
     other.lease.check()

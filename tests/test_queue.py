@@ -37,7 +37,7 @@ def cost_of(ledger, call):
 
 def test_the_last_of_many_requests_costs_what_the_first_did(ledger):
     def register():
-        return ledger.request(METHOD, ids(2, 4), due=DUE)
+        return ledger.requests.register(METHOD, ids(2, 4), due=DUE)
 
     first = cost_of(ledger, register)
     for _ in range(200):
@@ -50,7 +50,7 @@ def test_the_last_of_many_requests_costs_what_the_first_did(ledger):
 
 def test_a_request_is_read_alone(ledger):
     for _ in range(100):
-        ledger.request(METHOD, ids(2), due=DUE)
+        ledger.requests.register(METHOD, ids(2), due=DUE)
     few, many = (cost_of(ledger, lambda n=n: ledger.requests.find(n)) for n in (1, 100))
     assert (many[0], many[1] // 2) == (few[0], few[1] // 2)
     assert ledger.requests.find(100).records == 1
@@ -58,9 +58,9 @@ def test_a_request_is_read_alone(ledger):
 
 
 def test_only_a_request_of_erased_people_is_closed_at_once(ledger):
-    waits = ledger.request(METHOD, ids(4), due=DUE)
+    waits = ledger.requests.register(METHOD, ids(4), due=DUE)
     carried_out(ledger, record=3)
-    closed = ledger.request(METHOD, ids(3), due=DUE)
+    closed = ledger.requests.register(METHOD, ids(3), due=DUE)
     assert closed.reason == "all its records were erased"
     assert ledger.requests.request(waits.id).state == "requested"
 
@@ -69,11 +69,11 @@ def test_a_replayed_block_does_not_write_down_again_what_its_requests_do(ledger)
     from tests.stories import entry
 
     for _ in range(3):
-        ledger.request(METHOD, ids(2), due=DUE)
-    number = ledger.begin("forget", METHOD, ids(2), requests=[1, 2, 3]).id
+        ledger.requests.register(METHOD, ids(2), due=DUE)
+    number = ledger.erasures.begin("forget", METHOD, ids(2), requests=[1, 2, 3]).id
     for block in (1, 2):
-        ledger.stage(entry(block, "n", origin="replayed", erasure=number))
-    first, second = ledger.journal()[-2:]
+        ledger.erasures.stage(entry(block, "n", origin="replayed", erasure=number))
+    first, second = ledger.journal.entries()[-2:]
     assert set(first.rows["requests"]) == {"1", "2", "3"}
     assert second.rows.get("requests", {}) == {}
     assert {each.state for each in ledger.requests.all()} == {"replaying"}
@@ -112,10 +112,10 @@ def test_closed_requests_are_not_read_for_the_queue(ledger):
     def waiting():
         return ledger.requests.all(*OPEN, *CARRIED_OUT)
 
-    ledger.request(METHOD, ids(4), due=DUE)
+    ledger.requests.register(METHOD, ids(4), due=DUE)
     short = cost_of(ledger, waiting)
     for _ in range(100):
-        ledger.requests.refuse(ledger.request(METHOD, ids(2), due=DUE).id, "withdrawn")
+        ledger.requests.refuse(ledger.requests.register(METHOD, ids(2), due=DUE).id, "withdrawn")
     long = cost_of(ledger, waiting)
     assert (long[0], long[1] // 2) == (short[0], short[1] // 2)
     assert [each.id for each in waiting()] == [1]
@@ -131,13 +131,13 @@ def test_many_people_are_previewed_with_as_many_queries_as_one(run):
 
 
 def test_what_is_erased_is_asked_of_the_named_alone(ledger):
-    assert ledger.erased().tolist() == [8, 9]
-    assert ledger.erased_among(ids(9, 2, 9)).tolist() == [9]
-    assert ledger.erased_among(ids()).tolist() == []
-    assert ledger.erased_count() == 2
-    ledger.begin("forget", METHOD, ids(3), due=DUE)
-    assert ledger.erased_count() == 2
-    assert np.array_equal(ledger.erased_among(np.arange(10)), ids(8, 9))
+    assert ledger.records.erased().tolist() == [8, 9]
+    assert ledger.records.records.erased_among(ids(9, 2, 9)).tolist() == [9]
+    assert ledger.records.records.erased_among(ids()).tolist() == []
+    assert ledger.records.records.erased_count() == 2
+    ledger.erasures.begin("forget", METHOD, ids(3), due=DUE)
+    assert ledger.records.records.erased_count() == 2
+    assert np.array_equal(ledger.records.records.erased_among(np.arange(10)), ids(8, 9))
 
 
 def test_requests_of_one_method_are_one_batch_however_many_methods_there_are():

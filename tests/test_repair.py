@@ -93,7 +93,7 @@ def test_what_was_stitched_is_settled_instead(tmp_path):
     assert 5 in found.failed
     settled = run.settle()
     assert settled.guarantee == "exact"
-    erased = run.ledger.erased()
+    erased = run.ledger.records.erased()
     alone = ob.fit(
         recipe("dropout-cnn", "sgd"), images(), tmp_path / "alone", blocks=BLOCKS, exclude=erased
     )

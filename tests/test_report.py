@@ -154,7 +154,7 @@ def test_a_failed_erasure_does_not_quote_its_reason(run):
 
 
 def test_an_erasure_that_is_not_finished_is_told(run):
-    run.ledger.begin("forget", {"name": "exact"}, np.array([3]))
+    run.ledger.erasures.begin("forget", {"name": "exact"}, np.array([3]))
     evidence = gathered(run.folder)
     assert evidence.is_interrupted
     assert "under way or was interrupted" in page(evidence)

@@ -41,7 +41,7 @@ def test_a_request_is_registered_and_changes_nothing_else(run):
     assert facts.method == {"name": "deepobliviate", "epsilon": 9}
     assert run.digest == digest
     assert run.status().erased == 0
-    assert [entry.event for entry in run.ledger.journal()][-1] == "request received"
+    assert [entry.event for entry in run.ledger.journal.entries()][-1] == "request received"
 
 
 def test_a_deadline_is_a_month_from_now_if_none_is_given(run):
@@ -165,7 +165,7 @@ def test_a_failed_forget_is_refused_and_a_failed_request_goes_on_waiting(tmp_pat
     data.forbidden = set()
     run.work(everything=True)
     assert states(run)[1] == "settled"
-    assert run.ledger.erased().tolist() == [first]
+    assert run.ledger.records.erased().tolist() == [first]
 
 
 class Paired:
@@ -198,7 +198,7 @@ def test_a_request_that_cannot_be_carried_out_keeps_nobody_else_waiting(tmp_path
         run.request(records=records, method=FAST)
     work = run.work(everything=everything)
     assert [failure.requests for failure in work.failed] == [(2,)]
-    assert run.ledger.erased().tolist() == sorted(good)
+    assert run.ledger.records.erased().tolist() == sorted(good)
     assert states(run)[2] == "requested"
     assert sum(erasure.records for erasure in work) == 3
     if everything:

@@ -223,7 +223,7 @@ def test_keys_are_destroyed_before_objects(tmp_path, key, monkeypatch):
     again = ob.load(tmp_path / "run", recipe(), images())
     assert set(again.vault) == again.ledger.objects.keys("live")
     assert again.verify().passed
-    events = [entry.event for entry in again.ledger.journal()]
+    events = [entry.event for entry in again.ledger.journal.entries()]
     assert [event for event in events if event[-9:] == "destroyed"] == [
         "data keys destroyed",
         "objects destroyed",

@@ -21,7 +21,7 @@ def check(run, folder, requests):
     assert [(facts.id, facts.state) for facts in found] == [
         (number, "settled") for number in range(1, requests + 1)
     ]
-    erased = [run.ledger.records_of_erasure(facts.id) for facts in run.ledger.erasures()]
+    erased = [run.ledger.erasures.records_of(facts.id) for facts in run.ledger.erasures.all()]
     records = [int(record) for some in erased for record in some]
     assert len(records) == len(set(records)) == sum(facts.records for facts in found)
     assert run.ledger.faults() == []

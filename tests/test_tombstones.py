@@ -34,7 +34,7 @@ def test_an_erased_record_is_left_out_of_a_new_run(tmp_path):
     run.work(everything=True)
     new, places = again([3, 7, 40])
     other = ob.fit(recipe(), new, tmp_path / "other", blocks=BLOCKS, tombstones=stones)
-    assert other.ledger.excluded().tolist() == places
+    assert other.ledger.records.excluded().tolist() == places
     same = ob.fit(recipe(), new, tmp_path / "same", blocks=BLOCKS, exclude=places)
     assert other.digest == same.digest
     assert ob.fit(recipe(), new, tmp_path / "other", blocks=BLOCKS).digest == other.digest
@@ -59,15 +59,18 @@ def test_an_extension_leaves_them_out_too(tmp_path):
     run.forget(records=[3], method="exact")
     new, (place,) = again([3])
     run.extend(new, blocks=2)
-    assert run.ledger.excluded().tolist() == [72 + place]
+    assert run.ledger.records.excluded().tolist() == [72 + place]
 
 
 def test_without_tombstones_nothing_is_kept_of_contents(tmp_path):
     run = ob.fit(recipe(), images(), tmp_path / "run", blocks=BLOCKS)
     run.forget(records=[3], method="exact")
-    assert run.ledger.records.contents_of(run.ledger.erased()) == {}
+    assert run.ledger.records.contents_of(run.ledger.records.erased()) == {}
     new, _ = again([3])
-    assert ob.fit(recipe(), new, tmp_path / "new", blocks=BLOCKS).ledger.excluded().tolist() == []
+    assert (
+        ob.fit(recipe(), new, tmp_path / "new", blocks=BLOCKS).ledger.records.excluded().tolist()
+        == []
+    )
 
 
 def test_a_label_is_part_of_a_record(tmp_path):
@@ -79,7 +82,7 @@ def test_a_label_is_part_of_a_record(tmp_path):
     mended[3] = (labels[3] + 1) % 4
     data = TensorDataset(pictures, mended)
     other = ob.fit(recipe(), data, tmp_path / "other", blocks=BLOCKS, tombstones=stones)
-    assert other.ledger.excluded().tolist() == []
+    assert other.ledger.records.excluded().tolist() == []
 
 
 def test_a_foreign_file_is_left_alone(tmp_path):
@@ -117,7 +120,7 @@ def test_augmented_records_are_known_at_any_place(tmp_path, shift):
     run.forget(records=[17], method="exact")
     moved = Augmented([*range(shift, 72), *range(shift)])
     other = ob.fit(recipe(), moved, tmp_path / "other", blocks=6, tombstones=stones)
-    assert other.ledger.excluded().tolist() == [17 - shift]
+    assert other.ledger.records.excluded().tolist() == [17 - shift]
     with pytest.raises(errors.Tombstoned, match=f"such as {17 - shift}"):
         ob.fit(recipe(), moved, tmp_path / "no", blocks=6, tombstones=stones, reingested="refuse")
 
@@ -163,7 +166,12 @@ CALLS = {
 
 
 def done_so_far(run):
-    return run.chain().entries, run.ledger.erasures(), run.ledger.requests.all(), run.ledger.run()
+    return (
+        run.chain().entries,
+        run.ledger.erasures.all(),
+        run.ledger.requests.all(),
+        run.ledger.run(),
+    )
 
 
 @pytest.mark.parametrize("call", CALLS)
@@ -243,13 +251,13 @@ def test_equal_records_of_others(tmp_path, recognised, subjects, expected):
     assert run.settle().number is None  # equal records in the run itself are left alone
     assert run.status().erased == 1
     other = ob.fit(recipe(), twins(), tmp_path / "b", recognised=recognised, **options)
-    assert other.ledger.excluded().tolist() == list(expected)
+    assert other.ledger.records.excluded().tolist() == list(expected)
 
 
 def test_where_nobody_is_named_any_more_an_erased_record_is_still_known(run, tmp_path):
     run.forget(subjects=["u17"], method="exact")
     new = ob.fit(recipe(), images(), tmp_path / "b", blocks=6, tombstones=stones_of(run))
-    assert new.ledger.excluded().tolist() == [17, 53]
+    assert new.ledger.records.excluded().tolist() == [17, 53]
 
 
 @pytest.mark.parametrize("named", [{"subjects": [" U17"]}, {"records": [17, 53]}])
@@ -258,14 +266,14 @@ def test_tombstones_are_lifted(run, tmp_path, named):
     assert run.lift(**named, reason="consent given again on paper") == 2
     new, places = again([18, 54])
     other = ob.fit(recipe(), new, tmp_path / "b", blocks=6, tombstones=stones_of(run))
-    assert other.ledger.excluded().tolist() == places
+    assert other.ledger.records.excluded().tolist() == places
     kept = sqlite3.connect(stones_of(run)).execute("SELECT lifted, reason FROM tombstones")
     assert [row[1] for row in kept if row[0]] == ["consent given again on paper"] * 2
     run.settle()
     assert run.status().erased == 4  # in this run they stay erased
     other.forget(records=again([17])[1], method="exact")  # and can be erased once more
     third = ob.fit(recipe(), new, tmp_path / "c", blocks=6, tombstones=stones_of(run))
-    assert third.ledger.excluded().tolist() == sorted([*places, *again([17])[1]])
+    assert third.ledger.records.excluded().tolist() == sorted([*places, *again([17])[1]])
 
 
 @pytest.mark.parametrize(
@@ -291,7 +299,7 @@ def test_an_erasure_that_is_taken_back_leaves_no_tombstone(run, tmp_path):
     with pytest.raises(errors.TrainingFailed):
         broken.forget(records=[17], method="exact")
     new = ob.fit(recipe(), images(), tmp_path / "b", blocks=6, tombstones=stones_of(run))
-    assert new.ledger.excluded().tolist() == []
+    assert new.ledger.records.excluded().tolist() == []
 
 
 def put_back(run):
@@ -317,7 +325,7 @@ def test_a_copy_that_is_put_back_serves_nobody_who_was_erased(run):
         older.model  # noqa: B018
     assert older.verify().passed  # the blocks that hold them are skipped, not trained on
     assert older.settle().records == 2
-    assert older.ledger.erased().tolist() == sorted(gone)
+    assert older.ledger.records.erased().tolist() == sorted(gone)
     assert older.digest == digest
     assert older.status().returned == 0
     assert not older.model.training
@@ -330,6 +338,6 @@ def test_nor_does_it_train_on_them(run, call):
     CALLS[call](older)
     again = ob.load(run.folder, recipe(), older.data)
     if call != "repair":
-        assert set(gone) <= set(again.ledger.erased().tolist())
+        assert set(gone) <= set(again.ledger.records.erased().tolist())
         assert again.status().returned == 0
     assert again.ledger.faults() == []

@@ -330,7 +330,7 @@ def test_too_few_controls_mean_replaying_to_the_end(recipe_of, tmp_path):
     ids = [record for record in range(12) if record % 3]
     first = [record for record in ids if run.trainer.layout.block_of(np.array([record]))[0] == 1]
     run.forget(records=ids[: 12 - FEWEST_CONTROLS], method="exact")
-    left = [record for record in range(12) if record not in run.ledger.erased()]
+    left = [record for record in range(12) if record not in run.ledger.records.erased()]
     erasure = run.forget(records=left[:1], method=SURE)
     assert erasure.guarantee == "exact"
     assert "records are left to measure the drift on" in erasure.stop_reason
@@ -371,7 +371,7 @@ def test_a_loss_over_the_batch_changes_nothing_and_names_the_remedy(opened):
     with pytest.raises(InvalidRecipe, match="no form for single records") as caught:
         run.forget(records=data.held[HELD], method=CALIBRATED)
     assert "score=" in caught.value.hint
-    assert run.ledger.erasures() == []
+    assert run.ledger.erasures.all() == []
     assert run.digest == before
     assert run.forget(records=data.held[HELD], method=ob.DeepObliviate(epsilon=9)).number == 1
 
@@ -427,9 +427,9 @@ def test_a_smaller_tolerance_replays_more(opened):
 
 def test_an_erasure_teaches_the_next_one_the_exponent(opened):
     data, run = opened()
-    assert exponent_of(run.ledger.erasures()) == Exponent()
+    assert exponent_of(run.ledger.erasures.all()) == Exponent()
     (stitch,) = run.forget(records=data.held[HELD], method=SURE).stitches
-    believed = exponent_of(run.ledger.erasures())
+    believed = exponent_of(run.ledger.erasures.all())
     assert believed.mean == stitch.exponent
     assert stitch.exponent_deviation < believed.deviation <= Exponent().deviation
 
@@ -437,6 +437,6 @@ def test_an_erasure_teaches_the_next_one_the_exponent(opened):
 def test_the_ledger_keeps_how_the_rest_was_stitched_on(opened):
     data, run = opened()
     run.forget(records=data.held[HELD], method=SURE)
-    (facts,) = run.ledger.erasures()
+    (facts,) = run.ledger.erasures.all()
     assert facts.method == {"name": "calibrated", "tolerance": 100}
     assert facts.outcome.stitches[0].has_passed is True

@@ -96,7 +96,7 @@ class Chain:
         self._seen_head = ""
         self.blocks = blocks
         self.spacing = spacing or keyframe_spacing(blocks)
-        self.entries = ledger.entries()
+        self.entries = ledger.chain.entries()
 
     @property
     def length(self) -> int:
@@ -115,8 +115,8 @@ class Chain:
         Nothing changes without an entry of the journal: while its last one is that of the last
         look, the chain is not read again.
         """
-        head = self._ledger.journal_head()
-        if head != self._seen_head and self._ledger.entries() == self.entries:
+        head = self._ledger.journal.head()
+        if head != self._seen_head and self._ledger.chain.entries() == self.entries:
             self._seen_head = head
         return head == self._seen_head
 
@@ -227,7 +227,7 @@ class Chain:
 
     def contents(self, block: int) -> Hashes:
         """What the records of a block were when they were trained on."""
-        return unpacked(self._ledger.contents(block))
+        return unpacked(self._ledger.chain.contents(block))
 
     def check(self, entry: Entry, role: str) -> None:
         """Read one object of an entry: its hash, its form and, of a keyframe, what it says.
@@ -309,7 +309,7 @@ class Chain:
         """
         update = update_between(previous, trained.checkpoint.model, consume=True)
         entry = self.stored(trained, update, origin="trained", guarantee=guarantee)
-        (commit or self._ledger.append)(entry, packed(trained.contents))
+        (commit or self._ledger.chain.append)(entry, packed(trained.contents))
         self.entries.append(entry)
         return {*update.steps, *update.taken}
 
@@ -359,7 +359,7 @@ class Chain:
         contents: Mapping[int, Hashes],
     ) -> None:
         """Commit an erasure; see `Ledger.commit`."""
-        self._ledger.commit(
+        self._ledger.erasures.commit(
             erasure,
             replaced=replaced,
             stitched=stitched,

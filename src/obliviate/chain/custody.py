@@ -87,7 +87,7 @@ def check_newest(ledger: Ledger, vault: Vault) -> None:
         StorageFailed, ConnectionLost: It cannot be reached.
     """
     marker = vault.marker()
-    if marker.number and ledger.journal_hash(marker.number) != marker.head:
+    if marker.number and ledger.journal.hash_of(marker.number) != marker.head:
         raise RunOutdated(
             f"the ledger {ledger.where} is older than the one that last wrote to the vault "
             f"{vault.storage.name}, or another one: it is a copy, or was put back from a copy",
@@ -145,13 +145,13 @@ def begin(ledger: Ledger, vault: Vault, *, is_mending: bool = False) -> None:
 
 
 def _announce(ledger: Ledger, vault: Vault) -> None:
-    ledger.begin_writing(secrets.token_hex(_TOKEN_BYTES))
+    ledger.journal.begin_writing(secrets.token_hex(_TOKEN_BYTES))
     mark(ledger, vault)
 
 
 def mark(ledger: Ledger, vault: Vault) -> None:
     """Let the vault know what its ledger says by now: no older one is its ledger any more."""
-    vault.mark(*ledger.journal_end())
+    vault.mark(*ledger.journal.end())
 
 
 def forsake(ledger: Ledger, vault: Vault) -> None:

@@ -69,7 +69,7 @@ def journal_faults(ledger: Ledger, head: str | None) -> tuple[str, ...]:
     """
     check_head(head)
     faults = ledger.faults()
-    if head is not None and head not in {entry.hash for entry in ledger.journal()}:
+    if head is not None and head not in {entry.hash for entry in ledger.journal.entries()}:
         faults.append(
             f"no entry of the journal has the hash {head}: since it was written down, entries were "
             "removed or forged"

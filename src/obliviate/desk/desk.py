@@ -95,7 +95,7 @@ class Desk:
         deadline = due_date(due, clock.now())
         chosen, named = method_of(method), self.named(records, subjects, is_final=True)
         left_of(self._ledger, self._facts.records, named)
-        return self._ledger.request(options_of(chosen), named, due=clock.stamp(deadline))
+        return self._ledger.requests.register(options_of(chosen), named, due=clock.stamp(deadline))
 
     def refuse(self, request: int, reason: str) -> RequestFacts:
         """Close a request that waits without carrying it out; see `Run.refuse`."""
@@ -150,22 +150,22 @@ class Desk:
         """How the run stands."""
         ledger, facts = self._ledger, self._facts
         with ledger.understanding():
-            entries = ledger.entries()
+            entries = ledger.chain.entries()
             inexact = (entry.block for entry in entries if entry.guarantee != "exact")
             first, last = next(inexact, None), entries[-1]
             is_served = last.block >= facts.parts[0].blocks
             return Status(
                 records=facts.records,
-                erased=ledger.erased_count(),
+                erased=ledger.records.erased_count(),
                 blocks=facts.blocks,
                 blocks_done=last.block,
                 guarantee=last.guarantee if is_served else None,
                 digest=last.digest if is_served else None,
                 first_approximate=first,
                 seconds_to_settle=sum(entry.seconds for entry in entries[first:]) if first else 0.0,
-                erasures=tuple(ledger.erasures()),
+                erasures=tuple(ledger.erasures.all()),
                 condemned=len(ledger.objects.keys("condemned")),
-                journal_head=ledger.journal_head(),
+                journal_head=ledger.journal.head(),
                 caveat=READS_MORE if facts.fingerprint.get("reads") == "more" else None,
                 returned=len(Marking(ledger, facts).returned()),
             )

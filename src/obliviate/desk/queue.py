@@ -117,6 +117,6 @@ def _time(text: str) -> datetime:
 
 def _present(ledger: Ledger, run: RunFacts) -> datetime:
     """The time, but never before what was written down: a clock set back delays nothing."""
-    days = ledger.days_of_changes()
+    days = ledger.journal.days_of_changes()
     times = [_time(text) for first_and_last in days for text in first_and_last]
     return max(clock.now(), latest_of(_time(run.made), times))

@@ -38,13 +38,13 @@ class Planner:
     @classmethod
     def of(cls, ledger: Ledger, records: int) -> Planner:
         """The planner of a run that has so many records."""
-        seconds, first_approximate = ledger.pace()
+        seconds, first_approximate = ledger.chain.pace()
         pace = Pace(
             seconds=seconds,
             first_approximate=first_approximate,
             expected_lag=expected_lag(ledger),
         )
-        return cls(records=records, erased=ledger.erased(), pace=pace)
+        return cls(records=records, erased=ledger.records.erased(), pace=pace)
 
     def plan(
         self,
@@ -102,9 +102,9 @@ def left_of(
     Raises:
         NothingLeft: No record would be left.
     """
-    erased = ledger.erased_among(named)
+    erased = ledger.records.erased_among(named)
     ids = np.setdiff1d(named, erased)
-    check_left(records, ledger.erased_count(), len(ids))
+    check_left(records, ledger.records.erased_count(), len(ids))
     return ids, erased
 
 
@@ -130,7 +130,7 @@ def expected_lag(ledger: Ledger) -> float:
     """How many blocks a fast erasure replays in one go: the median of this run's own."""
     lengths = [
         last - first + 1
-        for facts in ledger.erasures()
+        for facts in ledger.erasures.all()
         if facts.method.get("name") != Exact.name and facts.outcome is not None
         for first, last in facts.outcome.segments
     ]

@@ -176,18 +176,18 @@ def gathered(folder: str | Path) -> Evidence:
 
 
 def _evidence(ledger: Ledger, name: str) -> Evidence:
-    facts, entries = ledger.run(), ledger.entries()
+    facts, entries = ledger.run(), ledger.chain.entries()
     inexact = [entry.block for entry in entries if entry.guarantee != "exact"]
     is_finished = len(entries) > facts.parts[0].blocks
     guarantee = entries[-1].guarantee if is_finished else None
-    left_out = len(ledger.excluded())
+    left_out = len(ledger.records.excluded())
     return Evidence(
         run=name,
         written=stamp(),
         version=obliviate.__version__,
         records=facts.records,
         left_out=left_out,
-        erased=len(ledger.erased()) - left_out,
+        erased=len(ledger.records.erased()) - left_out,
         blocks=facts.blocks,
         blocks_done=len(entries) - 1,
         guarantee=guarantee,
@@ -199,7 +199,7 @@ def _evidence(ledger: Ledger, name: str) -> Evidence:
         recipe=dict(facts.fingerprint),
         environment=dict(facts.environment),
         erasures=_erasures(ledger, facts),
-        journal_head=ledger.journal_head(),
+        journal_head=ledger.journal.head(),
     )
 
 
@@ -212,8 +212,8 @@ def _meaning(guarantee: Guarantee | None, facts: RunFacts) -> str:
 
 def _erasures(ledger: Ledger, facts: RunFacts) -> tuple[ErasureEvidence, ...]:
     found = []
-    for each in ledger.erasures():
-        held = sorted(ledger.records.blocks_of(ledger.records_of_erasure(each.id)).tolist())
+    for each in ledger.erasures.all():
+        held = sorted(ledger.records.blocks_of(ledger.erasures.records_of(each.id)).tolist())
         found.append(_erasure(each, held, facts.blocks))
     return tuple(found)
 

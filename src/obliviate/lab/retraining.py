@@ -78,12 +78,12 @@ def audit(run: Run, test: Dataset[Any] | None = None) -> Events[Retraining]:
         NotDeterministic, NotFinite, TrainingFailed, StorageFull: The training failed.
     """
     claimed, guarantee = run.digest, run.guarantee
-    if run.ledger.running() is not None:
+    if run.ledger.erasures.running() is not None:
         raise RunUnfinished(
             f"an erasure from {run.folder} has not been carried out to its end",
             hint="call forget or settle: it finishes what was begun; then audit again",
         )
-    left_out, model, device = run.ledger.erased(), run.model, run.recipe.device
+    left_out, model, device = run.ledger.records.erased(), run.model, run.recipe.device
     measured = accuracy(model, test, device)  # before training: a faulty test set fails at once
     started = time.perf_counter()
     with scratch() as folder:

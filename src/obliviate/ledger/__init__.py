@@ -9,7 +9,7 @@ from obliviate.ledger.facts import (
     RunFacts,
 )
 from obliviate.ledger.ledger import Ledger
-from obliviate.ledger.records import Newcomers
+from obliviate.ledger.newcomers import Newcomers
 
 __all__ = [
     "Entry",

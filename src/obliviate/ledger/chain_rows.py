@@ -1,26 +1,29 @@
-"""Between facts and rows of the chain."""
+"""The chain in rows, and between its rows and facts."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from sqlalchemy import select
+from sqlalchemy import func, select
 
 from obliviate.clock import stamp
 from obliviate.errors import PUT_BACK, RunDamaged
 from obliviate.ledger import tables
 from obliviate.ledger.change import batched
+from obliviate.ledger.database import damaged
 from obliviate.ledger.facts import Entry
 from obliviate.vault.vault import Stored
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
+    from contextlib import AbstractContextManager
 
     from numpy.typing import NDArray
     from sqlalchemy import ColumnElement, Connection, Row, Table
 
     from obliviate.ledger.change import Change
+    from obliviate.ledger.database import Database
 
 OBJECT_COLUMNS = ("update", "keyframe", "optimizer")
 _PLAIN_COLUMNS = ("block", "origin", "guarantee", "digest", "loss", "seconds", "erasure")
@@ -70,8 +73,8 @@ def live_objects(connection: Connection, run: int) -> dict[str, Stored]:
 def stored_of(row: Any) -> Stored:
     """The object of a row."""
     # of what is condemned nothing may be left but the key
-    size, said = row.size_bytes or 0, row.hash or ""
-    return Stored(key=row.key, size_bytes=size, hash=said, sealed_key=row.sealed_key)
+    size, digest = row.size_bytes or 0, row.hash or ""
+    return Stored(key=row.key, size_bytes=size, hash=digest, sealed_key=row.sealed_key)
 
 
 def entry_of(row: Row[Any], objects: Mapping[str, Stored]) -> Entry:
@@ -93,7 +96,7 @@ def entry_of(row: Row[Any], objects: Mapping[str, Stored]) -> Entry:
     return Entry(**values)
 
 
-def held(
+def objects_of(
     change: Change,
     condition: ColumnElement[bool],
     columns: Sequence[str],
@@ -109,3 +112,73 @@ def set_state(change: Change, keys: set[str], state: str, **values: object) -> N
     """Put objects into a state."""
     for some in batched(sorted(keys)):
         change.update(tables.objects, tables.objects.c.key.in_(some), {"state": state, **values})
+
+
+def set_contents(change: Change, contents: Mapping[int, bytes]) -> None:
+    """Know the records of blocks by what they were; nothing where that is not known."""
+    change.delete(tables.contents, tables.contents.c.block.in_(list(contents)))
+    rows = [{"block": block, "hashes": hashes} for block, hashes in contents.items() if hashes]
+    change.insert(tables.contents, rows)
+
+
+class ChainRows:
+    """The chain of one run, in rows."""
+
+    def __init__(
+        self,
+        database: Database,
+        run: int,
+        changing: Callable[[str], AbstractContextManager[Change]],
+    ) -> None:
+        self._database, self._run, self._changing = database, run, changing
+
+    def entries(self) -> list[Entry]:
+        """The chain, from block 0 on."""
+        with self._database.reading() as connection:
+            objects = live_objects(connection, self._run)
+            query = (
+                select(tables.chain)
+                .where(tables.chain.c.run == self._run)
+                .order_by(tables.chain.c.block)
+            )
+            entries = [entry_of(row, objects) for row in connection.execute(query)]
+        if not entries or [entry.block for entry in entries] != list(range(len(entries))):
+            raise damaged(self._database.where, "it lacks blocks of the chain")
+        return entries
+
+    def pace(self) -> tuple[list[float], int | None]:
+        """The seconds that each block 1..B took, and the first block whose state is not exact."""
+        columns = tables.chain.c
+        query = select(columns.seconds, columns.guarantee, columns.block)
+        query = query.where(columns.run == self._run).order_by(columns.block)
+        with self._database.reading() as connection:
+            rows = connection.execute(query).all()
+        inexact = (row.block for row in rows if row.guarantee != "exact")
+        return [row.seconds for row in rows[1:]], next(inexact, None)
+
+    def length(self) -> int:
+        """The number of the last block of the chain."""
+        query = select(func.max(tables.chain.c.block)).where(tables.chain.c.run == self._run)
+        with self._database.reading() as connection:
+            last = connection.execute(query).scalar()
+        if last is None:
+            raise damaged(self._database.where, "it lacks blocks of the chain")
+        return int(last)
+
+    def append(self, entry: Entry, contents: bytes = b"") -> None:
+        """Add a checkpoint at the end of the chain; its objects become live with it.
+
+        Args:
+            entry: The checkpoint.
+            contents: What the block's records were; see `obliviate.recipe.contents`.
+        """
+        with self._changing(f"block {entry.block} trained") as change:
+            insert_entries(change, tables.chain, [entry])
+            set_contents(change, {entry.block: contents})
+
+    def contents(self, block: int) -> bytes:
+        """What the records of a block were; nothing where that is not known."""
+        columns = tables.contents.c
+        query = select(columns.hashes).where(columns.run == self._run, columns.block == block)
+        with self._database.reading() as connection:
+            return connection.execute(query).scalar() or b""

@@ -12,7 +12,7 @@ from obliviate.clock import stamp
 from obliviate.errors import LeaseLost
 from obliviate.ledger import journal, tables
 from obliviate.ledger.database import MOST_SECONDS
-from obliviate.ledger.journal import Salted
+from obliviate.ledger.row_groups import Salted, group_in, group_of, grouped_rows, run_column
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -48,13 +48,13 @@ class Change:
         for some in batched(rows):
             self.connection.execute(insert(table), [{**row, "run": self.run} for row in some])
         if rows:
-            self.touch(table, {journal.group_in(table, row) for row in rows})
+            self.touch(table, {group_in(table, row) for row in rows})
 
     def update(
         self, table: Table, condition: ColumnElement[bool], values: Mapping[str, Any]
     ) -> int:
         """Change rows of the run; return how many."""
-        condition = (journal.run_column(table) == self.run) & condition
+        condition = (run_column(table) == self.run) & condition
         self.touch(table, self._groups(table, condition))
         return self.connection.execute(update(table).where(condition).values(**values)).rowcount
 
@@ -109,7 +109,7 @@ class Change:
         self._touched.setdefault(table.name, set()).update(groups)
 
     def _groups(self, table: Table, condition: ColumnElement[bool]) -> set[Any]:
-        group = journal.group_of(table)
+        group = group_of(table)
         if group is None:
             return {None}
         query = select(group).where(condition).distinct()
@@ -119,16 +119,16 @@ class Change:
         """Hash groups of rows anew, each with a salt of its own."""
         if not groups:
             return {}
-        table, found = tables.metadata.tables[name], dict[str, Salted]()
-        for group, rows in journal.grouped_rows(self.connection, table, self.run, groups):
-            found[group] = Salted()
-            found[group].add(rows)
-        is_whole = journal.group_of(table) is None
+        table, salted = tables.metadata.tables[name], dict[str, Salted]()
+        for group, rows in grouped_rows(self.connection, table, self.run, groups):
+            salted[group] = Salted()
+            salted[group].add(rows)
+        is_whole = group_of(table) is None
         names = [""] if is_whole else [*map(str, groups)]
-        return self._salted(name, found, dict.fromkeys(names))
+        return self._salted(name, salted, dict.fromkeys(names))
 
     def _salted(
-        self, name: str, found: Mapping[str, Salted], names: dict[str, None]
+        self, name: str, salted: Mapping[str, Salted], names: dict[str, None]
     ) -> dict[str, str | None]:
         """Put new salts in the place of those that groups had; whoever has none is gone."""
         salts = tables.salts
@@ -137,11 +137,11 @@ class Change:
             self.connection.execute(delete(salts).where(mine, salts.c.rows.in_(some)))
         rows = [
             {"run": self.run, "of": name, "rows": group, "salt": each.salt, "hash": each.hash}
-            for group, each in found.items()
+            for group, each in salted.items()
         ]
         for part in batched(rows):
             self.connection.execute(insert(salts), part)
-        return {group: found[group].hash if group in found else None for group in names}
+        return {group: salted[group].hash if group in salted else None for group in names}
 
 
 @contextlib.contextmanager

@@ -5,54 +5,37 @@ neither the journal nor any row that it speaks of can be changed, added or remov
 without being found, unless everything since is forged too: whoever wrote down the hash of the last
 entry (`head`) somewhere else finds that as well.
 
-The hashes are salted, each group of rows by a salt that is drawn anew whenever they change, and
-the salt from before is destroyed. What an old entry says can then be compared with nothing: the
-journal confirms no guess about what a row once said.
+How rows are hashed, so that the journal confirms no guess about them: `row_groups`.
 """
 
 from __future__ import annotations
 
 import json
-import secrets
 from dataclasses import dataclass
 from hashlib import sha256
-from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import String, select, type_coerce
+from sqlalchemy import func, select
 
 from obliviate.ledger import tables
-from obliviate.ledger.tables import JsonText
+from obliviate.ledger.row_groups import (
+    GROUPED,
+    SPAN_ROWS,
+    SPANNED,
+    Salted,
+    grouped_rows,
+    run_column,
+    salts_of,
+)
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+    from collections.abc import Callable, Collection, Iterator
+    from contextlib import AbstractContextManager
 
-    from sqlalchemy import Column, ColumnElement, Connection, Row, Table
+    from sqlalchemy import Connection
 
-GROUPED: dict[str, str | None] = {
-    "runs": None,
-    "parts": "part",
-    "samples": None,
-    "objects": "key",
-    "chain": "block",
-    "contents": "block",
-    "staged": "block",
-    "erasures": "id",
-    "erased": "erasure",
-    "requests": "id",
-    "requested": "request",
-}
-"""By which column the rows of a table are hashed together; None: all rows of the run at once."""
-
-SPANNED = {"records": "record", "further": "record", "subjects": "id"}
-"""Tables too long for a hash a row: they are hashed by spans of so many numbers."""
-
-
-SPAN_ROWS = 4_000
-HASH_DIGITS = 32  # of the 64: rows are told apart, the chain itself is hashed in full
-_SALT_BYTES = 16
-_GROUPS_AT_ONCE = 500
-_ROWS_AT_ONCE = 20_000
+    from obliviate.ledger.change import Change
+    from obliviate.ledger.database import Database
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,23 +57,6 @@ class JournalEntry:
     hash: str
 
 
-class Salted:
-    """The hash of a group of rows, while they go by."""
-
-    def __init__(self, salt: bytes | None = None) -> None:
-        self.salt = secrets.token_bytes(_SALT_BYTES) if salt is None else salt
-        self._sha = sha256(self.salt)
-
-    def add(self, rows: Iterable[Iterable[Any]]) -> None:
-        """Take up some rows."""
-        self._sha.update(b"".join(map(encoded, rows)))
-
-    @property
-    def hash(self) -> str:
-        """What the rows so far hash to."""
-        return self._sha.hexdigest()[:HASH_DIGITS]
-
-
 def origin(name: str) -> str:
     """The hash that the first entry of a run is chained to."""
     return sha256(f"obliviate journal {name}".encode()).hexdigest()
@@ -102,109 +68,70 @@ def chained(previous: str, number: int, time: str, event: str, body: str) -> str
     return sha256(text.encode(errors="surrogatepass")).hexdigest()
 
 
-def _raw(column: Column[Any]) -> ColumnElement[Any]:
-    is_json = isinstance(column.type, JsonText)
-    return type_coerce(column, String).label(column.name) if is_json else column
+class Journal:
+    """The journal of one run."""
+
+    def __init__(
+        self,
+        database: Database,
+        run: int,
+        changing: Callable[[str], AbstractContextManager[Change]],
+    ) -> None:
+        self._database, self._run, self._changing = database, run, changing
+
+    def entries(self) -> list[JournalEntry]:
+        """All that was done, from the first entry on."""
+        with self._database.reading() as connection:
+            return list(_entries(connection, self._run))
+
+    def head(self) -> str:
+        """The hash of the last entry, which stands for all of the journal."""
+        columns = tables.journal.c
+        query = select(columns.hash).where(columns.run == self._run)
+        with self._database.reading() as connection:
+            head = connection.execute(query.order_by(columns.number.desc()).limit(1)).scalar()
+        return head or "none: the journal is empty"
+
+    def hash_of(self, number: int) -> str | None:
+        """The hash of one entry; None where there is none of that number."""
+        columns = tables.journal.c
+        query = select(columns.hash).where(columns.run == self._run, columns.number == number)
+        with self._database.reading() as connection:
+            return connection.execute(query).scalar()
+
+    def end(self) -> tuple[int, str]:
+        """The number and the hash of the last entry."""
+        columns = tables.journal.c
+        query = select(columns.number, columns.hash).where(columns.run == self._run)
+        with self._database.reading() as connection:
+            row = connection.execute(query.order_by(columns.number.desc()).limit(1)).one()
+        return row.number, row.hash
+
+    def begin_writing(self, token: str) -> None:
+        """Write down that a process is about to write.
+
+        Args:
+            token: What no other process has: two copies of a ledger that go on differ from here.
+        """
+        with self._changing(f"writing begun by {token}"):
+            pass
+
+    def days_of_changes(self) -> list[tuple[str, str]]:
+        """When something was written down: the first and the last time of each day, in order.
+
+        Times are ISO 8601 in UTC; the days are those that the clocks of the writers showed.
+        """
+        time = tables.journal.c.time
+        query = (
+            select(func.min(time), func.max(time))
+            .where(tables.journal.c.run == self._run)
+            .group_by(func.substr(time, 1, len("2030-12-20")))
+        )
+        with self._database.reading() as connection:
+            return sorted((first, last) for first, last in connection.execute(query))
 
 
-def encoded(row: Iterable[Any]) -> bytes:
-    """A row in bytes: no two rows of numbers, text, bytes and NULLs have the same."""
-    return b"%a\n" % (tuple(row),)
-
-
-def run_column(table: Table) -> Column[int]:
-    """The column that says whose a row is."""
-    return table.c.id if table is tables.runs else table.c.run
-
-
-def group_of(table: Table) -> ColumnElement[Any] | None:
-    """What rows of a table are grouped by; None where all rows of a run are one group."""
-    if table.name in SPANNED:
-        return table.c[SPANNED[table.name]] // SPAN_ROWS
-    by = GROUPED[table.name]
-    return None if by is None else table.c[by]
-
-
-def group_in(table: Table, row: Mapping[str, Any]) -> Any:
-    """The group that a row is in."""
-    if table.name in SPANNED:
-        return row[SPANNED[table.name]] // SPAN_ROWS
-    by = GROUPED[table.name]
-    return None if by is None else row.get(by)
-
-
-def _rows(
-    connection: Connection, table: Table, run: int, *conditions: ColumnElement[bool]
-) -> Iterable[Row[Any]]:
-    query = select(*map(_raw, table.c)).where(run_column(table) == run, *conditions)
-    by = GROUPED.get(table.name)
-    order = [*([table.c[by]] if by else []), *table.primary_key]
-    # what may be too long for memory is fetched piece by piece, by a cursor on the server
-    options = {"yield_per": _ROWS_AT_ONCE} if table.name in SPANNED else {}
-    return connection.execute(query.order_by(*order).execution_options(**options))
-
-
-def grouped_rows(
-    connection: Connection, table: Table, run: int, groups: Collection[Any] | None = None
-) -> Iterator[tuple[str, Iterable[Row[Any]]]]:
-    """The rows of a table, group after group, each with its name.
-
-    Args:
-        connection: Where.
-        table: Which.
-        run: Whose rows.
-        groups: Which; all if None.
-    """
-    for condition in _conditions(table, groups):
-        rows = _rows(connection, table, run, *condition)
-        yield from ((name, list(some)) for name, some in groupby(rows, _namer(table)))
-
-
-def span_of(number: Any) -> str:
-    """The span of a long table that a row of that number is in."""
-    # what somebody else wrote there may be no number
-    return str(number // SPAN_ROWS) if isinstance(number, int) else repr(number)
-
-
-def _namer(table: Table) -> Callable[[Row[Any]], str]:
-    names = [column.name for column in table.c]
-    if table.name in SPANNED:
-        at = names.index(SPANNED[table.name])
-        return lambda row: span_of(row[at])
-    by = GROUPED[table.name]
-    if by is None:
-        return lambda _: ""
-    place = names.index(by)
-    return lambda row: str(row[place])
-
-
-def _conditions(
-    table: Table, groups: Collection[Any] | None
-) -> Iterator[list[ColumnElement[bool]]]:
-    if groups is None or (GROUPED.get(table.name, "") is None):
-        yield []
-        return
-    if table.name in SPANNED:
-        column = table.c[SPANNED[table.name]]
-        for group in sorted(groups):
-            yield [column.between(group * SPAN_ROWS, (group + 1) * SPAN_ROWS - 1)]
-        return
-    by = table.c[str(GROUPED[table.name])]
-    known = [group for group in groups if group is not None]
-    if len(known) < len(groups):
-        yield [by.is_(None)]
-    for start in range(0, len(known), _GROUPS_AT_ONCE):
-        yield [by.in_(known[start : start + _GROUPS_AT_ONCE])]
-
-
-def salts_of(connection: Connection, run: int, name: str) -> dict[str, tuple[bytes, str]]:
-    """Salt and hash of each group of rows of a table that there is."""
-    salts = tables.salts.c
-    query = select(salts.rows, salts.salt, salts.hash).where(salts.run == run, salts.of == name)
-    return {row.rows: (row.salt, row.hash) for row in connection.execute(query)}
-
-
-def entries(connection: Connection, run: int) -> Iterator[JournalEntry]:
+def _entries(connection: Connection, run: int) -> Iterator[JournalEntry]:
     """The journal of a run, from its first entry on."""
     journal = tables.journal
     rows = select(journal).where(journal.c.run == run).order_by(journal.c.number)
@@ -221,11 +148,11 @@ def entries(connection: Connection, run: int) -> Iterator[JournalEntry]:
 def _body(text: str) -> dict[str, dict[str, str | None]] | None:
     """What an entry says of rows; None where it is in no form that was ever written."""
     try:
-        said = {table: dict(groups) for table, groups in dict(json.loads(text)).items()}
-        [int(span) for name in SPANNED for span in said.get(name, {})]
+        rows = {table: dict(groups) for table, groups in dict(json.loads(text)).items()}
+        [int(span) for name in SPANNED for span in rows.get(name, {})]
     except (ValueError, TypeError):
         return None
-    return said if said.keys() <= GROUPED.keys() | SPANNED.keys() else None
+    return rows if rows.keys() <= GROUPED.keys() | SPANNED.keys() else None
 
 
 def faults(connection: Connection, run: int, name: str) -> Iterator[str]:
@@ -234,12 +161,12 @@ def faults(connection: Connection, run: int, name: str) -> Iterator[str]:
     yield from broken
     if broken:
         return  # what a forged journal says of rows is worth nothing
-    said: dict[str, dict[str, str | None]] = {}
-    for entry in entries(connection, run):
+    hashes: dict[str, dict[str, str | None]] = {}
+    for entry in _entries(connection, run):
         for table, groups in entry.rows.items():
-            said.setdefault(table, {}).update(groups)
+            hashes.setdefault(table, {}).update(groups)
     for table in (*GROUPED, *SPANNED):
-        yield from _table_faults(connection, run, table, said.get(table, {}))
+        yield from _table_faults(connection, run, table, hashes.get(table, {}))
         yield from _strays(connection, table)
     yield from _strays(connection, tables.journal.name)
     yield from _strays(connection, tables.salts.name)
@@ -265,22 +192,18 @@ def _broken_entries(connection: Connection, run: int, name: str) -> Iterator[str
 
 
 def _table_faults(
-    connection: Connection, run: int, name: str, said: dict[str, str | None]
+    connection: Connection, run: int, name: str, hashes: dict[str, str | None]
 ) -> Iterator[str]:
     """What of a table is not what the journal says, or what the salts say, which is the same."""
-    known = {group: hashed for group, hashed in said.items() if hashed is not None}
-    salts = salts_of(connection, run, name)
-    differing = (group for group in salts.keys() | known if _said(salts, group) != known.get(group))
+    known = {group: hashed for group, hashed in hashes.items() if hashed is not None}
+    salted = {group: hashed for group, (_, hashed) in salts_of(connection, run, name).items()}
+    differing = (group for group in salted.keys() | known if salted.get(group) != known.get(group))
     for group in sorted(differing):
         yield f"{_group_name(name, group)}: the salt is not what was written"
-    yield from unsaid(connection, run, name)
+    yield from row_faults(connection, run, name)
 
 
-def _said(salts: dict[str, tuple[bytes, str]], group: str) -> str | None:
-    return salts[group][1] if group in salts else None
-
-
-def unsaid(
+def row_faults(
     connection: Connection, run: int, name: str, groups: Collection[Any] | None = None
 ) -> Iterator[str]:
     """What of the rows of a table is not what was written last.
@@ -292,18 +215,18 @@ def unsaid(
         groups: Which groups of rows are looked at; all if None.
     """
     table, salts = tables.metadata.tables[name], salts_of(connection, run, name)
-    gone = salts.keys() if groups is None else salts.keys() & set(map(str, groups))
+    absent = salts.keys() if groups is None else salts.keys() & set(map(str, groups))
     for group, rows in grouped_rows(connection, table, run, groups):
-        gone -= {group}
+        absent -= {group}
         if group not in salts:
             yield f"{_group_name(name, group)}: rows that the journal does not know of"
             continue
         salt, expected = salts[group]
-        found = Salted(salt)
-        found.add(rows)
-        if found.hash != expected:
+        salted = Salted(salt)
+        salted.add(rows)
+        if salted.hash != expected:
             yield f"{_group_name(name, group)}: not what was written"
-    for group in sorted(gone):
+    for group in sorted(absent):
         yield f"{_group_name(name, group)}: rows that the journal speaks of are gone"
 
 

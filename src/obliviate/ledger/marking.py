@@ -41,7 +41,7 @@ class Marking:
         It is done after the erasure was written down and before it is carried out: nobody may find
         the records without a tombstone afterwards.
         """
-        records = self._ledger.records_of_erasure(erasure.id)
+        records = self._ledger.erasures.records_of(erasure.id)
         if self._facts.tombstones and len(records):
             marks = self._ledger.records.contents_of(records)
             with opened(self._facts.tombstones) as tombstones:
@@ -68,8 +68,8 @@ class Marking:
             return _NOBODY
         if not marks:
             return _NOBODY
-        running = self._ledger.running()
-        gone = self._ledger.erased(None if running is None else running.id)
+        running = self._ledger.erasures.running()
+        gone = self._ledger.records.erased(None if running is None else running.id)
         there = [record for record in marks if record < self._facts.records]
         suspects = np.setdiff1d(np.array(there, dtype=np.int64), gone)
         if not len(suspects):

@@ -8,7 +8,13 @@ from sqlalchemy import or_, select
 
 from obliviate.clock import stamp
 from obliviate.ledger import tables
-from obliviate.ledger.chain_rows import OBJECT_COLUMNS, held, insert_entries, set_state, stored_of
+from obliviate.ledger.chain_rows import (
+    OBJECT_COLUMNS,
+    insert_entries,
+    objects_of,
+    set_state,
+    stored_of,
+)
 from obliviate.ledger.change import batched
 from obliviate.ledger.facts import CARRIED_OUT, ObjectFacts
 from obliviate.ledger.settling import close_finished
@@ -88,7 +94,7 @@ class Objects:
         chain = tables.chain
         with self._changing(f"block {block} rebuilt") as change:
             is_block = chain.c.block == block
-            old = held(change, is_block, OBJECT_COLUMNS)
+            old = objects_of(change, is_block, OBJECT_COLUMNS)
             change.delete(chain, is_block)
             insert_entries(change, chain, [entry])
             kept = {stored.key for stored in entry.objects}

@@ -8,21 +8,20 @@ from __future__ import annotations
 
 import hashlib
 import hmac
-from dataclasses import dataclass
-from itertools import islice, repeat
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from sqlalchemy import or_, select
+from sqlalchemy import func, select
 
-from obliviate.ledger import journal, tables
+from obliviate.ledger import tables
 from obliviate.ledger.chain_rows import columns_of
 from obliviate.ledger.change import batched
 from obliviate.ledger.database import damaged
-from obliviate.ledger.facts import OPEN
+from obliviate.ledger.facts import ERASED, OPEN
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+    from contextlib import AbstractContextManager
 
     from numpy.typing import NDArray
     from sqlalchemy import Column, ColumnElement, Connection, Table
@@ -49,8 +48,13 @@ def _near(column: Column[int], some: Sequence[int]) -> ColumnElement[bool]:
 class Records:
     """The records of one run, and the people they belong to."""
 
-    def __init__(self, database: Database, run: int) -> None:
-        self._database, self._run = database, run
+    def __init__(
+        self,
+        database: Database,
+        run: int,
+        changing: Callable[[str], AbstractContextManager[Change]],
+    ) -> None:
+        self._database, self._run, self._changing = database, run, changing
 
     def has_subjects(self, part: int | None = None) -> bool:
         """Whether records were given subjects; those of one part, if named."""
@@ -72,24 +76,24 @@ class Records:
         parts, people, erased = tables.parts.c, tables.subjects.c, tables.erased.c
         sizes = select(parts.part, parts.records, parts.has_subjects).where(parts.run == self._run)
         known = select(people.hash, people.id).where(people.run == self._run)
-        gone = select(erased.record).where(erased.run == self._run)
+        left_out = select(erased.record).where(erased.run == self._run)
         with self._database.reading() as connection:
             rows = connection.execute(sizes.order_by(parts.part)).all()
             first = sum(row.records for row in rows[:part])
             if not rows[part].has_subjects or rows[part].records != len(subjects):
                 return False
             numbers = dict(map(tuple, connection.execute(known)))
-            said = {name: numbers.get(subject_hash(name, key), -1) for name in subjects.names()}
-            left_out = set(connection.execute(gone).scalars())
+            whose = {name: numbers.get(subject_hash(name, key), -1) for name in subjects.names()}
+            anybodys = set(connection.execute(left_out).scalars())
             several: dict[int, set[int | None]] = {}
             for record, other in self._people_of(connection, tables.further, first, len(subjects)):
                 several.setdefault(record, set()).add(other)
             return all(
-                _numbers(subjects, record - first, said) == {person, *several.get(record, ())}
+                _numbers(subjects, record - first, whose) == {person, *several.get(record, ())}
                 for record, person in self._people_of(
                     connection, tables.records, first, len(subjects)
                 )
-                if record not in left_out
+                if record not in anybodys
             )
 
     def _people_of(
@@ -113,7 +117,7 @@ class Records:
         """
         people, asked = tables.subjects.c, list(dict.fromkeys(subjects))
         numbers: dict[bytes, int] = {}
-        found = [columns_of((), 2)]
+        pieces = [columns_of((), 2)]
         query = select(people.hash, people.id).where(people.run == self._run)
         with self._database.reading() as connection:
             for some in batched(asked):
@@ -124,13 +128,13 @@ class Records:
                 for table in (tables.records, tables.further):
                     theirs = select(table.c.subject, table.c.record)
                     theirs = theirs.where(table.c.run == self._run, _near(table.c.subject, some))
-                    found.append(columns_of(connection.execute(theirs).all(), 2))
-        subject, record = map(np.concatenate, zip(*found, strict=True))
+                    pieces.append(columns_of(connection.execute(theirs).all(), 2))
+        subject, record = map(np.concatenate, zip(*pieces, strict=True))
         has_records = set(subject.tolist())
         missing = {each for each in asked if numbers.get(each) not in has_records}
         return np.unique(record[np.isin(subject, ids)]), missing
 
-    def check_index(self, subjects: Iterable[bytes], found: NDArray[np.int64]) -> None:
+    def check_index(self, subjects: Iterable[bytes], records: NDArray[np.int64]) -> None:
         """See that the tables say the same of some people as the indexes by which they were found.
 
         All rows are read for it. On a server that is the server's task.
@@ -146,7 +150,7 @@ class Records:
                 numbers = self._unindexed(connection, "id", tables.subjects, "hash", some)
                 for table in (tables.records, tables.further):
                     there += self._unindexed(connection, "record", table, "subject", numbers)
-        if sorted(set(there)) != found.tolist():
+        if sorted(set(there)) != records.tolist():
             raise damaged(self._database.where, "an index does not say what its table says")
 
     def _unindexed(
@@ -166,12 +170,12 @@ class Records:
         records, asked = tables.records.c, np.unique(ids)
         query = select(records.record, records.block).where(records.run == self._run)
         query = query.order_by(records.record)
-        found = [columns_of((), 2)]
+        pieces = [columns_of((), 2)]
         with self._database.reading() as connection:
             for some in batched(asked.tolist()):
                 rows = connection.execute(query.where(_near(records.record, some))).all()
-                found.append(columns_of(rows, 2))
-        known, blocks = map(np.concatenate, zip(*found, strict=True))
+                pieces.append(columns_of(rows, 2))
+        known, blocks = map(np.concatenate, zip(*pieces, strict=True))
         if not np.isin(asked, known).all():
             raise damaged(self._database.where, "it lacks records that belong there")
         places: NDArray[np.int32] = blocks[np.searchsorted(known, ids)].astype(np.int32)
@@ -180,7 +184,7 @@ class Records:
     def contents_of(self, ids: NDArray[np.int64]) -> dict[int, bytes]:
         """What tombstones know some records by, where they are kept; by record."""
         records = tables.records.c
-        found: dict[int, bytes] = {}
+        contents: dict[int, bytes] = {}
         with self._database.reading() as connection:
             for start in range(0, len(ids), _IDS_AT_ONCE):
                 some = ids[start : start + _IDS_AT_ONCE].tolist()
@@ -189,19 +193,74 @@ class Records:
                     records.record.in_(some),
                     records.content.is_not(None),
                 )
-                found |= {row.record: row.content for row in connection.execute(query)}
-        return found
+                contents |= {row.record: row.content for row in connection.execute(query)}
+        return contents
 
     def waiting(self) -> set[bytes]:
         """The keyed hashes of those who wait to be forgotten; see `waiting_people`."""
         people = tables.subjects.c
         with self._database.reading() as connection:
             numbers = list(waiting_people(connection, self._run))
-            found: set[bytes] = set()
+            hashes: set[bytes] = set()
             for some in batched(numbers):
                 query = select(people.hash).where(people.run == self._run, people.id.in_(some))
-                found |= set(connection.execute(query).scalars())
-            return found
+                hashes |= set(connection.execute(query).scalars())
+            return hashes
+
+    def leave_out(self, ids: NDArray[np.int64], contents: Mapping[int, bytes]) -> None:
+        """Leave out records that were not trained on yet, and know others by what they are now.
+
+        Args:
+            ids: The records to leave out; those that are left out already stay so.
+            contents: The tombstones that records would have, where they are kept.
+        """
+        with self._changing("records left out") as change:
+            fresh = np.setdiff1d(ids, self._records_in(change.connection, tables.erased.c.run > 0))
+            change.insert(tables.erased, [{"record": record} for record in fresh.tolist()])
+            write_contents(change, contents)
+
+    def erased(self, running: int | None = None) -> NDArray[np.int64]:
+        """The ids of all erased records, sorted; those of one running erasure too, if named."""
+        is_erased = self._is_erased()
+        if running is not None:
+            is_erased |= tables.erased.c.erasure == running
+        return self._records(is_erased)
+
+    def _is_erased(self) -> ColumnElement[bool]:
+        erased, erasures = tables.erased.c, tables.erasures.c
+        committed = select(erasures.id).where(erasures.run == self._run, erasures.state.in_(ERASED))
+        return erased.erasure.is_(None) | erased.erasure.in_(committed)
+
+    def erased_among(self, ids: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Which of some records are erased, sorted."""
+        pieces = [np.array([], dtype=np.int64)]
+        for some in batched(np.unique(ids).tolist()):
+            is_asked = tables.erased.c.record.in_(some)
+            pieces.append(self._records(self._is_erased() & is_asked))
+        return np.concatenate(pieces)
+
+    def erased_count(self) -> int:
+        """How many records are erased."""
+        erased = tables.erased.c
+        query = select(func.count()).where(erased.run == self._run, self._is_erased())
+        with self._database.reading() as connection:
+            return int(connection.execute(query).scalar_one())
+
+    def excluded(self) -> NDArray[np.int64]:
+        """The records that were left out before training, sorted."""
+        return self._records(tables.erased.c.erasure.is_(None))
+
+    def _records(self, condition: ColumnElement[bool]) -> NDArray[np.int64]:
+        with self._database.reading() as connection:
+            return self._records_in(connection, condition)
+
+    def _records_in(
+        self, connection: Connection, condition: ColumnElement[bool]
+    ) -> NDArray[np.int64]:
+        erased = tables.erased.c
+        query = select(erased.record).where(erased.run == self._run, condition)
+        records = connection.execute(query.order_by(erased.record)).scalars()
+        return np.array(list(records), dtype=np.int64)
 
 
 _OWNED = (tables.records, tables.further)
@@ -259,8 +318,8 @@ def add_to_requests(change: Change, request_of: Mapping[int, int], first_record:
         request_of: Subjects, and a request of each.
         first_record: The id of the first new record.
     """
-    found = _left_of(change.connection, change.run, list(request_of), first_record)
-    pairs = sorted({(request_of[subject], record) for subject, record in found})
+    left = _left_of(change.connection, change.run, list(request_of), first_record)
+    pairs = sorted({(request_of[subject], record) for subject, record in left})
     change.insert(
         tables.requested, [{"request": request, "record": record} for request, record in pairs]
     )
@@ -278,144 +337,3 @@ def _numbers(subjects: Subjects, place: int, numbers: Mapping[str, int]) -> set[
     given = subjects.first[place]
     others = (numbers[name] for name in subjects.further.get(place, ()))
     return {None if given is None else numbers[given], *others}
-
-
-@dataclass(frozen=True, kw_only=True)
-class Newcomers:
-    """Records that come to a run together.
-
-    Attributes:
-        blocks: The block of each. Shape (n,).
-        subjects: The people of each; None where nobody is named.
-        contents: The tombstone that each would have; None where none are kept.
-        excluded: The ids of those that are left out. Sorted.
-    """
-
-    blocks: NDArray[np.int32]
-    excluded: NDArray[np.int64]
-    subjects: Subjects | None = None
-    contents: Sequence[bytes] | None = None
-
-
-def insert_people(change: Change, new: Newcomers, key: bytes | None, first_record: int) -> None:
-    """Insert records: where each is, and whom it belongs to; nothing of those that are left out.
-
-    Args:
-        change: Where.
-        new: The records.
-        key: The run's subject key.
-        first_record: The id of the first record.
-    """
-    left_out = set((new.excluded - first_record).tolist())
-    people: Iterable[int | None] = repeat(None)
-    if new.subjects is not None and key is not None:
-        subjects = new.subjects.without(left_out) if left_out else new.subjects
-        numbers = _numbered(change, subjects.names(), key)
-        people = (None if name is None else numbers[name] for name in subjects.first)
-        _insert_further(change, subjects, numbers, first_record)
-    contents: Iterable[bytes | None] = new.contents or repeat(None)
-    if left_out:
-        contents = (None if at in left_out else each for at, each in enumerate(contents))
-    rows = (
-        (change.run, record, block, person, content)
-        for record, (block, person, content) in enumerate(
-            zip(new.blocks.tolist(), people, contents, strict=False), start=first_record
-        )
-    )
-    _bulk_insert(change, tables.records, rows, first_record)
-
-
-def unlink(change: Change, records: Iterable[int]) -> None:
-    """Let nobody be found by records any more: whom they belong to, and what they were."""
-    both, people = (tables.records, tables.further), tables.subjects
-    for some in batched(list(records)):
-        persons: set[int] = set()
-        for table in both:
-            is_it = (table.c.run == change.run) & table.c.record.in_(some)
-            query = select(table.c.subject).where(is_it, table.c.subject.is_not(None)).distinct()
-            persons.update(change.connection.execute(query).scalars())
-        change.update(
-            tables.records, tables.records.c.record.in_(some), {"subject": None, "content": None}
-        )
-        change.delete(tables.further, tables.further.c.record.in_(some))
-        has_left = [
-            select(table.c.record)
-            .where(table.c.run == change.run, table.c.subject == people.c.id)
-            .exists()
-            for table in both
-        ]
-        for few in batched(sorted(persons)):
-            change.delete(people, people.c.id.in_(few) & ~or_(*has_left))
-
-
-def _insert_further(
-    change: Change, subjects: Subjects, numbers: Mapping[str, int], first_record: int
-) -> None:
-    """Insert the second and further people of records that belong to several."""
-    rows = [
-        {"record": first_record + at, "subject": numbers[name]}
-        for at, others in subjects.further.items()
-        for name in others
-    ]
-    change.insert(tables.further, rows)
-
-
-def _numbered(change: Change, subjects: Iterable[str], key: bytes) -> dict[str, int]:
-    """The numbers of subjects in the ledger; those that it does not know yet are inserted."""
-    hashes = {subject: subject_hash(subject, key) for subject in subjects}
-    columns = tables.subjects.c
-    query = select(columns.hash, columns.id).where(columns.run == change.run)
-    known = dict(change.connection.execute(query).all())
-    first = last = max(known.values(), default=0)
-    fresh = []
-    for digest in hashes.values():
-        if digest not in known:
-            last += 1
-            known[digest] = last
-            fresh.append((change.run, last, digest))
-    if fresh:
-        _bulk_insert(change, tables.subjects, iter(fresh), first + 1)
-    return {subject: known[digest] for subject, digest in hashes.items()}
-
-
-def _bulk_insert(change: Change, table: Table, rows: Iterator[tuple[Any, ...]], first: int) -> None:
-    """Insert very many rows, by the fastest way that the database has, and hash them on the way.
-
-    Args:
-        change: Where.
-        table: Which.
-        rows: In the order of their numbers.
-        first: The number of the first one.
-    """
-    connection, spans = change.connection, dict[str, journal.Salted]()
-    for name, there in journal.grouped_rows(
-        connection, table, change.run, {first // journal.SPAN_ROWS}
-    ):
-        spans[name] = journal.Salted()
-        spans[name].add(there)
-    rows = _hashing(rows, first, spans)
-    names = ", ".join(f'"{column.name}"' for column in table.c)
-    cursor = connection.connection.cursor()
-    try:
-        if connection.dialect.name == "postgresql":
-            with cursor.copy(f"COPY {table.name} ({names}) FROM STDIN") as copy:
-                for row in rows:
-                    copy.write_row(row)
-        else:
-            marks = ", ".join("?" for _ in table.c)
-            statement = f"INSERT INTO {table.name} ({names}) VALUES ({marks})"  # noqa: S608
-            cursor.executemany(statement, cast("Any", rows))
-    finally:
-        cursor.close()
-    change.wrote(table, spans)
-
-
-def _hashing(
-    rows: Iterator[tuple[Any, ...]], first: int, spans: dict[str, journal.Salted]
-) -> Iterator[tuple[Any, ...]]:
-    """The rows, hashed span by span."""
-    end = (first // journal.SPAN_ROWS + 1) * journal.SPAN_ROWS
-    while some := list(islice(rows, end - first)):
-        spans.setdefault(journal.span_of(first), journal.Salted()).add(some)
-        first, end = end, end + journal.SPAN_ROWS
-        yield from some

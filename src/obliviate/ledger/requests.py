@@ -1,25 +1,21 @@
-"""The life of a request, in rows: requested, planned, replaying, committed, destroyed, settled.
-
-Each step is a change of its own or part of the change that makes it true: "committed" is written
-in the transaction that rewrites the chain, and so on. A crash leaves a request at the step before.
-"""
+"""Requests: what was asked for, of which records, and until when."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from sqlalchemy import func, select, true
 
 from obliviate.clock import stamp
-from obliviate.errors import RefusedMeanwhile
 from obliviate.ledger import tables
 from obliviate.ledger.chain_rows import columns_of
-from obliviate.ledger.change import batched
+from obliviate.ledger.change import batched, changing
 from obliviate.ledger.database import damaged
-from obliviate.ledger.facts import CARRIED_OUT, ERASED, OPEN, RequestFacts
+from obliviate.ledger.facts import OPEN, RequestFacts
+from obliviate.ledger.request_rows import commit_overtaken, insert_request, writable
+from obliviate.ledger.settling import close_finished
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
@@ -32,13 +28,7 @@ if TYPE_CHECKING:
     from obliviate.ledger.database import Database
     from obliviate.ledger.facts import RequestState
 
-_NOTHING_ELSE: Mapping[str, Any] = MappingProxyType({})
-_IS_CARRIED_OUT = tables.requests.c.state.in_(CARRIED_OUT)
-
-
-def writable(text: str) -> str:
-    """A text that any database takes: without zeros and without halves of characters."""
-    return text.encode(errors="backslashreplace").decode().replace("\0", "\\0")
+_ACKNOWLEDGED_SECONDS = 1.0
 
 
 class Requests:
@@ -51,6 +41,18 @@ class Requests:
         changing: Callable[[str], AbstractContextManager[Change]],
     ) -> None:
         self._database, self._run, self._changing = database, run, changing
+
+    def register(
+        self, method: Mapping[str, object], records: NDArray[np.int64], *, due: str
+    ) -> RequestFacts:
+        """Register a request; any process may, also while another one writes to the run."""
+        with changing(self._database, self._run, "request received", None) as change:
+            number = insert_request(change, method, records, due=due)
+            if commit_overtaken(change, None, number):
+                close_finished(change)
+        # what was acknowledged must not hang on the log beside the file
+        self._database.flush(_ACKNOWLEDGED_SECONDS)
+        return self.request(number)
 
     def refuse(self, number: int, reason: str) -> bool:
         """Close a request that waits, without carrying it out; say whether it did wait."""
@@ -65,24 +67,24 @@ class Requests:
 
     def request(self, number: int) -> RequestFacts:
         """One request."""
-        found = self.find(number)
-        if found is None:
+        request = self.find(number)
+        if request is None:
             raise damaged(self._database.where, f"it lacks request {number}")
-        return found
+        return request
 
     def find(self, number: int) -> RequestFacts | None:
         """One request; None where there is none of that number."""
         return next(iter(self._facts(tables.requests.c.id == number)), None)
 
     def _facts(self, condition: ColumnElement[bool]) -> list[RequestFacts]:
-        named, requests = tables.requested.c, tables.requests.c
-        is_its = (named.run == requests.run) & (named.request == requests.id)
+        named, rows = tables.requested.c, tables.requests.c
+        is_its = (named.run == rows.run) & (named.request == rows.id)
         counted = select(func.count()).where(is_its).scalar_subquery().label("records")
-        columns = [column for column in requests if column.name != "run"]
-        query = select(*columns, counted).where(requests.run == self._run, condition)
+        columns = [column for column in rows if column.name != "run"]
+        query = select(*columns, counted).where(rows.run == self._run, condition)
         with self._database.reading() as connection:
-            found = [RequestFacts(**row) for row in connection.execute(query).mappings()]
-        return sorted(found, key=lambda facts: facts.id)  # the database picks by state then
+            requests = [RequestFacts(**row) for row in connection.execute(query).mappings()]
+        return sorted(requests, key=lambda facts: facts.id)  # the database picks by state then
 
     def of_erasure(self, erasure: int) -> list[int]:
         """The numbers of the open requests that an erasure is to carry out."""
@@ -94,25 +96,25 @@ class Requests:
 
     def waiting(self, numbers: Iterable[int]) -> tuple[int, ...]:
         """Those of some requests that wait: neither refused nor carried out meanwhile."""
-        rows, found = tables.requests.c, list[int]()
+        rows, waiting = tables.requests.c, list[int]()
         query = select(rows.id).where(rows.run == self._run, rows.state == "requested")
         with self._database.reading() as connection:
             for some in batched(list(numbers)):
-                found += connection.execute(query.where(rows.id.in_(some))).scalars()
-        return tuple(sorted(found))
+                waiting += connection.execute(query.where(rows.id.in_(some))).scalars()
+        return tuple(sorted(waiting))
 
     def records_of(self, numbers: Iterable[int]) -> NDArray[np.int64]:
         """The records that some requests name, sorted, each once."""
-        named, found = tables.requested.c, list[int]()
+        named, records = tables.requested.c, list[int]()
         query = select(named.record).where(named.run == self._run)
         with self._database.reading() as connection:
             for some in batched(list(numbers)):
-                found += connection.execute(query.where(named.request.in_(some))).scalars()
-        return np.unique(np.array(found, dtype=np.int64))
+                records += connection.execute(query.where(named.request.in_(some))).scalars()
+        return np.unique(np.array(records, dtype=np.int64))
 
     def named(self, numbers: Iterable[int]) -> Named:
         """What some requests name, some thousand of them at a time."""
-        named, records, found = tables.requested.c, tables.records.c, [columns_of((), 3)]
+        named, records, pieces = tables.requested.c, tables.records.c, [columns_of((), 3)]
         is_it = (records.run == named.run) & (records.record == named.record)
         query = (
             select(named.request, named.record, records.block)
@@ -125,8 +127,8 @@ class Requests:
                 rows = connection.execute(query.where(named.request.in_(some))).all()
                 if any(row.block is None for row in rows):
                     raise damaged(self._database.where, "it lacks records that belong there")
-                found.append(columns_of(rows, 3))
-        requests, ids, blocks = map(np.concatenate, zip(*found, strict=True))
+                pieces.append(columns_of(rows, 3))
+        requests, ids, blocks = map(np.concatenate, zip(*pieces, strict=True))
         return Named(requests=requests, records=ids, blocks=blocks)
 
 
@@ -158,95 +160,3 @@ class Named:
         return Named(
             requests=self.requests[rows], records=self.records[rows], blocks=self.blocks[rows]
         )
-
-
-def insert_request(
-    change: Change, method: Mapping[str, object], records: NDArray[np.int64], *, due: str
-) -> int:
-    """Insert a request; return its number."""
-    number = change.next_id(tables.requests)
-    row = {
-        "id": number,
-        "state": "requested",
-        "received": stamp(),
-        "due": due,
-        "method": dict(method),
-    }
-    change.insert(tables.requests, [row])
-    rows = [{"request": number, "record": record} for record in records.tolist()]
-    change.insert(tables.requested, rows)
-    return number
-
-
-def move(
-    change: Change, erasure: int, state: RequestState, values: Mapping[str, Any] = _NOTHING_ELSE
-) -> None:
-    """Put the open requests that an erasure carries out into a state; those elsewhere."""
-    others = [each for each in OPEN if each != state]
-    is_elsewhere = tables.requests.c.state.in_(others)
-    is_its = tables.requests.c.erasure == erasure
-    change.update(tables.requests, is_its & is_elsewhere, {"state": state, **values})
-
-
-def plan(change: Change, numbers: Iterable[int], erasure: int) -> None:
-    """Let an erasure take requests up.
-
-    Raises:
-        RefusedMeanwhile: One of them was: its records are not to be erased.
-    """
-    rows, values = tables.requests.c, {"state": "planned", "erasure": erasure, "reason": None}
-    for some in batched(list(numbers)):
-        is_refused = (rows.run == change.run) & rows.id.in_(some) & (rows.state == "refused")
-        refused = change.connection.execute(select(rows.id).where(is_refused)).scalars().first()
-        if refused is not None:
-            raise RefusedMeanwhile(
-                f"request {refused} was refused meanwhile",
-                hint="call again, to carry out the others",
-            )
-        waits = rows.id.in_(some) & (rows.state == "requested")
-        change.update(tables.requests, waits, values)
-
-
-def close_carried_out(change: Change, *, is_exact: bool) -> None:
-    """After the last object is destroyed: on to "destroyed", or "settled" in an exact chain."""
-    if is_exact:
-        values: dict[str, object] = {"state": "settled", "closed": stamp()}
-        change.update(tables.requests, _IS_CARRIED_OUT, values)
-    else:
-        is_committed = tables.requests.c.state == "committed"
-        change.update(tables.requests, is_committed, {"state": "destroyed"})
-
-
-def commit_overtaken(change: Change, erasure: int | None, request: int | None = None) -> bool:
-    """Requests that wait, but whose records are all erased by now, are carried out too.
-
-    Args:
-        change: Where.
-        erasure: The erasure that did it.
-        request: The only one that it can be; all of them if None.
-
-    Returns:
-        Whether there were any.
-    """
-    requests, named = tables.requests.c, tables.requested.c
-    erased, erasures = tables.erased.c, tables.erasures.c
-    committed = select(erasures.id).where(erasures.run == change.run, erasures.state.in_(ERASED))
-    is_erased = (
-        select(erased.record)
-        .where(
-            erased.run == change.run,
-            erased.record == named.record,
-            erased.erasure.is_(None) | erased.erasure.in_(committed),
-        )
-        .exists()
-    )
-    is_left = (
-        select(named.request)
-        .where(named.run == change.run, named.request == requests.id, ~is_erased)
-        .exists()
-    )
-    values = {"state": "committed", "erasure": erasure, "reason": "all its records were erased"}
-    waits = requests.state == "requested"
-    if request is not None:
-        waits &= requests.id == request
-    return bool(change.update(tables.requests, waits & ~is_left, values))

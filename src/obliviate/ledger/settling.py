@@ -12,7 +12,7 @@ from sqlalchemy import select
 from obliviate.ledger import tables
 from obliviate.ledger.facts import ERASED
 from obliviate.ledger.outcome import Outcome
-from obliviate.ledger.requests import close_carried_out
+from obliviate.ledger.request_rows import close_carried_out
 
 if TYPE_CHECKING:
     from obliviate.ledger.change import Change

@@ -89,7 +89,7 @@ def is_unfinished(writer: Writer) -> bool:
         RunUnfinished: The first training is not.
     """
     facts = writer.facts
-    if writer.ledger.length() == facts.blocks:
+    if writer.ledger.chain.length() == facts.blocks:
         return False
     if len(facts.parts) == 1:
         raise RunUnfinished(
@@ -163,10 +163,10 @@ def going_on(writer: Writer, addition: Addition) -> Generator[Event, None, Exten
     yield from writer.taking_lease()
     try:
         yield from writer.continuing()
-        length = ledger.length()
+        length = ledger.chain.length()
         ids = np.arange(part.first_record, facts.records, dtype=np.int64)
         ahead = ids[writer.trainer.layout.block_of(ids) > length]
-        chosen = np.setdiff1d(_left_out(facts, addition), ledger.erased())
+        chosen = np.setdiff1d(_left_out(facts, addition), ledger.records.erased())
         trained = np.setdiff1d(chosen, ahead)
         if len(trained):
             raise InvalidOption(
@@ -179,7 +179,7 @@ def going_on(writer: Writer, addition: Addition) -> Generator[Event, None, Exten
             everybody = list(Subjects.of(addition.subjects, part.records))
             its = [everybody[record - part.first_record] for record in rest.tolist()]
         found = Reingested.among(writer.trainer, rest, facts.tombstones, its)
-        ledger.leave_out(np.union1d(chosen, found.records), found.by_record)
+        ledger.records.leave_out(np.union1d(chosen, found.records), found.by_record)
         blocks = range(length + 1, facts.blocks + 1)
         yield from _trying(writer, writer.trainer, blocks, chosen)
         yield from writer.going_on()
@@ -198,7 +198,7 @@ def _trying(
 ) -> Generator[Event, None, None]:
     chain = writer.chain()
     state = chain.state(chain.length)
-    yield from trying(trainer, state, blocks, np.union1d(writer.ledger.erased(), left_out))
+    yield from trying(trainer, state, blocks, np.union1d(writer.ledger.records.erased(), left_out))
 
 
 def _asked_for(writer: Writer, people: Subjects | None, requested: Choice) -> NDArray[np.int64]:

@@ -28,7 +28,8 @@ from obliviate.errors import (
     RunMissing,
 )
 from obliviate.ledger import Entry, Ledger, Newcomers, Part, RunFacts
-from obliviate.ledger.open import PART_NAME, checked_url, has_ledger, prepare
+from obliviate.ledger.create import PART_NAME, prepare
+from obliviate.ledger.open import checked_url, has_ledger
 from obliviate.options import MOST_WHOLE, noted, whole
 from obliviate.recipe.recipe import Recipe, invalid
 from obliviate.recipe.subjects import Subjects

@@ -197,7 +197,7 @@ class Run:
     def _check_data(self) -> None:
         length = data_length(self.data)
         missing = self.writer.lacks
-        waiting = np.union1d(self.ledger.erased(), self.writer.waiting())
+        waiting = np.union1d(self.ledger.records.erased(), self.writer.waiting())
         beyond = np.arange(length, length + missing, dtype=np.int64)
         left_out = np.union1d(waiting, beyond)
         check_data(self.facts, self.trainer, length + missing, left_out)
@@ -302,11 +302,11 @@ class Run:
 
     def excluded(self) -> NDArray[np.int64]:
         """The records that were left out before training. Sorted."""
-        return self.ledger.excluded()
+        return self.ledger.records.excluded()
 
     def journal(self) -> list[JournalEntry]:
         """All that was written down of the run, from the first entry on."""
-        return self.ledger.journal()
+        return self.ledger.journal.entries()
 
     def destroy_subject_key(self) -> None:
         """Forget how people are hashed: nobody can be found by name any more."""
@@ -478,9 +478,11 @@ class Run:
     ) -> Generator[Event, None, Verification]:
         """`verify`, yielding its progress."""
         is_repairing, is_reading = flag(repair, "repair"), flag(data, "data")
-        blocks = None if blocks is None else block_numbers(blocks, self.ledger.length())
+        blocks = None if blocks is None else block_numbers(blocks, self.ledger.chain.length())
         check_head(journal_head)
-        self.writer.check_reach(self.ledger.length() if blocks is None else max(blocks, default=0))
+        self.writer.check_reach(
+            self.ledger.chain.length() if blocks is None else max(blocks, default=0)
+        )
         repaired = (yield from self.writer.repairing()) if is_repairing else None
         is_journal_due = blocks is None or journal_head is not None
         faults = journal_faults(self.ledger, journal_head) if is_journal_due else ()
@@ -488,7 +490,7 @@ class Run:
             self.chain(),
             self.trainer,
             blocks,
-            self.ledger.erased(),
+            self.ledger.records.erased(),
             self.writer.waiting_blocks(),
         )
         found = yield from verifying(*given)
@@ -531,7 +533,7 @@ class Run:
 
     def _erasure(self, carried: Carried) -> Erasure:
         chain, last = carried.chain, carried.chain.entries[-1]
-        facts = None if carried.number is None else self.ledger.erasure(carried.number)
+        facts = None if carried.number is None else self.ledger.erasures.erasure(carried.number)
         outcome = carried.outcome or (facts and facts.outcome)
         outcome = outcome or Outcome(stop_reason="nothing to do", digest_before=last.digest)
         seconds = carried.seconds or outcome.seconds

@@ -158,7 +158,7 @@ def _check_same(run: Run, subjects: Subjects | None, left_out: NDArray[np.int64]
             f"{run.folder} was made with other subjects",
             hint="whom a record belongs to cannot be changed; make a new run in another folder",
         )
-    known = run.ledger.excluded()
+    known = run.ledger.records.excluded()
     if run.facts.tombstones or len(run.facts.parts) > 1:  # there may be others
         known = np.intersect1d(known, left_out)
     if not np.array_equal(left_out, known):

@@ -153,10 +153,10 @@ class Writer:
 
         Of one that was begun, or of one that an older ledger knows nothing of.
         """
-        running, returned = self.ledger.running(), self.marking.returned()
+        running, returned = self.ledger.erasures.running(), self.marking.returned()
         if running is None:
             return returned
-        return np.union1d(self.ledger.records_of_erasure(running.id), returned)
+        return np.union1d(self.ledger.erasures.records_of(running.id), returned)
 
     def waiting_blocks(self) -> frozenset[int]:
         """The blocks that hold them."""
@@ -250,7 +250,7 @@ class Writer:
         if resumed is not None and kind == "settle" and resumed.is_again:
             return Carried(chain=chain, number=resumed.facts.id)
         if resumed is not None and resumed.facts.kind == kind:
-            its = self.ledger.records_of_erasure(resumed.facts.id)
+            its = self.ledger.erasures.records_of(resumed.facts.id)
             if np.array_equal(its, named):
                 return Carried(chain=chain, number=resumed.facts.id)
         return Carried(chain=chain, number=None, ignored=plan.ignored)
@@ -261,7 +261,9 @@ class Writer:
         records = np.array(plan.records, dtype=np.int64)
         is_own = kind == "forget" and not requests
         due = clock.stamp(due_date(None, clock.now())) if is_own else None
-        return self.ledger.begin(kind, options_of(method), records, requests=requests, due=due)
+        return self.ledger.erasures.begin(
+            kind, options_of(method), records, requests=requests, due=due
+        )
 
     def finishing(self) -> Generator[Event, None, Resumed | None]:
         """Finish an erasure that a killed process left."""
@@ -287,7 +289,7 @@ class Writer:
             self.marking.check()
             chain = self.chain()
             found = yield from repairing(
-                chain, self.trainer, self.ledger.erased(), self.waiting_blocks()
+                chain, self.trainer, self.ledger.records.erased(), self.waiting_blocks()
             )
             chain.sweep()
             return found
@@ -304,7 +306,7 @@ class Writer:
         self.marking.check()
         chain = self.chain()
         chain.sweep()
-        running = self.ledger.running()
+        running = self.ledger.erasures.running()
         if running is None:
             return (yield from self._erasing_again(chain))
         requests = tuple(self.ledger.requests.of_erasure(running.id))
@@ -335,7 +337,7 @@ class Writer:
             yield from training_on(
                 chain,
                 self.trainer,
-                np.union1d(self.ledger.erased(), left_out),
+                np.union1d(self.ledger.records.erased(), left_out),
                 guarantee="exact" if self._goes_on_exactly(chain) else "approximate",
                 commit_first=commit_first,
             )
@@ -396,7 +398,7 @@ class Writer:
                 forsake(self.ledger, self.vault)
             if not (is_lost or (is_waiting and isinstance(error, _ASK_AGAIN))):
                 self.marking.take_back(facts)
-                self.ledger.give_up(facts.id, str(error), is_refused=not is_waiting)
+                self.ledger.erasures.give_up(facts.id, str(error), is_refused=not is_waiting)
                 chain.sweep()
             raise
         chain.sweep()
@@ -410,12 +412,12 @@ class Writer:
         records = records[self.ledger.records.blocks_of(records) <= chain.length]
         if not len(records):
             return None
-        gone = np.union1d(self.ledger.erased(), records)
-        return trace_of(self.trainer, chain, records, gone, exponent_of(self.ledger.erasures()))
+        gone = np.union1d(self.ledger.records.erased(), records)
+        return trace_of(self.trainer, chain, records, gone, exponent_of(self.ledger.erasures.all()))
 
     def _erasing_of(self, facts: ErasureFacts, chain: Chain, trace: Trace | None) -> Erasing:
         method = method_from(facts.method)
-        records = self.ledger.records_of_erasure(facts.id)
+        records = self.ledger.erasures.records_of(facts.id)
         plan = self.plan(records, method.name)
         start = plan.start or 1
         doubts = [
@@ -448,7 +450,7 @@ class Writer:
             trace=trace or self._trace(method, records, chain),
             unchecked=frozenset(
                 each.id
-                for each in self.ledger.erasures()
+                for each in self.ledger.erasures.all()
                 if each.state in ERASED and not (each.outcome and each.outcome.reproduced)
             ),
         )
@@ -461,13 +463,13 @@ class Writer:
         if not count:
             return
         beyond = self._beyond()
-        left_out = np.union1d(np.union1d(self.ledger.erased(), sorted(known)), beyond)
+        left_out = np.union1d(np.union1d(self.ledger.records.erased(), sorted(known)), beyond)
         fresh = sampled(self.facts.records, self.trainer.recipe.seed, left_out, count)
         self.ledger.add_samples(content_hashes(self.trainer, fresh, facts.content_key))
 
     def _beyond(self) -> NDArray[np.int64]:
         """Records that were not trained on yet, and may still be mended, or that are not there."""
-        length, records = self.ledger.length(), self.facts.records
+        length, records = self.ledger.chain.length(), self.facts.records
         if length == self.facts.blocks:
             return np.arange(records - self.lacks, records, dtype=np.int64)
         ahead = np.flatnonzero(self.trainer.layout.all_blocks() > length)
