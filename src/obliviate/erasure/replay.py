@@ -139,5 +139,5 @@ class Replay:
             guarantee="exact" if is_exact else "approximate",
             erasure=self.number,
         )
-        self.ledger.stage(entry)
+        self.ledger.erasures.stage(entry)
         return entry

@@ -318,7 +318,7 @@ def addition_of(project: Project, run: Run) -> dict[str, Any]:
         InvalidOption: Nothing.
     """
     first = run.facts.records
-    if run.ledger.length() < run.facts.blocks and len(run.facts.parts) > 1:
+    if run.ledger.chain.length() < run.facts.blocks and len(run.facts.parts) > 1:
         first -= run.facts.parts[-1].records
     last = data_length(project.data)
     if last == first:

@@ -424,7 +424,7 @@ class Writer:
             f"the run was made with {name} {then}, not {now}"
             for name, (then, now) in self.changed_environment().items()
         ]
-        erased = self.ledger.erased(running=facts.id)
+        erased = self.ledger.records.erased(running=facts.id)
         return Erasing(
             chain=chain,
             trainer=self.trainer,
@@ -443,7 +443,7 @@ class Writer:
                 ledger=self.ledger,
                 number=facts.id,
                 erased=erased,
-                staged=self.ledger.staged(facts.id),
+                staged=self.ledger.erasures.staged(facts.id),
                 is_exact=chain.entries[start - 1].guarantee == "exact" and not doubts,
                 doubts=doubts,
             ),
