@@ -96,14 +96,14 @@ class Commands(TyperGroup):
         **extra: Any,
     ) -> Any:
         """Run one command and exit."""
-        given = list(sys.argv[1:] if args is None else args)
-        is_json = "--json" in given
+        words = list(sys.argv[1:] if args is None else args)
+        is_json = "--json" in words
         # a project file may print what it likes: standard output is for the answer alone
         aside = contextlib.redirect_stdout(sys.stderr) if is_json else contextlib.nullcontext()
         try:
             with aside, _terminated_in_order():
                 result = super().main(
-                    given,
+                    words,
                     prog_name or "obliviate",
                     complete_var,
                     standalone_mode=False,
@@ -139,8 +139,8 @@ class Commands(TyperGroup):
         try:
             return super().resolve_command(ctx, args)
         except _USAGE_ERROR as error:
-            meant = " or ".join(map(repr, get_close_matches(args[0], _ROOMS)))
-            error.message += f" Did you mean {meant}?" if meant else ""
+            guesses = " or ".join(map(repr, get_close_matches(args[0], _ROOMS)))
+            error.message += f" Did you mean {guesses}?" if guesses else ""
             raise
 
     def invoke(self, ctx: Any) -> Any:
@@ -155,17 +155,19 @@ class Commands(TyperGroup):
             return Fault.of(named(error, error.filename or "the disk"))
         except KeyboardInterrupt as error:
             goes_on = ctx.invoked_subcommand in _RESUMED
-            said = "goes on where this one stopped" if goes_on else "starts over; nothing was lost"
+            ending = (
+                "goes on where this one stopped" if goes_on else "starts over; nothing was lost"
+            )
             is_told = isinstance(error, Terminated)
             word, code = ("terminated", TERMINATED) if is_told else ("interrupted", INTERRUPTED)
-            return Fault(error=f"{word}: the same command {said}", hint="", kind=word, code=code)
+            return Fault(error=f"{word}: the same command {ending}", hint="", kind=word, code=code)
 
 
 def _usage_fault(error: Any) -> Fault:
     command = error.ctx.command_path if error.ctx else "obliviate"
-    said = error.format_message() or "no command was given"
+    message = error.format_message() or "no command was given"
     return Fault(
-        error=shortened(said, _LONGEST_USAGE),
+        error=shortened(message, _LONGEST_USAGE),
         hint=f"see `{command} --help`",
         kind="usage",
         code=WRONG,

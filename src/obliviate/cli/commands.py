@@ -74,27 +74,27 @@ def fit(
 ) -> Answer:
     """Train a run, or go on with one that was interrupted."""
     options = options_of(option)
-    made = load_project(project, options)
+    source = load_project(project, options)
     started = time.perf_counter()
-    trained = start.fit(
-        made.recipe,
-        made.data,
+    result = start.fit(
+        source.recipe,
+        source.data,
         run,
-        blocks=made.blocks,
-        subjects=made.subjects,
+        blocks=source.blocks,
+        subjects=source.subjects,
         project=remembered(project, options),
         vault=vault,
-        seal=_seal(key_file, key_variable) or made.seal,
+        seal=_seal(key_file, key_variable) or source.seal,
         disk_budget=disk_budget,
     )
     seconds = time.perf_counter() - started
     facts: dict[str, Any] = {
         "run": run,
-        "records": trained.facts.records,
-        "blocks": trained.facts.blocks,
-        "guarantee": trained.guarantee,
-        "digest": trained.digest,
-        "accuracy": laboratory.accuracy(trained.model, made.test, made.recipe.device),
+        "records": result.facts.records,
+        "blocks": result.facts.blocks,
+        "guarantee": result.guarantee,
+        "digest": result.digest,
+        "accuracy": laboratory.accuracy(result.model, source.test, source.recipe.device),
         "seconds": seconds,
     }
     rows = [*facts.items()][:-2]
@@ -156,10 +156,10 @@ def extend(
     _json: Json = False,
 ) -> Answer:
     """Train on the records that the project's data has now beyond those of the run."""
-    made, opened = open_run(run, project, wait)
+    source, opened = open_run(run, project, wait)
     extension = watch(
         opened.extending(
-            **addition_of(made, opened),
+            **addition_of(source, opened),
             blocks=blocks,
             exclude=exclude or (),
             requested="refuse" if refuse_requested else "exclude",
@@ -211,8 +211,8 @@ def verify(
 @app.command()
 def audit(run: RunFolder, *, project: Moved = None, _json: Json = False) -> Answer:
     """Train without the erased records from scratch, and compare."""
-    made, opened = open_run(run, project)
-    return render.of_retraining(laboratory.audit(opened, made.test))
+    source, opened = open_run(run, project)
+    return render.of_retraining(laboratory.audit(opened, source.test))
 
 
 @app.command()
@@ -255,5 +255,5 @@ def work(
     """Carry out the requests that are due or pay off: to be called every day."""
     opened = open_run(run, project, wait)[1]
     events = opened.working(Policy(margin_days=margin), everything=everything)
-    done = watch_replay(events)
-    return render.of_work(done, opened.ledger.requests.all())
+    outcome = watch_replay(events)
+    return render.of_work(outcome, opened.ledger.requests.all())

@@ -154,28 +154,28 @@ class Story:
     curve: Path
 
 
-def demonstrate(folder: Path, console: Console, told: Project | None = None) -> Story:
+def demonstrate(folder: Path, console: Console, other: Project | None = None) -> Story:
     """Train, forget two people fast, settle, and train without them from scratch to compare.
 
     Args:
         folder: Where the run, the report and the picture are left; what an earlier demo left there
             is replaced.
         console: Where the story is told.
-        told: Another project that has the two people among its subjects.
+        other: Another project that has the two people among its subjects.
 
     Raises:
         InvalidOption: The folder holds something else.
         StorageFull: The folder cannot be written to.
     """
     place = _cleared(folder)
-    told = told or project()
+    source = other or project()
     console.rule("Obliviate: make a trained model forget people", align="left")
     started = time.perf_counter()
-    run = _fitted(told, place, console)
+    run = _fitted(source, place, console)
     rows = [
         StoryRow(
             model="original",
-            accuracy=accuracy(run.model, told.test),
+            accuracy=accuracy(run.model, source.test),
             blocks=run.facts.blocks,
             seconds=time.perf_counter() - started,
             speedup=None,
@@ -184,30 +184,30 @@ def demonstrate(folder: Path, console: Console, told: Project | None = None) -> 
         )
     ]
     for number, person in enumerate((FIRST, SECOND), start=1):
-        rows.append(_row(f"after forgetting {number}", _forgotten(run, person, console), told))
+        rows.append(_row(f"after forgetting {number}", _forgotten(run, person, console), source))
     with _writing(folder):  # settling destroys the run's own: it would confirm guesses
         shutil.copyfile(saved_picture(run.folder, 1) or "", folder / CURVE_NAME)
     console.print("\nSettling: one exact replay for both requests.")
-    rows.append(_row("after settling", watch_replay(run.settling()), told))
-    rows.append(_retrained(run, told, console))
+    rows.append(_row("after settling", watch_replay(run.settling()), source))
+    rows.append(_retrained(run, source, console))
     return _told(run, rows, folder, console)
 
 
-def _fitted(told: Project, place: Path, console: Console) -> Run:
+def _fitted(source: Project, place: Path, console: Console) -> Run:
     console.print(
-        f"\nTraining on {counted(len(told.data), 'record')} of "  # type: ignore[arg-type]
-        f"{len(set(told.subjects or ()))} people, in {told.blocks} blocks. "
+        f"\nTraining on {counted(len(source.data), 'record')} of "  # type: ignore[arg-type]
+        f"{len(set(source.subjects or ()))} people, in {source.blocks} blocks. "
         "The state after every block is kept."
     )
     remembered = {"file": str(Path(__file__).resolve()), "options": "{}"}
     # on so small a network threads wait for each other more than they help; the run remembers it
-    with Environment(told.recipe.device, threads=1).entered():
+    with Environment(source.recipe.device, threads=1).entered():
         return fit(
-            told.recipe,
-            told.data,
+            source.recipe,
+            source.data,
             place,
-            blocks=told.blocks,
-            subjects=told.subjects,
+            blocks=source.blocks,
+            subjects=source.subjects,
             project=remembered,
         )
 
@@ -228,10 +228,10 @@ def _forgotten(run: Run, person: str, console: Console) -> Erasure:
     return erasure
 
 
-def _row(model: str, erasure: Erasure, told: Project) -> StoryRow:
+def _row(model: str, erasure: Erasure, source: Project) -> StoryRow:
     return StoryRow(
         model=model,
-        accuracy=accuracy(erasure.model, told.test),
+        accuracy=accuracy(erasure.model, source.test),
         blocks=erasure.blocks_replayed,
         seconds=erasure.seconds,
         speedup=erasure.speedup,
@@ -240,30 +240,30 @@ def _row(model: str, erasure: Erasure, told: Project) -> StoryRow:
     )
 
 
-def _retrained(run: Run, told: Project, console: Console) -> StoryRow:
+def _retrained(run: Run, source: Project, console: Console) -> StoryRow:
     console.print("\nTraining from scratch without both of them, to compare.")
-    found = audit(run, told.test)
+    retraining = audit(run, source.test)
     return StoryRow(
         model="trained without both",
-        accuracy=found.accuracy_retrained,
+        accuracy=retraining.accuracy_retrained,
         blocks=run.facts.blocks,
-        seconds=found.seconds,
+        seconds=retraining.seconds,
         speedup=None,
         guarantee="exact",
-        digest=found.digest_retrained,
+        digest=retraining.digest_retrained,
     )
 
 
 def _told(run: Run, rows: list[StoryRow], folder: Path, console: Console) -> Story:
     *before, last = rows
-    judged = [_judged(row, last.digest) for row in before]
+    models = [_judged(row, last.digest) for row in before]
     curve, report = folder / CURVE_NAME, folder / PAGE_NAME
     with _writing(folder):
         report.write_text(page(gathered(run.folder)), encoding="utf-8")
     run.ledger.close()
     story = Story(
-        rows=(*judged, last),
-        is_equal=bool(judged[-1].is_equal),
+        rows=(*models, last),
+        is_equal=bool(models[-1].is_equal),
         run=run.folder,
         report=report,
         curve=curve,
@@ -323,8 +323,8 @@ def _cleared(folder: Path) -> Path:
     hint = "choose another place with --folder"
     if folder.exists() and not folder.is_dir():
         raise InvalidOption(f"{folder} is a file", hint=hint)
-    left = {path.name for path in folder.iterdir()} if folder.exists() else set()
-    if left - {RUN_NAME, PAGE_NAME, CURVE_NAME} or (left and RUN_NAME not in left):
+    names = {path.name for path in folder.iterdir()} if folder.exists() else set()
+    if names - {RUN_NAME, PAGE_NAME, CURVE_NAME} or (names and RUN_NAME not in names):
         raise InvalidOption(f"{folder} holds other things than an earlier demo", hint=hint)
     check_place(place)
     if is_made(place):

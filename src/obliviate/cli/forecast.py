@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from dataclasses import fields
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -13,6 +12,7 @@ from obliviate.chain.spacing import UPDATE_RATIO
 from obliviate.cli.options import Json, Moved
 from obliviate.cli.output import Answer
 from obliviate.cli.project import open_run
+from obliviate.cli.render import facts_of
 from obliviate.errors import InvalidOption
 from obliviate.forecast.simulation import DAY, DAYS_A_YEAR, HOUR, Limits, Load
 from obliviate.forecast.year import (
@@ -177,7 +177,7 @@ def check_source(
 def of_year(year: Year) -> Answer:
     """The answer to `forecast`."""
     words = _recommendation(year)
-    facts = {each.name: getattr(year, each.name) for each in fields(year)} | {
+    facts = facts_of(year) | {
         "forecasts": [_facts(each) for each in year.forecasts],
         "recommended": _facts(year.recommended) if year.recommended else None,
         "trades": [vars(trade) for trade in year.trades],

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -13,7 +12,7 @@ from obliviate import lab as laboratory
 from obliviate.cli.options import Json, Options, ProjectPath, Records, Subjects, check_named
 from obliviate.cli.output import Answer
 from obliviate.cli.project import options_of
-from obliviate.cli.render import listed
+from obliviate.cli.render import facts_of, listed
 from obliviate.lab import bench as benches
 from obliviate.lab.lab import DEFAULT_METHODS, DEFAULT_SEEDS
 from obliviate.recipe.project import ProjectFile, load_project
@@ -85,21 +84,22 @@ def bench(
     return of_bench(benches.bench(load_project(project, options_of(option)), blocks))
 
 
-def of_lab(found: Lab, folder: Path) -> Answer:
+def of_lab(result: Lab, folder: Path) -> Answer:
     """The answer to `lab`."""
-    facts = {each.name: getattr(found, each.name) for each in fields(found)}
-    probes = [name for name in found.findings[0].accuracies if name != "test"]
+    facts = facts_of(result)
+    probes = [name for name in result.findings[0].accuracies if name != "test"]
     table = Table("", "blocks", "shift", "bias", "KLoM", "AUC", "accuracy", *probes, "agree")
-    for row in found.findings:
+    for row in result.findings:
         table.add_row(*_measured(row, probes))
-    nulls = (found.floor.shift, found.floor.klom, found.floor.auc)
+    nulls = (result.floor.shift, result.floor.klom, result.floor.auc)
     shift, klom, auc = (f"{null.mean:.2f}" for null in nulls)
     table.add_row("chance alone", "", shift, "", klom, auc)
     shift, klom, auc = (f"{null.low:.2f}-{null.high:.2f}" for null in nulls)
     table.add_row("nine times of ten", "", shift, "", klom, auc)
-    held = f"{counted(found.records, 'record')} of block {listed(found.affected)} of {found.blocks}"
+    records = counted(result.records, "record")
+    blocks = f"block {listed(result.affected)} of {result.blocks}"
     lines = [
-        f"{held}; {found.seeds} originals, {found.seeds} independent retrains",
+        f"{records} of {blocks}; {result.seeds} originals, {result.seeds} independent retrains",
         "chance alone: retrained models against retrained models, in random halves",
         f"cells, lab.json, lab.csv, gap.png and shift.png are in {folder}",
     ]
@@ -121,7 +121,7 @@ def _measured(row: Finding, probes: Sequence[str]) -> list[str]:
 
 def of_bench(bench: Bench) -> Answer:
     """The answer to `bench`."""
-    facts = {each.name: getattr(bench, each.name) for each in fields(bench)}
+    facts = facts_of(bench)
     table = Table(
         "", "seconds", "blocks replayed", "speedup", "test accuracy", "guarantee", expand=False
     )
@@ -140,5 +140,5 @@ def of_bench(bench: Bench) -> Answer:
         f"{1000 * bench.training_per_block:.1f} ms of training"
     )
     erased = f"each method erased record {bench.record}, of block {bench.block}, from a fresh copy"
-    refused = [f"{method} was left out: {reason}" for method, reason in bench.refused.items()]
-    return Answer(facts=facts, shown=[table, erased, overhead, *refused])
+    refusals = [f"{method} was left out: {reason}" for method, reason in bench.refused.items()]
+    return Answer(facts=facts, shown=[table, erased, overhead, *refusals])

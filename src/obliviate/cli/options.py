@@ -66,6 +66,12 @@ Policed = Annotated[
         help="How long before the earliest deadline the exact replay is made.",
     ),
 ]
+Due = Annotated[
+    str | None,
+    typer.Option(metavar="DATE", help="The deadline, such as 2030-12-20; a month if not given."),
+]
+Number = Annotated[int, typer.Argument(metavar="REQUEST", help="The request's number.")]
+Reason = Annotated[str, typer.Option(help="Why; it is kept.")]
 Json = Annotated[bool, typer.Option("--json", help="Answer with one JSON object.")]
 
 

@@ -104,12 +104,12 @@ def over(runs: Sequence[str], one: Callable[[str], Answer]) -> Answer:
         return one(runs[0])
     for run in runs:
         check_made(local_folder(run))  # a slip is told before anything is done
-    said = {run: _tried(run, one) for run in dict.fromkeys(runs)}
-    known = [each.code for each in said.values() if each.kind != UnknownSubject.code]
+    answers = {run: _tried(run, one) for run in dict.fromkeys(runs)}
+    codes = [each.code for each in answers.values() if each.kind != UnknownSubject.code]
     return Answer(
-        facts={"runs": [{"run": run, **each.facts} for run, each in said.items()]},
-        shown=[line for run, each in said.items() for line in (f"{run}:", *each.shown)],
-        code=next((code for code in known if code != DONE), DONE if known else WRONG),
+        facts={"runs": [{"run": run, **each.facts} for run, each in answers.items()]},
+        shown=[line for run, each in answers.items() for line in (f"{run}:", *each.shown)],
+        code=next((code for code in codes if code != DONE), DONE if codes else WRONG),
     )
 
 

@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
     from pathlib import Path
 
+    from _typeshed import DataclassInstance
+
     from obliviate.chain.verification import Verification
     from obliviate.desk import Queue
     from obliviate.erasure.plan import Plan
@@ -23,6 +25,11 @@ if TYPE_CHECKING:
     from obliviate.ledger import RequestFacts
 
 _MOST_LISTED = 12
+
+
+def facts_of(result: DataclassInstance) -> dict[str, Any]:
+    """What a result holds, by name."""
+    return {each.name: getattr(result, each.name) for each in fields(result)}
 
 
 def facts_table(rows: Iterable[tuple[str, object]]) -> Table:
@@ -46,7 +53,7 @@ def ranges(segments: Iterable[tuple[int, int]]) -> str:
 
 def of_plan(plan: Plan) -> Answer:
     """The answer to `preview`."""
-    facts = {each.name: getattr(plan, each.name) for each in fields(plan)}
+    facts = facts_of(plan)
     rows = [
         ("method", plan.method),
         ("records to erase", f"{len(plan.records)}: {listed(plan.records)}"),
@@ -134,13 +141,13 @@ def of_request(request: RequestFacts) -> Answer:
         ("method", request.method["name"]),
         *([("reason", request.reason)] if request.reason else []),
     ]
-    facts = {each.name: getattr(request, each.name) for each in fields(request)}
+    facts = facts_of(request)
     return Answer(facts=facts, shown=[facts_table(rows)])
 
 
 def of_queue(queue: Queue) -> Answer:
     """The answer to `queue`."""
-    facts = {each.name: getattr(queue, each.name) for each in fields(queue)}
+    facts = facts_of(queue)
     table = Table("no.", "state", "due", "method", "records", "blocks", "alone it takes")
     for each in queue.waiting:
         request = each.request
@@ -171,23 +178,23 @@ def of_queue(queue: Queue) -> Answer:
     )
 
 
-def of_work(done: Work, requests: Sequence[RequestFacts]) -> Answer:
+def of_work(work: Work, requests: Sequence[RequestFacts]) -> Answer:
     """The answer to `work`; requests that could not be carried out make it a failure."""
     facts = {
-        "erasures": [one.facts() for one in done],
-        "failed": [_failure(each) for each in done.failed],
+        "erasures": [one.facts() for one in work],
+        "failed": [_failure(each) for each in work.failed],
         "requests": list(requests),
     }
-    failed = [_failed(each) for each in done.failed]
-    code = FAILED if failed else DONE
-    if not done:
-        return Answer(facts=facts, shown=failed or ["there was nothing to do now"], code=code)
+    failures = [_failed(each) for each in work.failed]
+    code = FAILED if failures else DONE
+    if not work:
+        return Answer(facts=facts, shown=failures or ["there was nothing to do now"], code=code)
     table = Table("erasure", "method", "records", "blocks replayed", "guarantee", "requests")
-    for one in done:
+    for one in work:
         its = [each.id for each in requests if each.erasure == one.number]
         cells = (one.number, one.method, one.records, _replayed(one), one.guarantee, listed(its))
         table.add_row(*map(str, cells))
-    return Answer(facts=facts, shown=[table, *failed], code=code)
+    return Answer(facts=facts, shown=[table, *failures], code=code)
 
 
 def _failure(failure: Failure) -> dict[str, Any]:
@@ -200,18 +207,18 @@ def _failure(failure: Failure) -> dict[str, Any]:
 
 
 def _failed(failure: Failure) -> str:
-    said = _failure(failure)
+    reason = _failure(failure)
     who = (
         f"request {listed(failure.requests)} could not be carried out and goes on waiting"
         if failure.requests
         else "what was to be done was not done to its end"
     )
-    return f"{who}: {said['error']}" + (f" ({said['hint']})" if said["hint"] else "")
+    return f"{who}: {reason['error']}" + (f" ({reason['hint']})" if reason["hint"] else "")
 
 
 def of_status(status: Status) -> Answer:
     """The answer to `status`."""
-    facts = {each.name: getattr(status, each.name) for each in fields(status)}
+    facts = facts_of(status)
     rows: list[tuple[str, object]] = [
         ("records", f"{status.records}, of which erased or left out: {status.erased}"),
         ("blocks trained on", f"{status.blocks_done} of {status.blocks}"),
@@ -243,42 +250,44 @@ def of_status(status: Status) -> Answer:
 
 def of_extension(extension: Extension, status: Status) -> Answer:
     """The answer to `extend`: how the run stands, and which new records were left out."""
-    stands = of_status(status)
-    facts = {each.name: getattr(extension, each.name) for each in fields(extension)}
+    standing = of_status(status)
+    facts = facts_of(extension)
     rows = [
         ("left out as asked", extension.excluded),
         ("left out, for they were erased before", extension.reingested),
         ("left out, for their people wait to be forgotten", extension.requested),
     ]
-    told = [f"{name}: records {listed(found)}" for name, found in rows if found]
-    return Answer(facts={**stands.facts, "extension": facts}, shown=[*stands.shown, *told])
+    lines = [f"{name}: records {listed(ids)}" for name, ids in rows if ids]
+    return Answer(facts={**standing.facts, "extension": facts}, shown=[*standing.shown, *lines])
 
 
-def of_verification(found: Verification) -> Answer:
+def of_verification(check: Verification) -> Answer:
     """The answer to `verify`."""
-    facts = {each.name: getattr(found, each.name) for each in fields(found)}
-    shown = [f"{counted(len(found.reproduced), 'block')} reproduced, bit for bit"]
-    if found.rebuilt:
-        shown.insert(0, f"lost objects made again: blocks {listed(found.rebuilt)}")
-    if found.skipped:
+    facts = facts_of(check)
+    shown = [f"{counted(len(check.reproduced), 'block')} reproduced, bit for bit"]
+    if check.rebuilt:
+        shown.insert(0, f"lost objects made again: blocks {listed(check.rebuilt)}")
+    if check.skipped:
         shown.append(
-            f"{counted(len(found.skipped), 'block')} skipped, which replaying cannot reproduce: "
-            f"{listed(list(found.skipped))}"
+            f"{counted(len(check.skipped), 'block')} skipped, which replaying cannot reproduce: "
+            f"{listed(list(check.skipped))}"
         )
-    shown += [f"block {block} failed: {reason}" for block, reason in found.failed.items()]
-    shown += [f"block {block}, data: {reason}" for block, reason in found.changed.items()]
-    shown += [f"the ledger was changed from outside: {fault}" for fault in found.journal]
+    shown += [f"block {block} failed: {reason}" for block, reason in check.failed.items()]
+    shown += [f"block {block}, data: {reason}" for block, reason in check.changed.items()]
+    shown += [f"the ledger was changed from outside: {fault}" for fault in check.journal]
     return Answer(
-        facts=facts | {"passed": found.passed}, shown=shown, code=DONE if found.passed else FAILED
+        facts=facts | {"passed": check.passed},
+        shown=shown,
+        code=DONE if check.passed else FAILED,
     )
 
 
-def of_retraining(found: Retraining) -> Answer:
+def of_retraining(audit: Retraining) -> Answer:
     """The answer to `audit`."""
-    facts = {each.name: getattr(found, each.name) for each in fields(found)}
+    facts = facts_of(audit)
     table = Table("", "this run", "trained without the erased records")
-    table.add_row("digest", found.digest[:12], found.digest_retrained[:12])
-    table.add_row("test accuracy", percent(found.accuracy), percent(found.accuracy_retrained))
+    table.add_row("digest", audit.digest[:12], audit.digest_retrained[:12])
+    table.add_row("test accuracy", percent(audit.accuracy), percent(audit.accuracy_retrained))
     verdicts = {
         "passed": "passed: bit for bit the same model",
         "failed": "FAILED: the run claims to be exact, but training without the erased records "
@@ -286,23 +295,23 @@ def of_retraining(found: Retraining) -> Answer:
         "compared": "approximate: compared, not proved",
     }
     shown: list[Any] = [
-        f"trained again without {counted(found.left_out, 'record')}, in {duration(found.seconds)}",
+        f"trained again without {counted(audit.left_out, 'record')}, in {duration(audit.seconds)}",
         table,
-        f"distance of the parameters: {found.distance:.6f} (L1, relative to the retrained model's)",
+        f"distance of the parameters: {audit.distance:.6f} (L1, relative to the retrained model's)",
     ]
     shown += [
         f"the environment changed since the run was made: {name} was {then}, is {now}; "
         "that alone can change digests"
-        for name, (then, now) in found.changed_environment.items()
+        for name, (then, now) in audit.changed_environment.items()
     ]
     return Answer(
-        facts=facts | {"passed": None if found.verdict == "compared" else found.passed},
-        shown=[*shown, verdicts[found.verdict]],
-        code=DONE if found.passed else FAILED,
+        facts=facts | {"passed": None if audit.verdict == "compared" else audit.passed},
+        shown=[*shown, verdicts[audit.verdict]],
+        code=DONE if audit.passed else FAILED,
     )
 
 
 def of_evidence(evidence: Evidence, page: Path) -> Answer:
     """The answer to `report`."""
-    facts = {each.name: getattr(evidence, each.name) for each in fields(evidence)}
+    facts = facts_of(evidence)
     return Answer(facts=facts | {"page": page}, shown=[f"the report is in {page}"])

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import contextlib
-from pathlib import Path  # noqa: TC003 - typer evaluates annotations
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING
 
 import typer
 
 from obliviate.cli import render
 from obliviate.cli.options import (
+    Due,
     Json,
     MethodName,
     Moved,
+    Number,
     Policed,
+    Reason,
     Records,
     RunFolder,
     RunFolders,
@@ -31,6 +33,7 @@ from obliviate.text import counted
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
     from obliviate.vault import Seal
 
@@ -91,12 +94,7 @@ def request(
     *,
     subject: Subjects = None,
     record: Records = None,
-    due: Annotated[
-        str | None,
-        typer.Option(
-            metavar="DATE", help="The deadline, such as 2030-12-20; a month if not given."
-        ),
-    ] = None,
+    due: Due = None,
     method: MethodName = DEFAULT_METHOD,
     project: Moved = None,
     _json: Json = False,
@@ -115,9 +113,9 @@ def request(
 @app.command()
 def refuse(
     run: RunFolder,
-    number: Annotated[int, typer.Argument(metavar="REQUEST", help="The request's number.")],
+    number: Number,
     *,
-    reason: Annotated[str, typer.Option(help="Why; it is kept.")],
+    reason: Reason,
     _json: Json = False,
 ) -> Answer:
     """Close a request that waits, without carrying it out."""
@@ -131,7 +129,7 @@ def lift(
     *,
     subject: Subjects = None,
     record: Records = None,
-    reason: Annotated[str, typer.Option(help="Why; it is kept.")],
+    reason: Reason,
     project: Moved = None,
     _json: Json = False,
 ) -> Answer:

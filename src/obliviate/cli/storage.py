@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -14,7 +13,7 @@ from obliviate.chain.inventory import REMEDIES, ROLES, taking_stock
 from obliviate.cli.options import Json, Moved, RunFolder
 from obliviate.cli.output import DONE, FAILED, Answer
 from obliviate.cli.project import open_chain
-from obliviate.cli.render import facts_table, listed
+from obliviate.cli.render import facts_of, facts_table, listed
 from obliviate.events import watch
 from obliviate.text import counted, size
 from obliviate.vault import KeyFile
@@ -48,10 +47,10 @@ def vault(
     _json: Json = False,
 ) -> Answer:
     """Say what lies in a run's vault, and whether all of it is what was written."""
-    ledger, kept, chain = open_chain(run, project)
-    removed = remove_orphans(ledger, kept) if orphans else ()
-    found = watch(taking_stock(ledger, kept, chain, check=check))
-    return of_inventory(found, removed, is_listed=objects)
+    ledger, place, chain = open_chain(run, project)
+    removed = remove_orphans(ledger, place) if orphans else ()
+    inventory = watch(taking_stock(ledger, place, chain, check=check))
+    return of_inventory(inventory, removed, is_listed=objects)
 
 
 @app.command(name="make-key")
@@ -69,39 +68,39 @@ def make_key(
     return Answer(facts={"file": file}, shown=lines)
 
 
-def of_inventory(found: Inventory, removed: Sequence[str], *, is_listed: bool) -> Answer:
+def of_inventory(inventory: Inventory, removed: Sequence[str], *, is_listed: bool) -> Answer:
     """The answer to `vault`."""
     facts: dict[str, Any] = {
-        "place": found.place,
-        "is_sealed": found.is_sealed,
-        "counts": {state: found.counts.get(state, 0) for state in _STATES},
-        "size_bytes": found.size_bytes(),
+        "place": inventory.place,
+        "is_sealed": inventory.is_sealed,
+        "counts": {state: inventory.counts.get(state, 0) for state in _STATES},
+        "size_bytes": inventory.size_bytes(),
         "roles": {
-            role: {"objects": found.count(role), "size_bytes": found.size_bytes(role)}
+            role: {"objects": inventory.count(role), "size_bytes": inventory.size_bytes(role)}
             for role in ROLES
         },
-        "orphans": found.orphans,
-        "foreign": found.foreign,
-        "missing": found.missing,
+        "orphans": inventory.orphans,
+        "foreign": inventory.foreign,
+        "missing": inventory.missing,
         "removed": removed,
-        "is_checked": found.is_checked,
-        "lost": [vars(each) for each in found.lost],
-        "faults": list(found.faults),
+        "is_checked": inventory.is_checked,
+        "lost": [vars(each) for each in inventory.lost],
+        "faults": list(inventory.faults),
     }
     if is_listed:
-        facts["objects"] = [_listed(found, each) for each in found.objects]
+        facts["objects"] = [_listed(inventory, each) for each in inventory.objects]
     rows = [
-        ("vault", f"{found.place}, {'sealed' if found.is_sealed else 'not sealed'}"),
+        ("vault", f"{inventory.place}, {'sealed' if inventory.is_sealed else 'not sealed'}"),
         *((state, counted(number, "object")) for state, number in facts["counts"].items()),
-        ("size", size(found.size_bytes())),
+        ("size", size(inventory.size_bytes())),
         *(
-            (f"{role}s", f"{found.count(role)}, {size(found.size_bytes(role))}")
+            (f"{role}s", f"{inventory.count(role)}, {size(inventory.size_bytes(role))}")
             for role in ROLES
-            if found.count(role)
+            if inventory.count(role)
         ),
-        ("orphans", listed(found.orphans)),
-        *([("missing", listed(found.missing))] if found.missing else []),
-        *([("not ours, never touched", listed(found.foreign))] if found.foreign else []),
+        ("orphans", listed(inventory.orphans)),
+        *([("missing", listed(inventory.missing))] if inventory.missing else []),
+        *([("not ours, never touched", listed(inventory.foreign))] if inventory.foreign else []),
         *([("removed", listed(removed))] if removed else []),
     ]
     shown: list[Any] = [facts_table(rows)]
@@ -109,27 +108,29 @@ def of_inventory(found: Inventory, removed: Sequence[str], *, is_listed: bool) -
         shown.append(_table(facts["objects"]))
     shown += [
         f"block {each.block}, {each.role}: {each.reason}. {REMEDIES[each.remedy]}"
-        for each in found.lost
+        for each in inventory.lost
     ]
-    if found.is_checked:
-        shown.append(_verdict(found))
-    shown += [f"the ledger was changed from outside: {fault}" for fault in found.faults]
-    return Answer(facts=facts, shown=shown, code=FAILED if found.lost or found.faults else DONE)
+    if inventory.is_checked:
+        shown.append(_verdict(inventory))
+    shown += [f"the ledger was changed from outside: {fault}" for fault in inventory.faults]
+    return Answer(
+        facts=facts, shown=shown, code=FAILED if inventory.lost or inventory.faults else DONE
+    )
 
 
-def _verdict(found: Inventory) -> str:
-    if not found.lost:
+def _verdict(inventory: Inventory) -> str:
+    if not inventory.lost:
         return "every object in use was read, and is what was written"
-    can = sum(each.remedy != "settle" for each in found.lost)
-    said = f"{counted(len(found.lost), 'object')} lost"
+    can = sum(each.remedy != "settle" for each in inventory.lost)
+    verdict = f"{counted(len(inventory.lost), 'object')} lost"
     if can:
-        said += f"; `obliviate verify RUN --repair` makes {can} of them again"
-    return said
+        verdict += f"; `obliviate verify RUN --repair` makes {can} of them again"
+    return verdict
 
 
-def _listed(found: Inventory, facts: ObjectFacts) -> dict[str, object]:
-    block, role = found.uses.get(facts.stored.key, (None, None))
-    row = {each.name: getattr(facts.stored, each.name) for each in fields(facts.stored)}
+def _listed(inventory: Inventory, facts: ObjectFacts) -> dict[str, object]:
+    block, role = inventory.uses.get(facts.stored.key, (None, None))
+    row = facts_of(facts.stored)
     row |= {"state": facts.state, "made": facts.made, "destroyed": facts.destroyed}
     row["sealed_key"] = "kept" if facts.stored.sealed_key is not None else None
     return row | {"block": block, "role": role}
