@@ -36,7 +36,7 @@ def measure(folder: Path, data: Path, seed: int) -> dict[str, object]:
         copy = folder / f"{way} {seed}"
         shutil.copytree(made, copy)
         run = ob.load(copy, mnist.recipe, records_of)
-        blocks = run.ledger.records.blocks_of(records.astype(np.int64))
+        blocks = run.trainer.layout.places(records.astype(np.int64)).earliest
         if way == "together":
             for record in records.tolist():
                 run.request(records=[record], method="exact")

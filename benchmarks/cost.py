@@ -14,8 +14,7 @@ from examples.mnist import project
 import obliviate as ob
 from benchmarks import plain
 from benchmarks.mnist import reading_seconds
-from obliviate.ledger import Part
-from obliviate.run.make import layout_of
+from obliviate.run.make import new_layout
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -32,7 +31,7 @@ def timed(call):
 
 def pair(recipe, data):
     """`fit` at B=100, an erasure, and the loop over the same batches, each timed."""
-    layout = layout_of(recipe, [Part(records=len(data), blocks=BLOCKS)], 1)
+    layout = new_layout(recipe, len(data), BLOCKS)
     with tempfile.TemporaryDirectory() as place:
         run, fit = timed(lambda: ob.fit(recipe, data, place + "/run", blocks=BLOCKS))
         model = run.model
@@ -70,6 +69,6 @@ def beside_the_loop(folder: Path) -> list[dict[str, float]]:
 def one_epoch_ratio(folder: Path) -> float:
     """The same ratio with one epoch a block, where keeping states weighs four times as much."""
     mnist = project(data=str(folder))
-    recipe = dataclasses.replace(mnist.recipe, epochs=1)
+    recipe = dataclasses.replace(mnist.recipe, repeats=1)
     pairs = [pair(recipe, mnist.data)[1:3] for _ in range(SEEDS)]
     return statistics.median(fit / loop for fit, loop in pairs)

@@ -18,8 +18,7 @@ from examples.mnist import project
 import obliviate as ob
 from benchmarks import plain
 from benchmarks.page import table, write
-from obliviate.ledger import Part
-from obliviate.run.make import layout_of
+from obliviate.run.make import new_layout
 
 BLOCKS, ROUNDS, BEFORE_THE_END = 100, 5, 20
 
@@ -40,8 +39,8 @@ def erased(run: ob.Run, record: int) -> tuple[float, float]:
 def measure(seed: int, data: Path) -> dict[str, object]:
     """One round: `fit`, the loop, and an exact erasure."""
     mnist = project(data=str(data))
-    recipe = dataclasses.replace(mnist.recipe, epochs=1, seed=seed)
-    layout = layout_of(recipe, [Part(records=len(mnist.data), blocks=BLOCKS)], 1)
+    recipe = dataclasses.replace(mnist.recipe, repeats=1, seed=seed)
+    layout = new_layout(recipe, len(mnist.data), BLOCKS)
     with tempfile.TemporaryDirectory() as place:
         started = time.perf_counter()
         run = ob.fit(recipe, mnist.data, place + "/run", blocks=BLOCKS)

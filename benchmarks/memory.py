@@ -16,8 +16,7 @@ from torch.utils.data import TensorDataset
 
 import obliviate as ob
 from benchmarks import plain
-from obliviate.ledger import Part
-from obliviate.run.make import layout_of
+from obliviate.run.make import new_layout
 
 RECORDS = 2_000
 
@@ -50,7 +49,7 @@ def measure(what: str, blocks: int) -> float:
         torch.randint(10, (RECORDS,), generator=generator),
     )
     if what == "loop":
-        plain.train(RECIPE, data, layout_of(RECIPE, [Part(records=RECORDS, blocks=blocks)], 1))
+        plain.train(RECIPE, data, new_layout(RECIPE, RECORDS, blocks))
     else:
         with tempfile.TemporaryDirectory() as folder:
             run = ob.fit(RECIPE, data, folder, blocks=blocks)

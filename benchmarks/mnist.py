@@ -14,8 +14,7 @@ from torch.utils.data import TensorDataset
 
 import obliviate as ob
 from benchmarks import plain
-from obliviate.ledger import Part
-from obliviate.run.make import layout_of
+from obliviate.run.make import new_layout
 
 MISLABELLED = 20
 EARLY, MIDDLE, LATE = 125, 250, 400
@@ -44,7 +43,7 @@ def requests(layout) -> dict[str, list[int]]:
 def run(folder: Path) -> tuple[dict[str, object], list[dict[str, object]]]:
     """The facts of the original, and a row for each erasure."""
     mnist = project(data=str(folder))
-    layout = layout_of(mnist.recipe, [Part(records=len(mnist.data), blocks=mnist.blocks)], 1)
+    layout = new_layout(mnist.recipe, len(mnist.data), mnist.blocks)
     cases = requests(layout)
     wrong = [
         record for name, records in cases.items() if "mislabelled" in name for record in records
@@ -98,7 +97,7 @@ def _row(place, request, mnist, data, facts):
 
 def reading_seconds(run, records):
     """Seconds to read the two checkpoints that no erasure can do without."""
-    block = int(run.trainer.layout.block_of(np.array(records)).min())
+    block = int(run.trainer.layout.places(np.array(records)).earliest.min())
     started = time.perf_counter()
     chain = run.chain()
     chain.state(block - 1)

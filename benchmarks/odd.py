@@ -242,7 +242,7 @@ def net(model, seed: int) -> list[dict[str, object]]:
         optimizer=partial(SGD, lr=0.1),
         loss=nn.functional.cross_entropy,
         batch_size=5,
-        epochs=2,
+        repeats=2,
         seed=seed,
     )
     _, found = erasures(recipe, data)
@@ -267,7 +267,7 @@ def row(optimizer, seed: int) -> list[dict[str, object]]:
         step=liking,
         score=score,
         batch_size=2,
-        epochs=4,
+        repeats=4,
         seed=seed,
         optimizer_state="carried" if seed % 2 else "fresh",
     )

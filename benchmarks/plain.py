@@ -37,10 +37,10 @@ def train_shuffled(recipe, data):
     rates = [group["lr"] for group in optimizer.param_groups]
     per_epoch = -(-len(data) // recipe.batch_size)
     model.train()
-    for epoch in range(recipe.epochs):
+    for epoch in range(recipe.repeats):
         for step, index in enumerate(torch.randperm(len(data)).split(recipe.batch_size)):
             if recipe.schedule:
-                factor = recipe.schedule(epoch * per_epoch + step, per_epoch * recipe.epochs)
+                factor = recipe.schedule(epoch * per_epoch + step, per_epoch * recipe.repeats)
                 for group, rate in zip(optimizer.param_groups, rates, strict=True):
                     group["lr"] = rate * factor
             optimizer.zero_grad(set_to_none=True)

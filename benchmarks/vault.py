@@ -30,8 +30,7 @@ import obliviate as ob
 from benchmarks import plain
 from benchmarks.page import table, write
 from obliviate.chain.spacing import Sizes
-from obliviate.ledger import Part
-from obliviate.run.make import layout_of, new_trainer
+from obliviate.run.make import new_layout, new_trainer
 from obliviate.states.update import update_between
 from obliviate.training.protocol import Trained
 from obliviate.vault import Vault
@@ -53,7 +52,7 @@ def large() -> nn.Module:
 
 
 def recipes(folder: Path) -> dict[str, ob.Recipe]:
-    conv = dataclasses.replace(project(data=str(folder)).recipe, epochs=1)
+    conv = dataclasses.replace(project(data=str(folder)).recipe, repeats=1)
     sgd = dataclasses.replace(conv, model=mlp, optimizer=partial(torch.optim.SGD, lr=0.05))
     adam = dataclasses.replace(sgd, optimizer=partial(torch.optim.Adam, lr=1e-3))
     return {
@@ -253,7 +252,7 @@ def erasing(folder: Path) -> list[dict[str, object]]:
 def restoring(folder: Path) -> dict[str, float]:
     """Milliseconds to restore each state, and what reading a raw one takes."""
     mnist = project(data=str(folder))
-    recipe = dataclasses.replace(mnist.recipe, epochs=1)  # states are as large after fewer epochs
+    recipe = dataclasses.replace(mnist.recipe, repeats=1)  # states are as large after fewer epochs
     with tempfile.TemporaryDirectory() as place:
         raw = Path(place) / "raw.safetensors"
         chain = ob.fit(recipe, mnist.data, Path(place) / "run", blocks=LONG).chain()
@@ -286,7 +285,7 @@ def peak(what: str) -> dict[str, float]:
     )
     started = time.perf_counter()
     if what == "loop":
-        plain.train(recipe, data, layout_of(recipe, [Part(records=400, blocks=8)], 1))
+        plain.train(recipe, data, new_layout(recipe, 400, 8))
     else:
         with tempfile.TemporaryDirectory() as folder:
             run = ob.fit(recipe, data, folder, blocks=8)

@@ -60,7 +60,7 @@ RECIPE = ob.Recipe(
     loss=nn.functional.cross_entropy,
     schedule=cosine,
     batch_size=32,
-    epochs=4,
+    repeats=4,
 )
 
 

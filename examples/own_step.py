@@ -79,7 +79,7 @@ RECIPE = ob.Recipe(
     schedule=falling,
     step=step,
     batch_size=10,
-    epochs=12,
+    repeats=12,
 )
 
 

@@ -52,7 +52,7 @@ RECIPE = ob.Recipe(
     optimizer_state="fresh",
     loss=nn.functional.cross_entropy,
     batch_size=12,
-    epochs=6,
+    repeats=6,
 )
 
 

@@ -67,7 +67,7 @@ RECIPE = ob.Recipe(
     schedule=cosine,
     loss=nn.functional.cross_entropy,
     batch_size=10,
-    epochs=8,
+    repeats=8,
 )
 
 

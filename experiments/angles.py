@@ -65,7 +65,7 @@ def project(
             model=net,
             optimizer=partial(torch.optim.SGD, lr=0.05),
             loss=nn.functional.mse_loss,
-            epochs=5,
+            repeats=5,
             seed=SEED,
         ),
         data=made.data,

@@ -18,7 +18,8 @@ import numpy as np
 import torch
 from torch.utils.data import TensorDataset
 
-from obliviate.training.layout import Layout, parts_of
+from obliviate.recipe.parts import with_part
+from obliviate.training.layout import Layout
 
 ERASED = "erased"
 PLACES = {"early": 1 / 6, "middle": 1 / 2, "late": 5 / 6}
@@ -55,8 +56,9 @@ def planted(
     """
     inputs, targets = (tensor.clone() for tensor in data.tensors)
     first = block_at(place, blocks)
-    parts = parts_of([(len(inputs), blocks)])
-    layout = Layout(parts=parts, seed=SEED, batch_size=1, epochs=1)
+    groups = np.arange(len(inputs))
+    parts = with_part((), groups, records=len(groups), blocks=blocks, epochs=1, seed=SEED)
+    layout = Layout(parts=parts, seed=SEED, batch_size=1, repeats=1)
     if kind == "mislabelled":
         chosen = _members(layout, [first], MISLABELLED)
         targets[chosen] = _wrong(targets, chosen)

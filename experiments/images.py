@@ -39,10 +39,10 @@ def decaying(step: int, total: int) -> float:
 
 
 RECIPES = {
-    "sgd": {"optimizer": partial(torch.optim.SGD, lr=0.05), "epochs": 5},
+    "sgd": {"optimizer": partial(torch.optim.SGD, lr=0.05), "repeats": 5},
     "momentum": {
         "optimizer": partial(torch.optim.SGD, lr=0.02, momentum=0.9),
-        "epochs": 4,
+        "repeats": 4,
         "schedule": decaying,
     },
 }

@@ -51,7 +51,7 @@ def project(
             model=net,
             optimizer=partial(torch.optim.Adam, lr=0.001),
             loss=nn.functional.cross_entropy,
-            epochs=5,
+            repeats=5,
             seed=SEED,
         ),
         data=made.data,

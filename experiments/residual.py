@@ -64,7 +64,7 @@ def project(
             model=net,
             optimizer=partial(torch.optim.SGD, lr=0.05),
             loss=nn.functional.cross_entropy,
-            epochs=4,
+            repeats=4,
             seed=SEED,
         ),
         data=made.data,

@@ -48,7 +48,7 @@ def project(
             model=Reader,
             optimizer=partial(torch.optim.Adam, lr=0.002),
             loss=nn.functional.cross_entropy,
-            epochs=4,
+            repeats=4,
             seed=SEED,
         ),
         data=made.data,

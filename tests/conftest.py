@@ -98,7 +98,7 @@ def data():
 
 @pytest.fixture
 def recipe_of():
-    """A function that makes recipes: `recipe_of(epochs=2)` differs from the tiny one in epochs."""
+    """A function that makes recipes: `recipe_of(repeats=2)` differs from the tiny one there."""
     tiny = {
         "model": partial(nn.Linear, 4, 3),
         "optimizer": partial(torch.optim.SGD, lr=0.1),

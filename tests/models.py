@@ -5,13 +5,21 @@ from __future__ import annotations
 import math
 from functools import partial
 
+import numpy as np
 import torch
 from torch import nn
 from torch.utils.data import Dataset, TensorDataset
 
 import obliviate as ob
+from obliviate.recipe.parts import Part, with_part
 
 RECORDS, BLOCKS, CLASSES = 72, 6, 4
+
+
+def parts_of(records: int, blocks: int, *, epochs: int = 1, seed: int = 0) -> tuple[Part, ...]:
+    """Some epochs over records of nobody."""
+    groups = np.arange(records)
+    return with_part((), groups, records=records, blocks=blocks, epochs=epochs, seed=seed)
 
 
 class Transformer(nn.Module):
@@ -97,7 +105,7 @@ def recipe(model="mlp", optimizer="sgd", schedule="constant", **options):
         "schedule": SCHEDULES.get(schedule, schedule),
         "optimizer_state": optimizer_state,
         "batch_size": 5,
-        "epochs": 2,
+        "repeats": 2,
         "seed": 3,
     }
     return ob.Recipe(**(values | options))

@@ -33,13 +33,13 @@ def loss(outputs, targets):
     return 1.0 * nn.functional.cross_entropy(outputs, targets)
 
 
-def project(blocks="8", epochs="1"):
+def project(blocks="8", repeats="1"):
     recipe = ob.Recipe(
         model=partial(nn.Linear, 4, 3),
         optimizer=partial(torch.optim.SGD, lr=0.1),
         loss=loss,
         batch_size=4,
-        epochs=int(epochs),
+        repeats=int(repeats),
     )
     subjects = [f"user-{record // 2}" for record in range(48)]
     return ob.Project(

@@ -6,16 +6,18 @@ from dataclasses import replace
 
 import numpy as np
 
-from obliviate.ledger import Entry, Ledger, Newcomers, Part, RunFacts
+from obliviate.ledger import Entry, Ledger, Newcomers, RunFacts
 from obliviate.ledger.outcome import Outcome
+from obliviate.recipe.parts import with_part
 from obliviate.recipe.subjects import Subjects
 from obliviate.vault import Stored
+from tests.models import parts_of
 
 EXACT = Outcome(stop_reason="the end of the chain was reached", guarantee="exact")
 
 KEY = bytes(range(32))
 RUN = RunFacts(
-    parts=(Part(records=10, blocks=4),),
+    parts=parts_of(10, 4),
     smallest_batch=2,
     fingerprint={"model": "Linear", "seed": "3"},
     environment={"threads": "1"},
@@ -61,10 +63,9 @@ def ids(*records: int) -> np.ndarray:
     return np.array(records, dtype=np.int64)
 
 
-def newcomers(*, records=10, blocks=4, subjects=None, excluded=()) -> Newcomers:
-    block_of = np.arange(records, dtype=np.int32) * blocks // records + 1
+def newcomers(*, records=10, subjects=None, excluded=()) -> Newcomers:
     people = None if subjects is None else Subjects.of(subjects, records)
-    return Newcomers(blocks=block_of, subjects=people, excluded=ids(*excluded))
+    return Newcomers(groups=np.arange(records), subjects=people, excluded=ids(*excluded))
 
 
 def make(folder, *, subjects=SUBJECTS, excluded=(8, 9), url=None) -> Ledger:
@@ -127,12 +128,13 @@ def lived(folder, url=None) -> Ledger:
     ledger.erasures.give_up(failed.id, "the loss is nan")
     ledger.add_samples({7: "the-hash-of-record-7"})
     new = Newcomers(
-        blocks=np.array([5, 5, 6], dtype=np.int32),
+        groups=np.array([10, 11, 12]),
         subjects=Subjects.of([("ann@example.org", "eve@example.org"), "dora@example.org", None], 3),
         excluded=ids(12),
     )
     samples = {10: "the-hash-of-record-10"}
-    ledger.extend(Part(records=3, blocks=2), new, samples, entry(5, keyframe=True))
+    parts = with_part(RUN.parts, np.arange(13), records=3, blocks=2, epochs=1, seed=0)
+    ledger.extend(parts[-1], new, samples, entry(5, keyframe=True))
     ledger.chain.append(entry(6, loss=None))
     ledger.destroy_subject_key()
     running = ledger.erasures.begin("forget", METHOD, ids(2, 4), requests=[1])

@@ -113,7 +113,7 @@ class TestForeign:
     @pytest.mark.parametrize(
         "options",
         [
-            {"epochs": 3},
+            {"repeats": 3},
             {"batch_size": 6},
             {"seed": 4},
             {"optimizer": torch.optim.Adagrad},
@@ -184,7 +184,7 @@ class TestBeforeFit:
                 model=mlp(),
                 optimizer="sgd",
                 batch_size=0,
-                epochs=1.5,
+                repeats=1.5,
                 optimizer_state="lost",
                 device="abacus",
             )
@@ -192,7 +192,7 @@ class TestBeforeFit:
             "model is a module",
             "optimizer is 'sgd'",
             "batch_size is 0",
-            "epochs is 1.5",
+            "repeats is 1.5",
             "optimizer_state is 'lost'",
             "device 'abacus'",
             "loss and step are missing",

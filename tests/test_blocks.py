@@ -6,16 +6,20 @@ import numpy as np
 import pytest
 from scipy.stats import chi2
 
-from obliviate.training.layout import Layout, key, keyed_hash, parts_of
+from obliviate.recipe.deal import groups_of, key, keyed_hash
+from obliviate.recipe.parts import with_part
+from obliviate.recipe.subjects import Subjects
+from obliviate.training.layout import Layout
 
 NOBODY = np.array([], dtype=np.int64)
 
 
 def layout(**changes) -> Layout:
-    sizes = {"records": 50, "blocks": 6, "seed": 1, "batch_size": 4, "epochs": 2}
+    sizes = {"records": 50, "blocks": 6, "epochs": 1, "seed": 1, "batch_size": 4, "repeats": 2}
     chosen = sizes | changes
-    parts = parts_of([(chosen.pop("records"), chosen.pop("blocks"))])
-    return Layout(parts=parts, **chosen)
+    its = {name: chosen.pop(name) for name in ("records", "blocks", "epochs")}
+    deal_seed = chosen.pop("deal_seed", chosen["seed"])
+    return Layout(parts=with_part((), np.arange(its["records"]), seed=deal_seed, **its), **chosen)
 
 
 def slots(layout: Layout, erased=NOBODY):
@@ -34,22 +38,22 @@ def test_a_layout_depends_on_its_numbers_alone():
 def test_another_seed_gives_other_blocks_and_other_batches():
     one, other = layout(seed=1), layout(seed=2)
     ids = np.arange(50)
-    assert (one.block_of(ids) != other.block_of(ids)).sum() > 25
+    assert (one.places(ids).blocks != other.places(ids).blocks).sum() > 25
     assert slots(one) != slots(other)
 
 
-def test_batches_are_drawn_anew_in_every_epoch():
-    per_epoch = layout(blocks=1).steps(1) // 2
+def test_batches_are_drawn_anew_in_every_repeat():
+    steps_once = layout(blocks=1).steps(1) // 2
     batches = slots(layout(blocks=1))
-    assert [sorted(batches[1, at]) for at in range(per_epoch)] != [
-        sorted(batches[1, at + per_epoch]) for at in range(per_epoch)
+    assert [sorted(batches[1, at]) for at in range(steps_once)] != [
+        sorted(batches[1, at + steps_once]) for at in range(steps_once)
     ]
 
 
 @pytest.mark.parametrize(("records", "blocks"), [(1, 1), (7, 7), (23, 5), (23, 1)])
 def test_no_record_is_dropped_as_a_remainder(records, blocks):
     """Seven of 23 records were never trained on in a known program for sharded unlearning."""
-    batches = slots(layout(records=records, blocks=blocks, batch_size=8, epochs=3))
+    batches = slots(layout(records=records, blocks=blocks, batch_size=8, repeats=3))
     seen = [record for batch in batches.values() for record in batch]
     assert sorted(seen) == sorted(list(range(records)) * 3)
 
@@ -132,7 +136,48 @@ def test_one_bit_of_the_id_turns_half_of_the_hash():
 
 def test_a_block_seed_fixes_the_blocks_and_leaves_the_batches_to_the_seed():
     ids = np.arange(50)
-    one, other = layout(seed=1, block_seed=7), layout(seed=2, block_seed=7)
-    assert (one.block_of(ids) == other.block_of(ids)).all()
+    one, other = layout(seed=1, deal_seed=7), layout(seed=2, deal_seed=7)
+    assert (one.places(ids).blocks == other.places(ids).blocks).all()
     assert slots(one) != slots(other)
-    assert slots(layout(seed=1, block_seed=1)) == slots(layout(seed=1))
+    assert slots(layout(seed=1, deal_seed=1)) == slots(layout(seed=1))
+
+
+def test_every_epoch_deals_all_records_anew():
+    dealt = layout(epochs=3)
+    assert dealt.blocks == 18
+    epochs = [
+        [sorted(dealt.members(block).tolist()) for block in range(first, first + 6)]
+        for first in (1, 7, 13)
+    ]
+    for blocks in epochs:
+        assert sorted(record for block in blocks for record in block) == list(range(50))
+    assert epochs[0] != epochs[1] != epochs[2] != epochs[0]
+
+
+def test_the_records_of_a_person_lie_in_one_block_of_every_epoch():
+    people = Subjects.of([f"p{at % 12}" for at in range(60)], 60)
+    groups = groups_of(people)
+    parts = with_part((), groups, records=60, blocks=4, epochs=5, seed=3)
+    dealt = Layout(parts=parts, seed=3, batch_size=8, grouping=lambda: groups)
+    for person in range(12):
+        places = dealt.places(np.arange(person, 60, 12))
+        assert len(places.touched) == 5
+    sizes = {len(dealt.members(block)) for block in range(1, 21)}
+    assert sizes <= {10, 15, 20}
+
+
+def test_a_person_larger_than_a_block_fills_blocks_that_follow_each_other():
+    people = Subjects.of(["large"] * 40 + [None] * 20, 60)
+    groups = groups_of(people)
+    parts = with_part((), groups, records=60, blocks=6, epochs=4, seed=0)
+    dealt = Layout(parts=parts, seed=0, batch_size=8, grouping=lambda: groups)
+    for epoch in range(4):
+        touched = [at for at in dealt.places(np.arange(40)).touched if (at - 1) // 6 == epoch]
+        assert touched == list(range(touched[0], touched[-1] + 1))
+        assert 4 <= len(touched) <= 5
+        assert all(len(dealt.members(at)) for at in range(epoch * 6 + 1, epoch * 6 + 7))
+
+
+def test_a_record_of_several_people_goes_with_the_first_named():
+    people = Subjects.of([("a", "b"), "b", "a", None, ("b", "a")], 5)
+    assert groups_of(people, 100).tolist() == [100, 101, 100, 103, 101]

@@ -68,16 +68,16 @@ def broken(state):
     }
 
 
-def measured_directly(state, data, trainer, *, blocks, erased, epochs):
+def measured_directly(state, data, trainer, *, blocks, erased, repeats):
     """Mean of the batches' means and of their unbiased variances, at each BatchNorm layer."""
     model = normed()
     model.load_state_dict({name: value.clone() for name, value in state.items()})
     model.train()
     first, second = [], []
     for block in blocks:
-        per_epoch = trainer.layout.steps(block) // epochs
+        steps_once = trainer.layout.steps(block) // repeats
         for step, ids in trainer.layout.batches(block, erased):
-            if step < per_epoch:
+            if step < steps_once:
                 with torch.no_grad():
                     hidden = model[0](data.tensors[0][torch.from_numpy(ids)])
                     first.append(hidden)
@@ -99,10 +99,10 @@ def test_statistics_are_the_average_over_the_batches(recipe_of, data, momentum):
         made[1].momentum = made[4].momentum = momentum
         return made
 
-    trainer, state = run_of(recipe_of(model=model, epochs=2), data)
+    trainer, state = run_of(recipe_of(model=model, repeats=2), data)
     erased = np.sort(np.concatenate([trainer.layout.members(3)[:3], trainer.layout.members(4)[:1]]))
     found = reestimated(trainer, broken(state), [3, 4], erased)
-    direct = measured_directly(state, data, trainer, blocks=[3, 4], erased=erased, epochs=2)
+    direct = measured_directly(state, data, trainer, blocks=[3, 4], erased=erased, repeats=2)
     assert set(direct) == {name for name in state if "running" in name}
     for name, value in direct.items():
         assert torch.allclose(found[name], value, atol=1e-5), name

@@ -21,7 +21,7 @@ from torch.utils.checkpoint import checkpoint
 from torch.utils.data import Dataset, TensorDataset
 
 import obliviate as ob
-from obliviate.training.layout import key
+from obliviate.recipe.deal import key
 from tests.models import cosine
 
 RECORDS, WIDTH, CLASSES, BLOCKS = 96, 12, 3, 4
@@ -365,7 +365,7 @@ def recipe_of(feature, state):
     return ob.Recipe(
         **{"model": mlp, "optimizer": SGD, "loss": F.cross_entropy}
         | options
-        | {"batch_size": 5, "epochs": 2, "seed": 4, "optimizer_state": state}
+        | {"batch_size": 5, "epochs": 2, "repeats": 2, "seed": 4, "optimizer_state": state}
     )
 
 
@@ -390,9 +390,9 @@ def trained_by_hand(recipe, data, layout):
     model = recipe.model()
     optimizer = recipe.optimizer(model.parameters())
     rates = [group["lr"] for group in optimizer.param_groups]
-    total = sum(layout.steps(block) for block in range(1, BLOCKS + 1))
+    total = sum(layout.steps(block) for block in range(1, layout.blocks + 1))
     nobody, done = np.array([], dtype=np.int64), 0
-    for block in range(1, BLOCKS + 1):
+    for block in range(1, layout.blocks + 1):
         model.train()
         if recipe.optimizer_state == "fresh":
             optimizer = recipe.optimizer(model.parameters())

@@ -17,7 +17,8 @@ import obliviate as ob
 from obliviate.cli import app, commands
 from obliviate.ledger import Ledger
 from obliviate.text import plain
-from obliviate.training.layout import Layout, parts_of
+from obliviate.training.layout import Layout
+from tests.models import parts_of
 from tests.project_file import write_project
 
 DOCUMENT = Path(__file__).parents[1] / "docs" / "cli.md"
@@ -50,7 +51,7 @@ def run(project, tmp_path):
 @pytest.fixture
 def early():
     """A record of the first block: forgetting it fast ends before the chain does."""
-    layout = Layout(parts=parts_of([(48, 8)]), seed=0, batch_size=4, epochs=1)
+    layout = Layout(parts=parts_of(48, 8), seed=0, batch_size=4, repeats=1)
     return int(layout.members(1)[0])
 
 
@@ -64,7 +65,7 @@ def fingerprint(folder):
 
 
 def test_fit_answers_with_the_run(project, tmp_path):
-    answer = ask("fit", project, tmp_path / "run", "-o", "blocks=6", "--option", "epochs=2")
+    answer = ask("fit", project, tmp_path / "run", "-o", "blocks=6", "--option", "repeats=2")
     assert answer.keys() == {
         "run",
         "records",
@@ -409,8 +410,8 @@ WRONG = {
     "option": (["status", "RUN", "--verbose"], "--verbose"),
     "project": (["fit", "NOWHERE", "RUN"], "no project file"),
     "other blocks": (["fit", "PROJECT", "RUN", "-o", "blocks=9"], "9"),
-    "recipe": (["fit", "PROJECT", "RUN", "-o", "epochs=3"], "epochs"),
-    "unknown option": (["fit", "PROJECT", "NEW", "-o", "x=1"], "blocks, epochs"),
+    "recipe": (["fit", "PROJECT", "RUN", "-o", "repeats=3"], "repeats"),
+    "unknown option": (["fit", "PROJECT", "NEW", "-o", "x=1"], "blocks, repeats"),
     "malformed option": (["fit", "PROJECT", "NEW", "-o", "x"], "name=value"),
     "option twice": (["fit", "PROJECT", "NEW", "-o", "x=1", "-o", "x=2"], "twice"),
     "too many blocks": (["fit", "PROJECT", "NEW", "-o", "blocks=99"], "99"),
@@ -540,7 +541,7 @@ def test_a_moved_project_is_asked_for(project, run, tmp_path):
 
 
 def test_options_are_remembered(project, tmp_path):
-    call("fit", project, tmp_path / "run", "-o", "epochs=3")
+    call("fit", project, tmp_path / "run", "-o", "repeats=3")
     assert ask("preview", tmp_path / "run", "-r", 1)["records"] == [1]
 
 
@@ -579,7 +580,7 @@ def test_an_interrupted_forget_goes_on(project, run, early):
     ledger = Ledger(run)
     looked_at = ledger.run().samples
     ledger.close()
-    last = Layout(parts=parts_of([(48, 8)]), seed=0, batch_size=4, epochs=1).members(8).tolist()
+    last = Layout(parts=parts_of(48, 8), seed=0, batch_size=4, repeats=1).members(8).tolist()
     stop = project.with_name("stop")
     stop.write_text(str(next(record for record in last if record not in looked_at)))
     words = ("forget", run, "-r", early, "--method", "exact")

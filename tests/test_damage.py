@@ -37,7 +37,7 @@ def linear() -> nn.Module:
 
 
 def made():
-    return recipe(linear, SGD, batch_size=12, epochs=1)
+    return recipe(linear, SGD, batch_size=12, repeats=1)
 
 
 def records_of(number):

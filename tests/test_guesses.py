@@ -47,11 +47,11 @@ def attacked(place, method, *, is_sealed, guesses):
     """
     folder, data = place
     seal = ob.KeyFile.create(folder.parent / "key") if is_sealed else None
-    made = recipe(linear, SGD, batch_size=12, epochs=1)
+    made = recipe(linear, SGD, batch_size=12, repeats=1)
     # whose content is sampled, and hashed, has most to lose
     run = ob.fit(made, data, folder, blocks=BLOCKS, seal=seal)
     sampled = sorted(run.facts.samples)
-    blocks = run.ledger.records.blocks_of(np.array(sampled))
+    blocks = run.trainer.layout.places(np.array(sampled)).earliest
     record = next((r for r, block in zip(sampled, blocks, strict=True) if block == BLOCK), None)
     record = records_in(run, BLOCK)[0] if record is None else record
     held = Left.by(folder)

@@ -197,7 +197,7 @@ class Unlucky(nn.Module):
 
 def test_a_state_that_is_not_finite_is_never_kept(tmp_path):
     with pytest.raises(errors.NotFinite, match=r"parameter 'odd' is no longer finite"):
-        ob.fit(recipe(Unlucky, batch_size=12, epochs=1), images(), tmp_path / "run", blocks=BLOCKS)
+        ob.fit(recipe(Unlucky, batch_size=12, repeats=1), images(), tmp_path / "run", blocks=BLOCKS)
 
 
 def test_an_initial_state_that_changed_is_found(tmp_path):

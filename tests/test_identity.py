@@ -13,9 +13,10 @@ from torch.utils.data import Dataset, TensorDataset
 
 import obliviate as ob
 from obliviate.errors import ForeignData, ForeignRecipe
-from obliviate.ledger import Part, RunFacts
+from obliviate.ledger import RunFacts
 from obliviate.run.fingerprint import SAMPLED_RECORDS, check_recipe, content_hashes, sampled
 from obliviate.run.make import new_trainer
+from tests.models import parts_of
 
 NOBODY = np.array([], dtype=np.int64)
 SECRET = bytes(32)
@@ -145,7 +146,7 @@ OTHERS = {
     "step": {"step": lambda model, batch: nn.functional.cross_entropy(model(batch[0]), batch[1])},
     "schedule": {"schedule": lambda step, total: 1 - step / total},
     "batch_size": {"batch_size": 5},
-    "epochs": {"epochs": 2},
+    "repeats": {"repeats": 2},
     "seed": {"seed": 4},
     "optimizer_state": {"optimizer_state": "carried"},
 }
@@ -154,7 +155,7 @@ OTHERS = {
 @pytest.mark.parametrize("name", OTHERS)
 def test_another_recipe_is_refused_by_the_name_of_what_differs(name, tmp_path, recipe_of, data):
     facts = RunFacts(
-        parts=(Part(records=40, blocks=4),),
+        parts=parts_of(40, 4),
         smallest_batch=1,
         fingerprint=new_trainer(recipe_of(), data, 40, 4).fingerprint(),
         environment={},
@@ -171,7 +172,7 @@ def test_another_recipe_is_refused_by_the_name_of_what_differs(name, tmp_path, r
 def test_every_difference_is_named_at_once(data, recipe_of):
     fingerprint = new_trainer(recipe_of(), data, 40, 4).fingerprint()
     facts = RunFacts(
-        parts=(Part(records=40, blocks=4),),
+        parts=parts_of(40, 4),
         smallest_batch=1,
         fingerprint=fingerprint,
         environment={},
@@ -179,9 +180,9 @@ def test_every_difference_is_named_at_once(data, recipe_of):
         content_key=SECRET,
     )
     with pytest.raises(ForeignRecipe) as refusal:
-        check_recipe(facts, fingerprint | {"seed": "9", "epochs": "7" * 500})
+        check_recipe(facts, fingerprint | {"seed": "9", "repeats": "7" * 500})
     assert "the run has 3, this recipe has 9" in refusal.value.message
-    assert "epochs: the run has 1" in refusal.value.message
+    assert "repeats: the run has 1" in refusal.value.message
     assert len(refusal.value.message) < 400
     with pytest.raises(ForeignRecipe, match="seed: the run has None"):
         check_recipe(replace(facts, fingerprint={}), fingerprint)

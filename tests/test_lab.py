@@ -29,7 +29,8 @@ from obliviate.lab.trials import lags_up_to
 from obliviate.methods.registry import label_of, method_of
 from obliviate.methods.scores import margins
 from obliviate.training.batches import feed_of
-from obliviate.training.layout import Layout, parts_of
+from obliviate.training.layout import Layout
+from tests.models import parts_of
 
 SEEDS, BLOCKS, SPOILT = 5, 6, 4
 
@@ -48,10 +49,10 @@ def tiny_project():
         optimizer=partial(torch.optim.SGD, lr=0.2),
         loss=nn.functional.cross_entropy,
         batch_size=5,
-        epochs=12,
+        repeats=12,
         seed=3,
     )
-    layout = Layout(parts=parts_of([(90, BLOCKS)]), seed=3, batch_size=5, epochs=12)
+    layout = Layout(parts=parts_of(90, BLOCKS, seed=3), seed=3, batch_size=5, repeats=12)
     spoilt = layout.members(BLOCKS - 1)[:SPOILT]
     targets[spoilt] = 1 - targets[spoilt]
     subjects = np.full(90, "others", dtype=object)
@@ -259,7 +260,7 @@ def test_an_answer_depends_on_all_that_matters():
         replace(project, test=None),
         replace(project, probes=None),
         replace(project, blocks=5),
-        replace(project, recipe=replace(project.recipe, epochs=11)),
+        replace(project, recipe=replace(project.recipe, repeats=11)),
         replace(project, recipe=replace(project.recipe, loss=doubled)),
         replace(project, recipe=replace(project.recipe, seed=4)),
     ]

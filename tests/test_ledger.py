@@ -14,11 +14,12 @@ from sqlalchemy import Engine, event
 import obliviate as ob
 from obliviate.errors import OtherFormat, RunDamaged, RunMissing, StorageFull
 from obliviate.evidence import gathered
-from obliviate.ledger import Ledger, Part
+from obliviate.ledger import Ledger
 from obliviate.ledger.database import Database
 from obliviate.ledger.outcome import Outcome
 from obliviate.ledger.records import subject_hash
 from obliviate.ledger.schema import declared, make_tables, schema_of
+from tests.models import parts_of
 from tests.stories import (
     CHAIN,
     EXACT,
@@ -364,9 +365,9 @@ def test_the_content_hash_of_an_erased_record_is_wiped(tmp_path, file_ledger):
 
 
 def test_thousands_of_records_and_blocks_fit(tmp_path, ledger_url):
-    run = replace(RUN, parts=(Part(records=25_000, blocks=12_000),))
+    run = replace(RUN, parts=parts_of(25_000, 12_000))
     subjects = [f"s{at % 12_000}" for at in range(25_000)]
-    new = newcomers(records=25_000, blocks=12_000, subjects=subjects)
+    new = newcomers(records=25_000, subjects=subjects)
     ledger = Ledger.create(tmp_path, run, FIRST, new, ledger_url)
     ledger.erasures.begin("forget", {"name": "exact"}, np.arange(24_000))
     blocks = 12_000 if ledger_url is None else 1_000
@@ -378,10 +379,10 @@ def test_thousands_of_records_and_blocks_fit(tmp_path, ledger_url):
     assert ledger.records.of_subjects([subject_hash("s1007", KEY)])[0].tolist() == []
     assert ledger.faults() == []
     for chosen in (np.arange(24_999, -1, -1), ids(3, 24_999, 3), np.arange(5, 25_000, 1000)):
-        assert np.array_equal(ledger.records.blocks_of(chosen), new.blocks[chosen])
-    assert ledger.records.blocks_of(ids()).tolist() == []
+        assert np.array_equal(ledger.records.groups_of(chosen), new.groups[chosen])
+    assert ledger.records.groups_of(ids()).tolist() == []
     with pytest.raises(RunDamaged, match="lacks records"):
-        ledger.records.blocks_of(ids(3, 25_000))
+        ledger.records.groups_of(ids(3, 25_000))
     ledger.close()
 
 
@@ -452,7 +453,7 @@ def test_a_full_disk_is_named_also_in_bulk(tmp_path, monkeypatch):
         connection.execute("PRAGMA max_page_count=60").close()
 
     try:
-        run = replace(RUN, parts=(Part(records=50_000, blocks=4),))
+        run = replace(RUN, parts=parts_of(50_000, 4))
         with pytest.raises(StorageFull, match="full"):
             Ledger.create(tmp_path, run, FIRST, newcomers(records=50_000))
     finally:

@@ -66,7 +66,7 @@ def trained(recipe, data, start, blocks):
 @pytest.mark.parametrize("name", OPTIMIZERS)
 def test_training_on_from_a_kept_checkpoint_gives_the_same_bits(name, schedule, recipe_of, data):
     recipe = recipe_of(
-        optimizer=OPTIMIZERS[name], optimizer_state="carried", schedule=schedule, epochs=2
+        optimizer=OPTIMIZERS[name], optimizer_state="carried", schedule=schedule, repeats=2
     )
     whole = trained(recipe, data, None, [1, 2, 3, 4])
     half = trained(recipe, data, None, [1, 2])

@@ -8,12 +8,13 @@ import torch
 
 from obliviate.desk.subjects import record_ids, records_of_subjects
 from obliviate.errors import InvalidOption, UnknownRecord, UnknownSubject
-from obliviate.ledger import Entry, Ledger, Newcomers, Part, RunFacts
+from obliviate.ledger import Entry, Ledger, Newcomers, RunFacts
 from obliviate.recipe.subjects import Subjects
 from tests.counting import asked
+from tests.models import parts_of
 
 RUN = RunFacts(
-    parts=(Part(records=4, blocks=2),),
+    parts=parts_of(4, 2),
     smallest_batch=1,
     fingerprint={},
     environment={},
@@ -30,9 +31,8 @@ def ledger_of(tmp_path):
 
     def make(subjects):
         nobody = np.array([], dtype=np.int64)
-        blocks = np.ones(4, dtype=np.int32)
         people = None if subjects is None else Subjects.of(subjects, 4)
-        new = Newcomers(blocks=blocks, subjects=people, excluded=nobody)
+        new = Newcomers(groups=np.arange(4), subjects=people, excluded=nobody)
         made.append(Ledger.create(tmp_path, RUN, FIRST, new))
         return made[-1]
 

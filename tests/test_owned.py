@@ -11,8 +11,7 @@ from torch import nn
 from torch.utils.data import TensorDataset
 
 import obliviate as ob
-from obliviate.run.make import layout_of
-from obliviate.training.layout import Part
+from obliviate.run.make import new_layout
 
 USERS, ITEMS, WIDTH, BLOCKS = 80, 12, 4, 20
 PAPER = ob.DeepObliviate(blocks=4)
@@ -53,7 +52,7 @@ def halved(step, total):
 
 def members(*blocks):
     recipe = ob.Recipe(model=Factors, step=liking, optimizer=torch.optim.SGD, batch_size=2, seed=1)
-    layout = layout_of(recipe, [Part(records=USERS, blocks=BLOCKS)], 1)
+    layout = new_layout(recipe, USERS, BLOCKS)
     return [int(layout.members(block)[0]) for block in blocks]
 
 
@@ -62,7 +61,7 @@ ERASED = members(4)[0]
 
 def left(folder, method, records=(ERASED,), **options):
     """Of what the erased did to the rows, the share that is left; and the erasure."""
-    made = {"step": liking, "score": score, "batch_size": 2, "epochs": 4, "seed": 1} | options
+    made = {"step": liking, "score": score, "batch_size": 2, "repeats": 4, "seed": 1} | options
     recipe = ob.Recipe(**({"model": Factors} | made))
     never = ob.fit(recipe, people(), folder / "never", blocks=BLOCKS, exclude=records)
     run = ob.fit(recipe, people(), folder / "run", blocks=BLOCKS)
@@ -150,7 +149,7 @@ def test_an_optimizer_that_asks_for_more_is_no_obstacle(tmp_path):
 def test_a_killed_erasure_ends_as_it_would_have(tmp_path):
     made = {"optimizer": OPTIMIZERS["momentum-decay"], "optimizer_state": "carried"}
     recipe = ob.Recipe(
-        model=Factors, step=liking, score=score, batch_size=2, epochs=4, seed=1, **made
+        model=Factors, step=liking, score=score, batch_size=2, repeats=4, seed=1, **made
     )
     whole = ob.fit(recipe, people(), tmp_path / "whole", blocks=BLOCKS)
     digest = whole.forget(records=[ERASED], method=PAPER).digest

@@ -199,7 +199,10 @@ def test_what_cannot_be_declared_is_refused(recipe_of, what):
 
 def test_numbers_and_devices_of_other_libraries_are_taken(recipe_of):
     made = recipe_of(
-        batch_size=np.int64(4), seed=np.int32(3), device=torch.device("cpu"), epochs=torch.tensor(1)
+        batch_size=np.int64(4),
+        seed=np.int32(3),
+        device=torch.device("cpu"),
+        repeats=torch.tensor(1),
     )
     assert made == recipe_of()
     assert type(made.batch_size) is int

@@ -132,12 +132,12 @@ def test_many_people_are_previewed_with_as_many_queries_as_one(run):
 
 def test_what_is_erased_is_asked_of_the_named_alone(ledger):
     assert ledger.records.erased().tolist() == [8, 9]
-    assert ledger.records.records.records.erased_among(ids(9, 2, 9)).tolist() == [9]
-    assert ledger.records.records.records.erased_among(ids()).tolist() == []
-    assert ledger.records.records.records.erased_count() == 2
+    assert ledger.records.erased_among(ids(9, 2, 9)).tolist() == [9]
+    assert ledger.records.erased_among(ids()).tolist() == []
+    assert ledger.records.erased_count() == 2
     ledger.erasures.begin("forget", METHOD, ids(3), due=DUE)
-    assert ledger.records.records.records.erased_count() == 2
-    assert np.array_equal(ledger.records.records.records.erased_among(np.arange(10)), ids(8, 9))
+    assert ledger.records.erased_count() == 2
+    assert np.array_equal(ledger.records.erased_among(np.arange(10)), ids(8, 9))
 
 
 def test_requests_of_one_method_are_one_batch_however_many_methods_there_are():

@@ -202,14 +202,14 @@ def test_a_record_in_the_block_that_is_compared_is_named(tmp_path, run):
     assert "2 records of block 3 changed since then" in erasure.stop_reason
 
 
-@pytest.mark.parametrize("epochs", [1, 2])
-def test_augmented_records_are_known_again(tmp_path, epochs):
+@pytest.mark.parametrize("repeats", [1, 2])
+def test_augmented_records_are_known_again(tmp_path, repeats):
     class Noisy(Corrected):
         def __getitem__(self, index):
             x, y = super().__getitem__(index)
             return x + torch.randn(x.shape) * 0.1, int(y)
 
-    made = recipe(epochs=epochs)
+    made = recipe(repeats=repeats)
     run = ob.fit(made, Noisy(images()), tmp_path / "run", blocks=BLOCKS)
     records = records_in(run, 2, each=3)
     erasure = run.forget(records=records, method="exact")
@@ -364,7 +364,7 @@ def switched(code):
 
 
 def mixed(**options):
-    return recipe(model=Mixed, optimizer="adam-fresh", epochs=1, **options)
+    return recipe(model=Mixed, optimizer="adam-fresh", repeats=1, **options)
 
 
 @pytest.mark.parametrize("when", ["while it was made", "while it is erased"])

@@ -188,10 +188,10 @@ class Paired:
 
 @pytest.mark.parametrize("everything", [False, True])
 def test_a_request_that_cannot_be_carried_out_keeps_nobody_else_waiting(tmp_path, everything):
-    layout = new_trainer(recipe(epochs=1), images(), 72, BLOCKS).layout
+    layout = new_trainer(recipe(repeats=1), images(), 72, BLOCKS).layout
     _, (half, whole, *_) = next(iter(layout.batches(2, np.array([], dtype=np.int64))))
     paired = Paired(half, whole)
-    made = recipe(step=paired.step, loss=None, epochs=1)
+    made = recipe(step=paired.step, loss=None, repeats=1)
     run = ob.fit(made, paired.data, tmp_path / "run", blocks=BLOCKS)
     good = one, three, five = records_in(run, 1, 3, 5)
     for records in ([one], [whole], [three], [five]):

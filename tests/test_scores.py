@@ -295,7 +295,7 @@ def test_controls_are_retained_records_of_the_same_blocks():
     found = control_ids(place, 0, erased, gone)
     assert len(found) == CONTROLS
     assert not np.intersect1d(found, gone).size
-    assert set(place.block_of(found).tolist()) == {3, 7}
+    assert set(place.places(found).earliest.tolist()) == {3, 7}
 
 
 def test_controls_come_from_the_nearest_blocks_where_few_are_left():
@@ -303,7 +303,7 @@ def test_controls_come_from_the_nearest_blocks_where_few_are_left():
     erased = np.sort(place.members(5)[:-3])
     found = control_ids(place, 0, erased, erased)
     assert len(found) == len(erased)
-    blocks = place.block_of(found)
+    blocks = place.places(found).earliest
     assert (blocks == 5).sum() == 3
     assert set(blocks.tolist()) == {4, 5, 6}
 

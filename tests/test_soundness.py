@@ -13,8 +13,7 @@ from torch.nn.utils.parametrizations import spectral_norm
 from torch.utils.data import TensorDataset
 
 import obliviate as ob
-from obliviate.run.make import layout_of
-from obliviate.training.layout import Part
+from obliviate.run.make import new_layout
 
 WIDTH, CLASSES, RECORDS, BLOCKS = 12, 3, 320, 20
 FAST = ob.DeepObliviate(epsilon=9)
@@ -146,14 +145,14 @@ def recipe_of(model, **changes):
         "optimizer": partial(torch.optim.SGD, lr=0.1),
         "loss": nn.functional.cross_entropy,
         "batch_size": 4,
-        "epochs": 2,
+        "repeats": 2,
         "seed": 3,
     }
     return ob.Recipe(**(options | changes))
 
 
 def members(*blocks):
-    layout = layout_of(recipe_of(Net), [Part(records=RECORDS, blocks=BLOCKS)], 1)
+    layout = new_layout(recipe_of(Net), RECORDS, BLOCKS)
     return [int(layout.members(block)[0]) for block in blocks]
 
 
@@ -266,7 +265,7 @@ def test_spectral_norms_are_kept(tmp_path, norm):
         return nn.Sequential(*layers, nn.Tanh(), nn.Linear(WIDTH, CLASSES))
 
     made = recipe_of(
-        model, optimizer=partial(torch.optim.Adam, lr=0.03), optimizer_state="carried", epochs=4
+        model, optimizer=partial(torch.optim.Adam, lr=0.03), optimizer_state="carried", repeats=4
     )
     data = people()
     run = ob.fit(made, data, tmp_path, blocks=BLOCKS)
@@ -360,7 +359,7 @@ def test_buffers_that_fit_no_more_are_replayed_on(tmp_path):
 
     erased = members(2)
     data = people()
-    recipe = recipe_of(partial(Net, Slow), optimizer=partial(torch.optim.SGD, lr=1.0), epochs=10)
+    recipe = recipe_of(partial(Net, Slow), optimizer=partial(torch.optim.SGD, lr=1.0), repeats=10)
     run = ob.fit(recipe, data, tmp_path, blocks=BLOCKS)
     before = accuracy(run.model, data)
     erasure = run.forget(records=erased, method=FAST)

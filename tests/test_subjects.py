@@ -116,20 +116,22 @@ def test_what_is_no_list_in_the_order_of_the_records_is_refused(tmp_path, recipe
         assert not (tmp_path / "run").exists()
 
 
+PEOPLE = [
+    ("Ann", "Bob"),
+    ["bob", "Cid", "cid "],
+    {"ann"},
+    None,
+    (),
+    " ",
+    17,
+    SEVEN,
+    *["others"] * (RECORDS - 8),
+]
+
+
 @pytest.fixture
 def run(tmp_path, recipe_of, data):
-    people = [
-        ("Ann", "Bob"),
-        ["bob", "Cid", "cid "],
-        {"ann"},
-        None,
-        (),
-        " ",
-        17,
-        SEVEN,
-        *["others"] * (RECORDS - 8),
-    ]
-    return ob.fit(recipe_of(), data, tmp_path / "run", blocks=BLOCKS, subjects=people)
+    return ob.fit(recipe_of(), data, tmp_path / "run", blocks=BLOCKS, subjects=PEOPLE)
 
 
 def records_of(run, *people):
@@ -148,7 +150,9 @@ def test_a_request_for_any_of_its_people_names_a_record(run):
 
 def test_erasing_one_of_two_people_erases_what_they_share(run, recipe_of, data, tmp_path):
     erasure = run.forget(subjects=["bob"], method="exact")
-    never = ob.fit(recipe_of(), data, tmp_path / "never", blocks=BLOCKS, exclude=[0, 1])
+    never = ob.fit(
+        recipe_of(), data, tmp_path / "never", blocks=BLOCKS, subjects=PEOPLE, exclude=[0, 1]
+    )
     assert (erasure.records, run.digest) == (2, never.digest)
     assert records_of(run, "ann") == (2,)  # what they shared is nobody's any more
     for gone in ("bob", "cid"):

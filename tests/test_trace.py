@@ -16,8 +16,7 @@ from obliviate.datasets import digits
 from obliviate.errors import InvalidOption, InvalidRecipe
 from obliviate.methods.fading import Exponent
 from obliviate.methods.trace import FEWEST_CONTROLS, LEAST_LAG, exponent_of
-from obliviate.run.make import layout_of
-from obliviate.training.layout import Part
+from obliviate.run.make import new_layout
 
 BLOCKS, HELD, COUNT = 30, 5, 8
 CALIBRATED = ob.Calibrated()
@@ -40,7 +39,7 @@ def recipe_of(model=plain, **changes):
         "optimizer": partial(torch.optim.SGD, lr=0.1),
         "loss": nn.functional.cross_entropy,
         "batch_size": 10,
-        "epochs": 3,
+        "repeats": 3,
         "seed": 3,
     }
     return ob.Recipe(**(options | changes))
@@ -58,7 +57,7 @@ class Guarded(Dataset):
         self.forbidden: set[int] = set()
 
     def members(self, block):
-        layout = layout_of(recipe_of(), [Part(records=len(self.inputs), blocks=BLOCKS)], 1)
+        layout = new_layout(recipe_of(), len(self.inputs), BLOCKS)
         return np.sort(layout.members(block)[:20]).tolist()
 
     def __len__(self) -> int:
@@ -328,7 +327,9 @@ def test_too_few_controls_mean_replaying_to_the_end(recipe_of, tmp_path):
     data = TensorDataset(torch.randn(12, 4), torch.arange(12) % 3)
     run = ob.fit(recipe_of(), data, tmp_path / "run", blocks=6)
     ids = [record for record in range(12) if record % 3]
-    first = [record for record in ids if run.trainer.layout.block_of(np.array([record]))[0] == 1]
+    first = [
+        record for record in ids if run.trainer.layout.places(np.array([record])).earliest[0] == 1
+    ]
     run.forget(records=ids[: 12 - FEWEST_CONTROLS], method="exact")
     left = [record for record in range(12) if record not in run.ledger.records.erased()]
     erasure = run.forget(records=left[:1], method=SURE)

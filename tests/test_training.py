@@ -19,8 +19,7 @@ from torch.utils.data import Dataset, TensorDataset
 import obliviate as ob
 from obliviate.errors import InvalidRecipe, NotDeterministic, NotFinite, TrainingFailed
 from obliviate.events import Event
-from obliviate.ledger import Part
-from obliviate.run.make import layout_of, new_trainer
+from obliviate.run.make import new_layout, new_trainer
 from obliviate.states.update import captured, digest
 from obliviate.training.determinism import Environment, environment_facts
 from obliviate.training.first_step import probe
@@ -183,7 +182,7 @@ def test_training_runs_under_settings_of_its_own(recipe_of, data):
         return cross_entropy(model(batch[0]), batch[1])
 
     recipe = recipe_of(step=step)
-    layout = layout_of(recipe, [Part(records=40, blocks=BLOCKS)], 1)
+    layout = new_layout(recipe, 40, BLOCKS)
     trained(Trainer(recipe, data, layout, environment_facts() | {"threads": "2"}), [1])
     assert set(seen) == {(2, True, False, False)}
 
@@ -312,7 +311,7 @@ def test_dropout_of_later_steps_does_not_shift_when_a_record_is_erased(recipe_of
         seen.setdefault(name, []).append((batch[0].clone(), drawn))
         return cross_entropy(model(batch[0]), batch[1])
 
-    trainer = trainer_of(recipe_of(step=step, epochs=2, model=dropping), Drawing(data))
+    trainer = trainer_of(recipe_of(step=step, repeats=2, model=dropping), Drawing(data))
     steps = dict(trainer.layout.batches(1, NOBODY))
     gone = steps[0]  # the whole first batch, so that a step is skipped
     name = "whole"
@@ -339,7 +338,7 @@ def test_every_step_and_every_epoch_draws_anew(recipe_of, data):
         drawn.append(torch.rand(1).item())
         return cross_entropy(model(batch[0]), batch[1])
 
-    trained(trainer_of(recipe_of(step=step, epochs=2), data))
+    trained(trainer_of(recipe_of(step=step, repeats=2), data))
     assert len(set(drawn)) == len(drawn) == 4 * 2 * 3
 
 
@@ -350,7 +349,7 @@ def test_augmentation_differs_from_epoch_to_epoch(recipe_of, data):
         seen.extend(tuple(row) for row in batch[0].tolist())
         return cross_entropy(model(batch[0]), batch[1])
 
-    trained(trainer_of(recipe_of(step=step, epochs=3), Drawing(data)), [1])
+    trained(trainer_of(recipe_of(step=step, repeats=3), Drawing(data)), [1])
     assert len(set(seen)) == 30
 
 
@@ -382,7 +381,7 @@ def test_a_schedule_sees_the_steps_of_the_whole_chain(recipe_of, data, erased):
         calls.append((step, total))
         return 1.0
 
-    trainer = trainer_of(recipe_of(schedule=schedule, epochs=2), data)
+    trainer = trainer_of(recipe_of(schedule=schedule, repeats=2), data)
     total = trainer.layout.total_steps(1)
     trained(trainer, erased=np.array(erased, dtype=np.int64))
     assert {each for _, each in calls} == {total}

@@ -23,8 +23,8 @@ from torch.utils.data import TensorDataset
 
 from obliviate.errors import InvalidOption
 from obliviate.options import choice, listed, path_text, regular, text, whole
+from obliviate.recipe.deal import keyed_hash
 from obliviate.text import shown
-from obliviate.training.layout import keyed_hash
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

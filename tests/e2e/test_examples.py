@@ -32,7 +32,7 @@ def options(example, tmp_path):
 def project(example, options):
     made = runpy.run_path(str(example))["project"](blocks=str(BLOCKS), **options)
     # one epoch: the promise does not depend on their number, the time does
-    return replace(made, recipe=replace(made.recipe, epochs=1))
+    return replace(made, recipe=replace(made.recipe, repeats=1))
 
 
 @pytest.mark.e2e

@@ -9,11 +9,12 @@ import numpy as np
 import pytest
 import torch
 from tests.idx_files import write_digits
+from tests.models import parts_of
 
 import obliviate as ob
 from obliviate.lab import lab
 from obliviate.recipe.project import ProjectFile
-from obliviate.training.layout import Layout, parts_of
+from obliviate.training.layout import Layout
 
 EXPERIMENTS = Path(__file__).parents[2] / "experiments"
 PROJECTS = ["angles", "images", "purchases", "residual", "sequences"]
@@ -41,7 +42,7 @@ def project_of(name, pictures, **options):
         given["data"] = pictures
     made = ProjectFile(file=EXPERIMENTS / f"{name}.py", options=given)()
     # one epoch: where things are planted does not depend on their number, the time does
-    return replace(made, recipe=replace(made.recipe, epochs=1))
+    return replace(made, recipe=replace(made.recipe, repeats=1))
 
 
 def erased_of(project):
@@ -50,9 +51,9 @@ def erased_of(project):
 
 def blocks_of(project, records):
     recipe = project.recipe
-    parts = parts_of([(RECORDS, BLOCKS)])
-    layout = Layout(parts=parts, seed=recipe.seed, batch_size=1, epochs=1)
-    return sorted(set(layout.block_of(records).tolist()))
+    parts = parts_of(RECORDS, BLOCKS, seed=recipe.seed)
+    layout = Layout(parts=parts, seed=recipe.seed, batch_size=1, repeats=1)
+    return layout.places(records).touched.tolist()
 
 
 @pytest.mark.e2e

@@ -8,23 +8,47 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from obliviate.training.layout import Layout, parts_of
+from obliviate.recipe.deal import groups_of
+from obliviate.recipe.parts import with_part
+from obliviate.recipe.subjects import Subjects
+from obliviate.training.layout import Layout
 
 NOBODY = np.array([], dtype=np.int64)
 
 
 @st.composite
-def layouts(draw, most_records=120):
-    sizes = []
-    for _ in range(draw(st.integers(1, 3))):
+def groupings(draw, records, first=0):
+    """Who stays together: people of very different sizes, and records of nobody."""
+    people = draw(st.integers(1, records))
+    names = draw(
+        st.lists(st.one_of(st.none(), st.integers(1, people)), min_size=records, max_size=records)
+    )
+    return groups_of(Subjects.of(names, records), first)
+
+
+@st.composite
+def layouts(draw, most_records=120, most_parts=3):
+    parts, groups, seed = (), np.empty(0, dtype=np.int64), draw(st.integers(-(2**63), 2**63))
+    for number in range(draw(st.integers(1, most_parts))):
         records = draw(st.integers(1, most_records))
-        sizes.append((records, draw(st.integers(1, records))))
+        is_over_all = draw(st.booleans()) and number > 0
+        groups = np.concatenate([groups, draw(groupings(records, len(groups)))])
+        parts = with_part(
+            parts,
+            groups,
+            records=records,
+            blocks=draw(st.integers(1, len(groups) if is_over_all else records)),
+            epochs=draw(st.integers(1, 3)),
+            seed=seed,
+            is_over_all=is_over_all,
+        )
     return Layout(
-        parts=parts_of(sizes),
-        seed=draw(st.integers(-(2**63), 2**63)),
+        parts=parts,
+        seed=seed,
         batch_size=draw(st.integers(1, 40)),
-        epochs=draw(st.integers(1, 3)),
+        repeats=draw(st.integers(1, 3)),
         smallest_batch=draw(st.sampled_from([1, 2])),
+        grouping=lambda: groups,
     )
 
 
@@ -39,27 +63,73 @@ def batches(layout, block, erased=NOBODY):
     return {step: batch.tolist() for step, batch in layout.batches(block, erased)}
 
 
-@given(layouts())
-def test_every_record_is_in_exactly_one_block(layout):
-    members = [layout.members(block) for block in range(1, layout.blocks + 1)]
-    assert sorted(np.concatenate(members).tolist()) == list(range(layout.records))
-    for block, ids in enumerate(members, start=1):
-        assert (layout.block_of(ids) == block).all()
-
-
-@given(layouts())
-def test_blocks_differ_in_size_by_one_at_most(layout):
+def epochs_of(layout):
+    """The part and the blocks of each epoch."""
     for part in layout.parts:
-        numbers = range(part.first_block, part.first_block + part.blocks)
-        sizes = {len(layout.members(block)) for block in numbers}
-        assert max(sizes) - min(sizes) <= 1
-        assert min(sizes) >= 1
+        for first in range(part.first_block, part.first_block + part.length, part.blocks):
+            yield part, range(first, first + part.blocks)
+
+
+@given(layouts())
+def test_every_record_is_in_exactly_one_block_of_every_epoch(layout):
+    for part, blocks in epochs_of(layout):
+        members = [layout.members(block) for block in blocks]
+        assert sorted(np.concatenate(members).tolist()) == list(part.covered)
+        assert all(len(ids) for ids in members)
+
+
+@given(layouts())
+def test_where_a_record_is_follows_from_its_group_alone(layout):
+    ids = np.arange(layout.records)
+    holding = {record: [] for record in ids.tolist()}
+    for block in range(1, layout.blocks + 1):
+        for record in layout.members(block).tolist():
+            holding[record].append(block)
+    places = layout.places(ids)
+    for record, blocks in holding.items():
+        assert places.of([record]).touched.tolist() == blocks
+    assert places.touched.tolist() == list(range(1, layout.blocks + 1))
+    assert places.earliest.tolist() == [blocks[0] for blocks in holding.values()]
+    assert places.latest.tolist() == [blocks[-1] for blocks in holding.values()]
+
+
+@given(layouts())
+def test_people_stay_together_as_far_as_a_block_reaches(layout):
+    for part, blocks in epochs_of(layout):
+        ids = np.arange(part.covered.start, part.covered.stop)
+        usual = len(ids) / part.blocks
+        for person in np.unique(layout.groups[ids]):
+            its = ids[layout.groups[ids] == person]
+            touched = [at for at in layout.places(its).touched.tolist() if at in blocks]
+            assert touched == list(range(touched[0], touched[-1] + 1))
+            if len(its) <= usual:
+                assert len(touched) <= 2  # the rare cut that would have left a block empty
+            else:
+                assert len(touched) <= len(its) / usual + 2
+        sizes = [len(layout.members(block)) for block in blocks]
+        largest = max(np.unique(layout.groups[ids], return_counts=True)[1])
+        assert max(sizes) <= usual + 1 + min(largest, usual)
+
+
+@given(layouts(most_parts=1))
+def test_without_people_blocks_differ_in_size_by_one_at_most(layout):
+    (part,) = layout.parts
+    alone = with_part(
+        (),
+        np.arange(layout.records),
+        records=layout.records,
+        blocks=part.blocks,
+        epochs=len(part.deals),
+        seed=layout.seed,
+    )
+    assert np.ptp(alone[0].sizes) <= 1
 
 
 @given(layouts(), st.integers(1, 60))
 def test_a_part_that_is_added_moves_nobody_and_changes_no_step(layout, records):
-    sizes = [(part.records, part.blocks) for part in layout.parts]
-    grown = replace(layout, parts=parts_of([*sizes, (records, 1)]))
+    groups = np.concatenate([layout.groups, np.arange(records) + layout.records])
+    parts = with_part(layout.parts, groups, records=records, blocks=1, epochs=1, seed=layout.seed)
+    grown = replace(layout, parts=parts, grouping=lambda: groups)
     assert grown.records == layout.records + records
     for block in range(1, layout.blocks + 1):
         assert batches(grown, block) == batches(layout, block)
@@ -70,12 +140,12 @@ def test_a_part_that_is_added_moves_nobody_and_changes_no_step(layout, records):
 
 
 @given(layouts())
-def test_every_record_comes_once_in_every_epoch(layout):
+def test_every_record_comes_once_in_every_repeat(layout):
     for block in range(1, layout.blocks + 1):
-        per_epoch = layout.steps(block) // layout.epochs
-        whole = [[] for _ in range(layout.epochs)]
+        steps_once = layout.steps_once(block)
+        whole = [[] for _ in range(layout.repeats)]
         for step, batch in batches(layout, block).items():
-            whole[step // per_epoch] += batch
+            whole[step // steps_once] += batch
         if layout.smallest_batch == 1:
             assert all(sorted(ids) == sorted(layout.members(block)) for ids in whole)
 

@@ -104,7 +104,7 @@ def project() -> Project:
         optimizer=partial(torch.optim.SGD, lr=0.02),
         loss=nn.functional.cross_entropy,
         batch_size=8,
-        epochs=20,
+        repeats=20,
         schedule=falling,
     )
     return Project(recipe=recipe, data=data, test=test, subjects=people(len(data)), blocks=BLOCKS)

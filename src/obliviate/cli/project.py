@@ -39,7 +39,7 @@ def options_of(given: Sequence[str] | None) -> dict[str, str]:
         if not (equals and name.isidentifier()):
             raise InvalidOption(
                 f"the option {each!r} is not of the form name=value",
-                hint="give it as in `--option epochs=3`",
+                hint="give it as in `--option repeats=3`",
             )
         if name in options:
             raise InvalidOption(f"the option {name!r} is given twice", hint="give it once")

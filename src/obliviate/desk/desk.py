@@ -121,7 +121,7 @@ class Desk:
     ) -> Plan:
         """What a request would touch and cost; nothing changes. See `Run.preview`."""
         chosen, named = method_of(method), self.named(records, subjects)
-        return planned(self._ledger, self._facts.records, named, chosen.name)
+        return planned(self._ledger, self._facts, named, chosen.name)
 
     def lift(
         self,
@@ -153,7 +153,7 @@ class Desk:
             entries = ledger.chain.entries()
             inexact = (entry.block for entry in entries if entry.guarantee != "exact")
             first, last = next(inexact, None), entries[-1]
-            is_served = last.block >= facts.parts[0].blocks
+            is_served = last.block >= facts.parts[0].length
             return Status(
                 records=facts.records,
                 erased=ledger.records.erased_count(),

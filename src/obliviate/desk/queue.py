@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from obliviate import clock
 from obliviate.desk.policy import Policy, Step, Waiting, batches, latest_of, settle_by, steps
@@ -12,11 +12,11 @@ from obliviate.erasure.planner import Planner
 from obliviate.ledger.facts import CARRIED_OUT, OPEN
 from obliviate.methods.exact import Exact
 from obliviate.methods.registry import method_from
+from obliviate.recipe.parts import places_of
 
 if TYPE_CHECKING:
     from obliviate.erasure.plan import Plan
     from obliviate.ledger import Ledger, RequestFacts, RunFacts
-    from obliviate.ledger.requests import Named
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,20 +68,27 @@ class Queue:
         """
         facts = ledger.requests.all(*OPEN, *CARRIED_OUT)
         open_ = [each for each in facts if each.state in OPEN]
-        planner = Planner.of(ledger, run.records)
+        planner = Planner.of(ledger, run)
         named = ledger.requests.named(each.id for each in open_)
+        places = places_of(run.parts, named.records, named.groups)
+
+        def plan(rows: Any, method: str) -> Plan:
+            # whether anybody is left is found out when it is carried out, by those who ask too much
+            its = named.records[rows], places.of(rows)
+            return planner.plan(*its, method, is_checked=False)
+
         unsettled = [each for each in facts if each.state in CARRIED_OUT]
         waiting = [Waiting(id=each.id, due=_time(each.due), method=each.method) for each in open_]
         plans = [
-            _plan(planner, named.of_any(numbers), method_from(method).name)
+            plan(named.of_any(numbers), method_from(method).name)
             for method, numbers in batches(waiting)
         ]
-        exact = _plan(planner, named.of_any(each.id for each in open_), Exact.name)
+        exact = plan(named.of_any(each.id for each in open_), Exact.name)
         dues = [_time(each.due) for each in unsettled]
         queued = tuple(
             Queued(
                 request=each,
-                plan=_plan(planner, named.of(each.id), str(each.method["name"])),
+                plan=plan(named.of(each.id), str(each.method["name"])),
             )
             for each in open_
         )
@@ -104,11 +111,6 @@ class Queue:
             seconds_exact=exact.seconds,
             settle_by=None if begin is None else clock.stamp(begin),
         )
-
-
-def _plan(planner: Planner, named: Named, method: str) -> Plan:
-    # whether anybody is left is found out when it is carried out, by those who ask too much
-    return planner.plan(named.records, named.blocks, method, is_checked=False)
 
 
 def _time(text: str) -> datetime:

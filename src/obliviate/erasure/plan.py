@@ -84,7 +84,7 @@ def make_plan(
         method: Its name; "exact" replays to the end, and from the last exact checkpoint if the
             request lies behind it.
         records: What to erase.
-        blocks: The block of each of them.
+        blocks: The blocks that hold them.
         ignored: Named records that are erased already.
         pace: Of the chain.
     """

@@ -13,12 +13,14 @@ import numpy as np
 from obliviate.erasure.plan import EXPECTED_LAG, Pace, Plan, make_plan
 from obliviate.errors import NothingLeft
 from obliviate.methods.exact import Exact
-from obliviate.training.layout import is_among
+from obliviate.recipe.deal import is_among
+from obliviate.recipe.parts import places_of
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from obliviate.ledger import Ledger
+    from obliviate.ledger import Ledger, RunFacts
+    from obliviate.recipe.parts import Places
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,20 +38,20 @@ class Planner:
     pace: Pace
 
     @classmethod
-    def of(cls, ledger: Ledger, records: int) -> Planner:
-        """The planner of a run that has so many records."""
+    def of(cls, ledger: Ledger, run: RunFacts) -> Planner:
+        """The planner of a run."""
         seconds, first_approximate = ledger.chain.pace()
         pace = Pace(
             seconds=seconds,
             first_approximate=first_approximate,
             expected_lag=expected_lag(ledger),
         )
-        return cls(records=records, erased=ledger.records.erased(), pace=pace)
+        return cls(records=run.records, erased=ledger.records.erased(), pace=pace)
 
     def plan(
         self,
         named: NDArray[np.int64],
-        blocks: NDArray[np.int64],
+        places: Places,
         method: str,
         *,
         is_checked: bool = True,
@@ -58,7 +60,7 @@ class Planner:
 
         Args:
             named: Their ids, each once; those that are erased are ignored.
-            blocks: The block of each. Shape (n,).
+            places: Where each is trained on.
             method: The name of the method.
             is_checked: Whether somebody has to be left.
 
@@ -72,26 +74,26 @@ class Planner:
         return make_plan(
             method=method,
             records=ids.tolist(),
-            blocks=blocks[~is_gone].tolist(),
+            blocks=places.of(~is_gone).touched.tolist(),
             ignored=named[is_gone].tolist(),
             pace=self.pace,
         )
 
 
-def planned(ledger: Ledger, records: int, named: NDArray[np.int64], method: str) -> Plan:
+def planned(ledger: Ledger, run: RunFacts, named: NDArray[np.int64], method: str) -> Plan:
     """What erasing some records would touch and cost, from how the run stands now.
 
     Args:
         ledger: Of the run.
-        records: How many records the run has.
+        run: What it was made of.
         named: The ids, each once.
         method: Its name.
 
     Raises:
         NothingLeft: No record would be left.
     """
-    blocks = ledger.records.blocks_of(named).astype(np.int64)
-    return Planner.of(ledger, records).plan(named, blocks, method)
+    places = places_of(run.parts, named, ledger.records.groups_of(named))
+    return Planner.of(ledger, run).plan(named, places, method)
 
 
 def left_of(

@@ -16,15 +16,17 @@ from obliviate.disk.paths import local_folder
 from obliviate.evidence.chart import Curve
 from obliviate.ledger import Ledger
 from obliviate.ledger.facts import ERASED
+from obliviate.recipe.parts import places_of
 from obliviate.text import READS_MORE
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Mapping
     from pathlib import Path
 
     from obliviate.ledger import ErasureFacts, RunFacts
     from obliviate.ledger.facts import Guarantee
     from obliviate.ledger.outcome import Outcome, Stitch
+    from obliviate.recipe.parts import Places
 
 FEWEST_SHOWN = 2  # a mean over fewer records is the score of one
 GUARANTEES: Mapping[str, str] = {
@@ -178,7 +180,7 @@ def gathered(folder: str | Path) -> Evidence:
 def _evidence(ledger: Ledger, name: str) -> Evidence:
     facts, entries = ledger.run(), ledger.chain.entries()
     inexact = [entry.block for entry in entries if entry.guarantee != "exact"]
-    is_finished = len(entries) > facts.parts[0].blocks
+    is_finished = len(entries) > facts.parts[0].length
     guarantee = entries[-1].guarantee if is_finished else None
     left_out = len(ledger.records.excluded())
     return Evidence(
@@ -213,12 +215,13 @@ def _meaning(guarantee: Guarantee | None, facts: RunFacts) -> str:
 def _erasures(ledger: Ledger, facts: RunFacts) -> tuple[ErasureEvidence, ...]:
     found = []
     for each in ledger.erasures.all():
-        held = sorted(ledger.records.blocks_of(ledger.erasures.records_of(each.id)).tolist())
-        found.append(_erasure(each, held, facts.blocks))
+        records = ledger.erasures.records_of(each.id)
+        places = places_of(facts.parts, records, ledger.records.groups_of(records))
+        found.append(_erasure(each, places, facts.blocks))
     return tuple(found)
 
 
-def _erasure(facts: ErasureFacts, held: Sequence[int], blocks: int) -> ErasureEvidence:
+def _erasure(facts: ErasureFacts, places: Places, blocks: int) -> ErasureEvidence:
     options = dict(facts.method)
     method = str(options.pop("name"))
     common: dict[str, Any] = {
@@ -240,10 +243,10 @@ def _erasure(facts: ErasureFacts, held: Sequence[int], blocks: int) -> ErasureEv
         curve = Curve(
             segments=outcome.segments,
             residual_memory=outcome.residual_memory,
-            affected=tuple(sorted(set(held))),
+            affected=tuple(places.touched.tolist()),
             blocks=blocks,
             method=method,
-            functional_memory=_anonymous(outcome, held),
+            functional_memory=_anonymous(outcome, places),
             control_memory=outcome.control_memory,
         )
     return ErasureEvidence(
@@ -257,24 +260,24 @@ def _erasure(facts: ErasureFacts, held: Sequence[int], blocks: int) -> ErasureEv
         digest=outcome.digest,
         digest_before=outcome.digest_before,
         seconds=outcome.seconds,
-        stitches=tuple(_stitch(each, held) for each in outcome.stitches),
+        stitches=tuple(_stitch(each, places) for each in outcome.stitches),
     )
 
 
-def _anonymous(outcome: Outcome, held: Sequence[int]) -> tuple[float | None, ...]:
+def _anonymous(outcome: Outcome, places: Places) -> tuple[float | None, ...]:
     """The functional memory, but for blocks where it is the score of a single record."""
     return tuple(
-        value if _is_crowd(held, block) else None
+        value if _is_crowd(places, block) else None
         for block, value in zip(outcome.replayed, outcome.functional_memory, strict=False)
     )
 
 
-def _stitch(stitch: Stitch, held: Sequence[int]) -> Stitch:
-    if _is_crowd(held, stitch.after):
+def _stitch(stitch: Stitch, places: Places) -> Stitch:
+    if _is_crowd(places, stitch.after):
         return stitch
     verdict = "passed" if stitch.has_passed else "failed"
     return replace(stitch, predicted=None, low=None, high=None, reached=None, verdict=verdict)
 
 
-def _is_crowd(held: Sequence[int], until: int) -> bool:
-    return sum(block <= until for block in held) >= FEWEST_SHOWN
+def _is_crowd(places: Places, until: int) -> bool:
+    return bool((places.earliest <= until).sum() >= FEWEST_SHOWN)

@@ -90,7 +90,7 @@ def bench(project: Project, blocks: int | None = None) -> Events[Bench]:
         seconds = time.perf_counter() - started
         training = sum(entry.seconds for entry in run.chain().entries)
         record = int(np.random.default_rng(project.recipe.seed).integers(run.facts.records))
-        block = int(run.trainer.layout.block_of(np.array([record]))[0])
+        block = int(run.trainer.layout.places(np.array([record])).earliest[0])
         before = accuracy(run.model, project.test, project.recipe.device)
         run.ledger.close()
         rows: list[BenchRow] = []

@@ -15,13 +15,13 @@ from obliviate.errors import InvalidOption, NothingLeft, UnknownSubject
 from obliviate.methods.exact import Exact
 from obliviate.methods.registry import method_of, options_of
 from obliviate.options import whole
+from obliviate.recipe.deal import key, keyed_hash
 from obliviate.recipe.subjects import named_once
 from obliviate.run.make import cut, data_length, new_trainer
 from obliviate.text import shown
 from obliviate.training.batches import TensorFeed, content_of, feed_of
 from obliviate.training.determinism import Environment, environment_facts
 from obliviate.training.first_step import probe
-from obliviate.training.layout import key, keyed_hash
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -124,7 +124,7 @@ def question_of(
     erased = _erased(people, records, subjects, count)
     recipe = recipe_of(project.recipe, 0, is_original=True)
     with Environment(recipe.device, threads=1).entered():
-        trainer = new_trainer(recipe, project.data, count, project.blocks)
+        trainer = new_trainer(recipe, project.data, count, project.blocks, people)
         probe(trainer, erased)
         return _put_down(project, trainer, erased, chosen, seeds)
 
@@ -170,7 +170,7 @@ def _put_down(
     seeds: int,
 ) -> Question:
     layout = trainer.layout
-    affected = np.unique(layout.block_of(erased))
+    affected = layout.places(erased).touched
     near = np.concatenate([layout.members(int(block)) for block in affected])
     tests = data_length(project.test) if project.test is not None else 0
     seed, everyone = project.recipe.seed, np.arange(layout.records, dtype=np.int64)

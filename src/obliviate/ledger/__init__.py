@@ -4,7 +4,6 @@ from obliviate.ledger.facts import (
     Entry,
     ErasureFacts,
     ObjectFacts,
-    Part,
     RequestFacts,
     RunFacts,
 )
@@ -17,7 +16,6 @@ __all__ = [
     "Ledger",
     "Newcomers",
     "ObjectFacts",
-    "Part",
     "RequestFacts",
     "RunFacts",
 ]

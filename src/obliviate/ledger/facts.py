@@ -9,23 +9,11 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from obliviate.ledger.outcome import Outcome
+    from obliviate.recipe.parts import Part
     from obliviate.vault.vault import Stored
 
 Guarantee = Literal["exact", "approximate"]
 Origin = Literal["initial", "trained", "replayed", "stitched"]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Part:
-    """Records that a run was made with, or was extended by, at one time.
-
-    Attributes:
-        records: How many.
-        blocks: How many blocks they are cut into.
-    """
-
-    records: int
-    blocks: int
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,8 +54,8 @@ class RunFacts:
 
     @property
     def blocks(self) -> int:
-        """How many blocks it is cut into."""
-        return sum(part.blocks for part in self.parts)
+        """How many blocks the chain will have, through all epochs."""
+        return sum(part.length for part in self.parts)
 
 
 @dataclass(frozen=True, kw_only=True)

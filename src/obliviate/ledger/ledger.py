@@ -17,7 +17,7 @@ from obliviate.ledger.change import changing
 from obliviate.ledger.create import created
 from obliviate.ledger.database import QUICKLY_CHECKED_BYTES, damaged
 from obliviate.ledger.erasures import Erasures
-from obliviate.ledger.facts import Part, RunFacts
+from obliviate.ledger.facts import RunFacts
 from obliviate.ledger.journal import Journal
 from obliviate.ledger.keys import Keys, in_the_clear
 from obliviate.ledger.lease import Lease
@@ -27,6 +27,8 @@ from obliviate.ledger.open import opened
 from obliviate.ledger.records import Records, add_to_requests, waiting_people
 from obliviate.ledger.requests import Requests
 from obliviate.ledger.row_groups import GROUPED, SPAN_ROWS
+from obliviate.recipe.deal import Deal
+from obliviate.recipe.parts import Part, parts_in_order
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -155,17 +157,9 @@ class Ledger:
             samples = connection.execute(
                 select(tables.samples).where(tables.samples.c.run == self._run)
             )
-            query = (
-                select(tables.parts)
-                .where(tables.parts.c.run == self._run)
-                .order_by(tables.parts.c.part)
-            )
             return RunFacts(
                 samples={each.record: each.content for each in samples},
-                parts=tuple(
-                    Part(records=part.records, blocks=part.blocks)
-                    for part in connection.execute(query)
-                ),
+                parts=self._parts(connection),
                 smallest_batch=row.smallest_batch,
                 fingerprint=row.fingerprint,
                 environment=row.environment,
@@ -176,6 +170,24 @@ class Ledger:
                 project=row.project,
                 made=row.made,
             )
+
+    def _parts(self, connection: Connection) -> tuple[Part, ...]:
+        deals: dict[int, list[Deal]] = {}
+        rows = tables.deals.c
+        query = select(tables.deals).where(rows.run == self._run).order_by(rows.part, rows.epoch)
+        for row in connection.execute(query):
+            deals.setdefault(row.part, []).append(Deal(int(row.seed), row.cuts, row.counts))
+        its = tables.parts.c
+        query = select(tables.parts).where(its.run == self._run).order_by(its.part)
+        return parts_in_order(
+            Part(
+                records=row.records,
+                blocks=row.blocks,
+                deals=tuple(deals.get(row.part, ())),
+                is_over_all=bool(row.is_over_all),
+            )
+            for row in connection.execute(query)
+        )
 
     def add_samples(self, samples: Mapping[int, str]) -> None:
         """Know the dataset by some more records; see `RunFacts.samples`."""

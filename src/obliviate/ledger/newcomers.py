@@ -22,7 +22,8 @@ if TYPE_CHECKING:
     from sqlalchemy import Table
 
     from obliviate.ledger.change import Change
-    from obliviate.ledger.facts import Part, RunFacts
+    from obliviate.ledger.facts import RunFacts
+    from obliviate.recipe.parts import Part
     from obliviate.recipe.subjects import Subjects
 
 
@@ -31,13 +32,13 @@ class Newcomers:
     """Records that come to a run together.
 
     Attributes:
-        blocks: The block of each. Shape (n,).
+        groups: The group that each is dealt with; see `recipe.deal`. Shape (n,).
         subjects: The people of each; None where nobody is named.
         contents: The tombstone that each would have; None where none are kept.
         excluded: The ids of those that are left out. Sorted.
     """
 
-    blocks: NDArray[np.int32]
+    groups: NDArray[np.int64]
     excluded: NDArray[np.int64]
     subjects: Subjects | None = None
     contents: Sequence[bytes] | None = None
@@ -50,10 +51,17 @@ def insert_part(change: Change, run: RunFacts, number: int, part: Part, new: New
         "part": number,
         "records": part.records,
         "blocks": part.blocks,
+        "is_over_all": int(part.is_over_all),
         "has_subjects": int(key is not None and subjects is not None),
         "made": stamp(),
     }
     change.insert(tables.parts, [row])
+    deals = [
+        {"part": number, "epoch": epoch, "seed": str(deal.seed)}
+        | {"cuts": deal.cuts, "counts": deal.counts}
+        for epoch, deal in enumerate(part.deals)
+    ]
+    change.insert(tables.deals, deals)
     _insert_people(change, new, key, sum(each.records for each in run.parts[:number]))
     change.insert(tables.erased, [{"record": record} for record in new.excluded.tolist()])
 
@@ -78,9 +86,9 @@ def _insert_people(change: Change, new: Newcomers, key: bytes | None, first_reco
     if left_out:
         contents = (None if at in left_out else each for at, each in enumerate(contents))
     rows = (
-        (change.run, record, block, person, content)
-        for record, (block, person, content) in enumerate(
-            zip(new.blocks.tolist(), people, contents, strict=False), start=first_record
+        (change.run, record, group, person, content)
+        for record, (group, person, content) in enumerate(
+            zip(new.groups.tolist(), people, contents, strict=False), start=first_record
         )
     )
     _bulk_insert(change, tables.records, rows, first_record)

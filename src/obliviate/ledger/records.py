@@ -165,21 +165,29 @@ class Records:
         )
         return list(connection.exec_driver_sql(query, (self._run, *values)).scalars())
 
-    def blocks_of(self, ids: NDArray[np.int64]) -> NDArray[np.int32]:
-        """The block of each record. Shape (n,) -> (n,); without laying out the whole dataset."""
+    def groups_of(self, ids: NDArray[np.int64]) -> NDArray[np.int64]:
+        """The group that each record is dealt with; see `recipe.deal`. Shape (n,) -> (n,)."""
         records, asked = tables.records.c, np.unique(ids)
-        query = select(records.record, records.block).where(records.run == self._run)
+        query = select(records.record, records.kin).where(records.run == self._run)
         query = query.order_by(records.record)
         pieces = [columns_of((), 2)]
         with self._database.reading() as connection:
             for some in batched(asked.tolist()):
                 rows = connection.execute(query.where(_near(records.record, some))).all()
                 pieces.append(columns_of(rows, 2))
-        known, blocks = map(np.concatenate, zip(*pieces, strict=True))
+        known, groups = map(np.concatenate, zip(*pieces, strict=True))
         if not np.isin(asked, known).all():
             raise damaged(self._database.where, "it lacks records that belong there")
-        places: NDArray[np.int32] = blocks[np.searchsorted(known, ids)].astype(np.int32)
-        return places
+        theirs: NDArray[np.int64] = groups[np.searchsorted(known, ids)]
+        return theirs
+
+    def groups(self) -> NDArray[np.int64]:
+        """The group of every record. Shape (records,)."""
+        records = tables.records.c
+        query = select(records.kin).where(records.run == self._run).order_by(records.record)
+        with self._database.reading() as connection:
+            rows = connection.execute(query.execution_options(yield_per=_IDS_AT_ONCE))
+            return np.fromiter(rows.scalars(), dtype=np.int64)
 
     def contents_of(self, ids: NDArray[np.int64]) -> dict[int, bytes]:
         """What tombstones know some records by, where they are kept; by record."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from sqlalchemy import func, select, true
@@ -117,7 +117,7 @@ class Requests:
         named, records, pieces = tables.requested.c, tables.records.c, [columns_of((), 3)]
         is_it = (records.run == named.run) & (records.record == named.record)
         query = (
-            select(named.request, named.record, records.block)
+            select(named.request, named.record, records.kin)
             .select_from(tables.requested.outerjoin(tables.records, is_it))
             .where(named.run == self._run)
             .order_by(named.request, named.record)
@@ -125,11 +125,11 @@ class Requests:
         with self._database.reading() as connection:
             for some in batched(sorted(numbers)):
                 rows = connection.execute(query.where(named.request.in_(some))).all()
-                if any(row.block is None for row in rows):
+                if any(row.kin is None for row in rows):
                     raise damaged(self._database.where, "it lacks records that belong there")
                 pieces.append(columns_of(rows, 3))
-        requests, ids, blocks = map(np.concatenate, zip(*pieces, strict=True))
-        return Named(requests=requests, records=ids, blocks=blocks)
+        requests, ids, groups = map(np.concatenate, zip(*pieces, strict=True))
+        return Named(requests=requests, records=ids, groups=groups)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -139,24 +139,20 @@ class Named:
     Attributes:
         requests: The numbers of the requests, ascending.
         records: The ids of the records; ascending within a request.
-        blocks: The blocks that hold them.
+        groups: The group that each record is dealt with; see `recipe.deal`.
     """
 
     requests: NDArray[np.int64]
     records: NDArray[np.int64]
-    blocks: NDArray[np.int64]
+    groups: NDArray[np.int64]
 
-    def of(self, number: int) -> Named:
-        """What one request names."""
+    def of(self, number: int) -> slice:
+        """The rows of one request."""
         first, last = np.searchsorted(self.requests, [number, number + 1])
-        return self._chosen(slice(first, last))
+        return slice(int(first), int(last))
 
-    def of_any(self, numbers: Iterable[int]) -> Named:
-        """What some requests name together, each record once."""
-        chosen = self._chosen(np.isin(self.requests, list(numbers)))
-        return chosen._chosen(np.unique(chosen.records, return_index=True)[1])
-
-    def _chosen(self, rows: Any) -> Named:
-        return Named(
-            requests=self.requests[rows], records=self.records[rows], blocks=self.blocks[rows]
-        )
+    def of_any(self, numbers: Iterable[int]) -> NDArray[np.int64]:
+        """Rows of some requests, one for each record. Shape (m,)."""
+        rows = np.flatnonzero(np.isin(self.requests, list(numbers)))
+        chosen: NDArray[np.int64] = rows[np.unique(self.records[rows], return_index=True)[1]]
+        return chosen

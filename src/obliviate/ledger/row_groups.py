@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 GROUPED: dict[str, str | None] = {
     "runs": None,
     "parts": "part",
+    "deals": "part",
     "samples": None,
     "objects": "key",
     "chain": "block",

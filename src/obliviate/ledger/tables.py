@@ -106,8 +106,21 @@ parts = Table(
     _number("part"),
     Column("records", Integer, nullable=False),
     Column("blocks", Integer, nullable=False),
-    Column("has_subjects", Integer, nullable=False),  # 0 or 1
+    Column("is_over_all", Integer, nullable=False),  # 0 or 1, as the next one
+    Column("has_subjects", Integer, nullable=False),
     Column("made", String, nullable=False),
+)
+
+deals = Table(
+    "deals",
+    metadata,
+    _run(),
+    _number("part"),
+    _number("epoch"),  # of the part, from 0
+    Column("seed", String, nullable=False),  # in digits: it takes all of 64 bits
+    Column("cuts", LargeBinary, nullable=False),
+    Column("counts", LargeBinary, nullable=False),
+    sqlite_with_rowid=False,
 )
 
 samples = Table(
@@ -135,7 +148,7 @@ records = Table(
     metadata,
     Column("run", Integer, primary_key=True, autoincrement=False),
     _number("record"),
-    Column("block", Integer, nullable=False),
+    Column("kin", Integer, nullable=False),  # the group that it is dealt with
     Column("subject", Integer),  # None where it was erased, or belongs to nobody
     Column("content", LargeBinary),  # the tombstone that it would have
     sqlite_with_rowid=False,

@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING
 
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from obliviate.recipe.deal import key
 from obliviate.recipe.user_code import named
 from obliviate.states.update import captured, raw_bytes
 from obliviate.training.determinism import seed_generators
-from obliviate.training.layout import key
 from obliviate.training.model import load_state
 
 if TYPE_CHECKING:
@@ -92,7 +92,7 @@ def reestimated(
     layers = {
         name: layer for name, layer in layers.items() if layer.training and layer.momentum != 0
     }
-    batches = list(first_epochs(trainer, blocks, erased)) if layers or following else []
+    batches = list(first_passes(trainer, blocks, erased)) if layers or following else []
     if not batches:
         return dict(state)
     load_state(trainer.model, state)
@@ -130,12 +130,12 @@ def _averaging(layers: Iterable[_BatchNorm]) -> Iterator[None]:
             layer.momentum = momentum
 
 
-def first_epochs(
+def first_passes(
     trainer: BlockTrainer, blocks: Iterable[int], erased: NDArray[np.int64]
 ) -> Iterator[NDArray[np.int64]]:
     """The retained records of some blocks, batch by batch, each once."""
     for block in blocks:
-        per_epoch = trainer.layout.steps(block) // trainer.layout.epochs
+        steps_once = trainer.layout.steps_once(block)
         for step, records in trainer.layout.batches(block, erased):
-            if step < per_epoch:
+            if step < steps_once:
                 yield records

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from obliviate.errors import TrainingFailed
 from obliviate.methods.slices import singles
-from obliviate.training.layout import key, keyed_hash
+from obliviate.recipe.deal import key, keyed_hash
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -56,7 +56,7 @@ def control_ids(
         erased: The records of the request.
         gone: All erased records, sorted.
     """
-    blocks = np.unique(layout.block_of(erased))
+    blocks = np.unique(layout.places(erased).latest)
     wanted = min(max(CONTROLS, len(erased)), MOST_ERASED)
     distance = np.abs(np.arange(1, layout.blocks + 1)[:, None] - blocks[None, :]).min(axis=1)
     chosen_ids = np.empty(0, dtype=np.int64)

@@ -30,9 +30,9 @@ from obliviate.methods.sample import (
 )
 from obliviate.methods.scores import batch_scores, is_cross_entropy, kind_of, loss_of
 from obliviate.methods.slices import REMEDY, sliced
+from obliviate.recipe.deal import key, keyed_hash
 from obliviate.recipe.user_code import named
 from obliviate.training.determinism import seed_generators
-from obliviate.training.layout import key, keyed_hash
 from obliviate.training.model import load_state, made_model
 
 if TYPE_CHECKING:

@@ -19,11 +19,11 @@ from torch.nn.utils.parametrizations import _Orthogonal, _SpectralNorm
 from torch.nn.utils.spectral_norm import SpectralNorm
 
 from obliviate.errors import TrainingFailed
-from obliviate.methods.buffers import batch_norm_statistics, first_epochs, reestimated
+from obliviate.methods.buffers import batch_norm_statistics, first_passes, reestimated
+from obliviate.recipe.deal import key
 from obliviate.recipe.user_code import named
 from obliviate.states.update import is_additive
 from obliviate.training.determinism import seed_generators
-from obliviate.training.layout import key
 from obliviate.training.model import load_state
 
 if TYPE_CHECKING:
@@ -79,10 +79,10 @@ class Finish:
         self._replayed, self._apart = replayed, apart
         self._following = frozenset(apart) - batch_norm_statistics(trainer.model)
         self._until, self._is_last = until, is_last
-        per_block = (trainer.layout.steps(block) // trainer.layout.epochs for block in blocks)
+        per_block = (trainer.layout.steps_once(block) for block in blocks)
         self._is_few = sum(per_block) < _BATCHES_PASSED[0]
         spread = np.unique(np.linspace(1, until, JUDGED_BATCHES).astype(int)).tolist()
-        firsts = (next(first_epochs(trainer, [block], erased), None) for block in spread)
+        firsts = (next(first_passes(trainer, [block], erased), None) for block in spread)
         self._batches = [batch for batch in firsts if batch is not None]
         self._known: dict[str, float] | None = None
         self._first_loss: float | None = None
@@ -206,7 +206,7 @@ class Finish:
         layout, first, count = self._trainer.layout, self._until + 1, 0
         while first > 1 and count < batches:
             first -= 1
-            count += layout.steps(first) // layout.epochs
+            count += layout.steps_once(first)
         return range(first, self._until + 1), count
 
     def _limit(self, state: State) -> float:

@@ -250,11 +250,10 @@ def trace_of(
         prior: What is believed of the exponent.
     """
     scorer = Scorer(trainer, chain.state(chain.length), records, gone)
-    block_of = trainer.layout.block_of
     return Trace(
         scorer=scorer,
-        blocks=block_of(records).astype(np.int64),
-        scored=block_of(scorer.erased.ids).astype(np.int64),
+        blocks=trainer.layout.places(records).latest,
+        scored=trainer.layout.places(scorer.erased.ids).latest,
         prior=prior,
     )
 

@@ -1,9 +1,9 @@
 """Contents: what the records of a block were when they were trained on, so that a change is seen.
 
 A record that was corrected in place, or that moved when a table was exported anew, makes a replay
-another training. While a block is trained on, each of its records is hashed, under the run's
-secret key, as the first epoch fetched it; a replay hashes what it fetches and compares. Slots of
-erased records hold nothing.
+another training. While a block is trained on, each of its records is hashed under the run's secret
+key, as it was fetched on the first way through; a replay hashes what it fetches and compares. Slots
+of erased records hold nothing.
 """
 
 from __future__ import annotations

@@ -27,11 +27,13 @@ if TYPE_CHECKING:
 
 OptimizerState = Literal["fresh", "carried"]
 Reads = Literal["batch", "more"]
+Dealing = Literal["subject", "record"]
 SCHEDULED_STEPS = 4096
 """At so many steps a schedule is looked at; in a shorter training, at all of them."""
 _LEAST = {
     "batch_size": 1,
     "epochs": 1,
+    "repeats": 1,
     "workers": 0,
     "smallest_batch": 1,
     "seed": None,
@@ -56,7 +58,8 @@ class Recipe:
         loss: (outputs, targets) -> scalar, the mean over the batch. Not needed where `step` is
             given.
         batch_size: The largest batch.
-        epochs: How often each block is gone through before the next one.
+        epochs: How often all records are gone through, each time in a new order.
+        repeats: How often each block is gone through before the next one.
         seed: Fixes the initial weights, the place of every record, and all randomness of training.
         block_seed: Fixes the block of every record instead of `seed`, where it is given: recipes
             that differ in `seed` alone then train on the same blocks, from other weights, in
@@ -80,6 +83,9 @@ class Recipe:
         reads: "more" declares that the model, the loss or the step reads records that are not in
             its batch, such as a graph's other nodes or a memory: no answer and no report calls an
             erasure exact then without saying what that does not cover.
+        deal: "subject" keeps the records of a person together, in one block of an epoch, so that
+            forgetting a person is as fast as forgetting a record; "record" scatters them. A record
+            of several people goes with the first named; without subjects there is no difference.
         trainer: What trains by recipes of this class; called like `training.trainer.Trainer`, which
             it is if None.
 
@@ -92,6 +98,7 @@ class Recipe:
     loss: Callable[[Any, Any], Tensor] | None = None
     batch_size: int = 32
     epochs: int = 1
+    repeats: int = 1
     seed: int = 0
     block_seed: int | None = None
     schedule: Callable[[int, int], float] | None = None
@@ -102,6 +109,7 @@ class Recipe:
     smallest_batch: int | None = None
     score: Callable[[nn.Module, Any], Tensor] | None = None
     reads: Reads = "batch"
+    deal: Dealing = "subject"
     trainer: ClassVar[Callable[..., Any] | None] = None
 
     def __post_init__(self) -> None:
@@ -148,6 +156,8 @@ class Recipe:
             yield f'optimizer_state is {self.optimizer_state!r}; it must be "fresh" or "carried"'
         if self.reads not in get_args(Reads):
             yield f'reads is {self.reads!r}; it must be "batch" or "more"'
+        if self.deal not in get_args(Dealing):
+            yield f'deal is {self.deal!r}; it must be "subject" or "record"'
         device: Any = self.device
         if not isinstance(device, str):
             yield f'device is {device!r}; give its name, such as "cpu" or "cuda:0"'
@@ -190,6 +200,7 @@ class Recipe:
             "schedule": self._scheduled(total_steps),
             "batch_size": str(self.batch_size),
             "epochs": str(self.epochs),
+            "repeats": str(self.repeats),
             "seed": str(self.seed),
             "optimizer_state": self.optimizer_state,
             "smallest_batch": str(self.smallest_batch),
@@ -198,6 +209,8 @@ class Recipe:
             words["block_seed"] = str(self.block_seed)
         if self.reads != "batch":
             words["reads"] = self.reads
+        if self.deal != "subject":
+            words["deal"] = self.deal
         return words
 
     def factor(self, step: int, total_steps: int) -> float:

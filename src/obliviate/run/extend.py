@@ -13,30 +13,35 @@ from torch.utils.data import ConcatDataset, Dataset, Subset, TensorDataset
 from obliviate.desk.subjects import record_ids
 from obliviate.erasure.results import Extension
 from obliviate.errors import ForeignData, InvalidOption, RequestWaits, RunUnfinished
-from obliviate.ledger import Newcomers, Part
+from obliviate.ledger import Newcomers
 from obliviate.ledger.records import subject_hash
-from obliviate.options import choice
+from obliviate.options import choice, whole
+from obliviate.recipe.parts import with_part
 from obliviate.recipe.subjects import Subjects
 from obliviate.run.fingerprint import SAMPLED_RECORDS, content_hashes
-from obliviate.run.make import cut, data_length, trainer_of
+from obliviate.run.make import cut, data_length, deal_seed, groups_for, layout_of, trainer_of
 from obliviate.run.tombstoned import Reingested
 from obliviate.run.trial import trying
 from obliviate.run.worker import Writer
 
 if TYPE_CHECKING:
-    from collections.abc import Generator, Iterable, Sequence
+    from collections.abc import Callable, Generator, Iterable
 
     from numpy.typing import NDArray
 
     from obliviate.events import Event
     from obliviate.ledger import RunFacts
-    from obliviate.recipe.recipe import Project
+    from obliviate.recipe.parts import Part
+    from obliviate.recipe.recipe import Project, Recipe
     from obliviate.recipe.subjects import Given
     from obliviate.run.run import Run
     from obliviate.training.protocol import BlockTrainer
 
 Choice = Literal["exclude", "refuse"]
 """What becomes of new records of people whose requests wait: they are left out, or all are."""
+
+Over = Literal["new", "all"]
+"""What the epochs of an extension go over: the new records alone, or the old ones as well."""
 
 
 def joined(old: Dataset[Any], new: Dataset[Any]) -> Dataset[Any]:
@@ -69,7 +74,10 @@ class Addition:
 
     Attributes:
         data: The records.
-        blocks: How many blocks they are cut into; of about the size of the first ones if None.
+        blocks: How many blocks each epoch is cut into; of about the size of the first ones if None.
+        epochs: How many epochs are trained; as many as the recipe's over new records, or one over
+            all, if None.
+        over: What they go over.
         subjects: Whose each is; see `fit`.
         exclude: Those to leave out, by their ids in the run.
         requested: What becomes of those whose people wait to be forgotten.
@@ -77,6 +85,8 @@ class Addition:
 
     data: Dataset[Any]
     blocks: int | None = None
+    epochs: int | None = None
+    over: Over = "new"
     subjects: Given | None = None
     exclude: Iterable[int] = ()
     requested: Choice = "exclude"
@@ -113,16 +123,15 @@ def extending(
         addition: The new records.
     """
     facts, ledger = writer.facts, writer.ledger
-    part, people, chosen = _checked(facts, addition)
-    grown = replace(facts, parts=(*facts.parts, part))
-    trainer = _trainer(writer, whole, grown.parts)
+    people, chosen = _checked(facts, addition)
+    trainer = _grown(writer, whole, addition, people)
+    part, grown = trainer.layout.parts[-1], replace(facts, parts=trainer.layout.parts)
     ids = np.arange(facts.records, grown.records, dtype=np.int64)
     found = Reingested.among(trainer, ids, facts.tombstones, people)
     asked = _asked_for(writer, people, addition.requested)
     left_out = np.union1d(np.union1d(chosen, found.records), asked)
-    first = trainer.layout.parts[-1].first_block
     new = Newcomers(
-        blocks=trainer.layout.all_blocks()[facts.records :],
+        groups=trainer.layout.groups[facts.records :],
         subjects=people,
         contents=found.contents,
         excluded=left_out,
@@ -130,8 +139,9 @@ def extending(
     yield from writer.taking_lease()
     try:
         yield from writer.continuing()
-        yield from _trying(writer, trainer, range(first, grown.blocks + 1), left_out)
-        fresh = np.setdiff1d(trainer.layout.members(first), left_out)[:SAMPLED_RECORDS]
+        yield from _trying(writer, trainer, part.first_block, left_out)
+        fresh = np.setdiff1d(trainer.layout.members(part.first_block), left_out)
+        fresh = fresh[fresh >= facts.records][:SAMPLED_RECORDS]
         samples = content_hashes(trainer, fresh, facts.content_key)
         # records that are left out stay so even before the ledger knows of them
         training = Writer(ledger, writer.vault, trainer, grown).going_on(
@@ -165,7 +175,7 @@ def going_on(writer: Writer, addition: Addition) -> Generator[Event, None, Exten
         yield from writer.continuing()
         length = ledger.chain.length()
         ids = np.arange(part.first_record, facts.records, dtype=np.int64)
-        ahead = ids[writer.trainer.layout.block_of(ids) > length]
+        ahead = ids[writer.trainer.layout.places(ids).earliest > length]
         chosen = np.setdiff1d(_left_out(facts, addition), ledger.records.erased())
         trained = np.setdiff1d(chosen, ahead)
         if len(trained):
@@ -180,8 +190,7 @@ def going_on(writer: Writer, addition: Addition) -> Generator[Event, None, Exten
             its = [everybody[record - part.first_record] for record in rest.tolist()]
         found = Reingested.among(writer.trainer, rest, facts.tombstones, its)
         ledger.records.leave_out(np.union1d(chosen, found.records), found.by_record)
-        blocks = range(length + 1, facts.blocks + 1)
-        yield from _trying(writer, writer.trainer, blocks, chosen)
+        yield from _trying(writer, writer.trainer, length + 1, chosen)
         yield from writer.going_on()
     finally:
         ledger.lease.release()
@@ -194,9 +203,11 @@ def going_on(writer: Writer, addition: Addition) -> Generator[Event, None, Exten
 
 
 def _trying(
-    writer: Writer, trainer: BlockTrainer, blocks: range, left_out: NDArray[np.int64]
+    writer: Writer, trainer: BlockTrainer, first: int, left_out: NDArray[np.int64]
 ) -> Generator[Event, None, None]:
-    chain = writer.chain()
+    """Try every record that blocks from one on will be the first to train on."""
+    chain, part = writer.chain(), trainer.layout.parts[-1]
+    blocks = range(first, part.first_block + part.blocks)
     state = chain.state(chain.length)
     yield from trying(trainer, state, blocks, np.union1d(writer.ledger.records.erased(), left_out))
 
@@ -235,14 +246,51 @@ def _left_out(facts: RunFacts, addition: Addition, count: int = 0) -> NDArray[np
     return left_out
 
 
-def _checked(
-    facts: RunFacts, addition: Addition
-) -> tuple[Part, Subjects | None, NDArray[np.int64]]:
-    count, first = data_length(addition.data), facts.parts[0]
-    usual = max(1, round(count * first.blocks / first.records))
-    blocks = usual if addition.blocks is None else addition.blocks
-    blocks, people = cut(blocks, addition.subjects, count)
-    return Part(records=count, blocks=blocks), people, _left_out(facts, addition, count)
+def _checked(facts: RunFacts, addition: Addition) -> tuple[Subjects | None, NDArray[np.int64]]:
+    """Whose the new records are, and which of them are left out."""
+    count = data_length(addition.data)
+    _, people = cut(_blocks(facts, addition), addition.subjects, _covered(facts, addition), count)
+    return people, _left_out(facts, addition, count)
+
+
+def _covered(facts: RunFacts, addition: Addition) -> int:
+    """How many records the new epochs go over."""
+    hint = 'give "new" to train on the new records alone, "all" to train on the old ones too'
+    over = choice(addition.over, "over", get_args(Over), hint)
+    return data_length(addition.data) + (facts.records if over == "all" else 0)
+
+
+def _blocks(facts: RunFacts, addition: Addition) -> Any:
+    if addition.blocks is not None:
+        return addition.blocks
+    first = facts.parts[0]
+    return max(1, round(_covered(facts, addition) * first.blocks / first.records))
+
+
+def _epochs(addition: Addition, recipe: Recipe) -> int:
+    if addition.epochs is None:
+        return recipe.epochs if addition.over == "new" else 1
+    return whole(addition.epochs, "epochs", least=1, hint="give a number of epochs, or None")
+
+
+def _grown(
+    writer: Writer, data: Dataset[Any], addition: Addition, people: Subjects | None
+) -> BlockTrainer:
+    """The trainer of the run as it will be."""
+    facts, recipe = writer.facts, writer.trainer.recipe
+    count = data_length(addition.data)
+    new = groups_for(recipe, people, range(facts.records, facts.records + count))
+    groups = np.concatenate([writer.ledger.records.groups(), new])
+    parts = with_part(
+        facts.parts,
+        groups,
+        records=count,
+        blocks=_blocks(facts, addition),
+        epochs=_epochs(addition, recipe),
+        seed=deal_seed(recipe),
+        is_over_all=addition.over == "all",
+    )
+    return _trainer(writer, data, parts, lambda: groups)
 
 
 def resumed(writer: Writer, old: Dataset[Any], addition: Addition) -> Dataset[Any]:
@@ -259,14 +307,16 @@ def resumed(writer: Writer, old: Dataset[Any], addition: Addition) -> Dataset[An
         raise ForeignData(
             f"the run was extended by {part.records} records; these are {count}", hint=hint
         )
-    blocks, people = cut(
-        part.blocks if addition.blocks is None else addition.blocks, addition.subjects, count
-    )
-    if blocks != part.blocks:
-        raise InvalidOption(
-            f"the extension was cut into {part.blocks} blocks, not {blocks}",
-            hint="give that number or none",
-        )
+    blocks = part.blocks if addition.blocks is None else addition.blocks
+    blocks, people = cut(blocks, addition.subjects, len(part.covered), count)
+    begun = {"blocks": part.blocks, "epochs": len(part.deals), "over": _over(part)}
+    given = {"blocks": blocks, "epochs": addition.epochs, "over": addition.over}
+    for name, value in begun.items():
+        if given[name] not in (None, value):
+            raise InvalidOption(
+                f"the extension was begun with {name}={value!r}, not {given[name]!r}",
+                hint="give that, as when it was begun",
+            )
     number = len(facts.parts) - 1
     known = writer.ledger.records
     if people is None and facts.tombstones and known.has_subjects(number):
@@ -279,7 +329,8 @@ def resumed(writer: Writer, old: Dataset[Any], addition: Addition) -> Dataset[An
         raise InvalidOption("the extension was begun with other subjects", hint=hint)
     whole = joined(old if data_length(old) == before else Subset(old, range(before)), new)
     samples = {record: said for record, said in facts.samples.items() if record >= before}
-    if content_hashes(_trainer(writer, whole, facts.parts), samples, facts.content_key) != samples:
+    trainer = _trainer(writer, whole, facts.parts, writer.ledger.records.groups)
+    if content_hashes(trainer, samples, facts.content_key) != samples:
         raise ForeignData(
             "the run was extended by other records",
             hint=f"{hint}; only those that were not trained on yet may be mended",
@@ -287,13 +338,21 @@ def resumed(writer: Writer, old: Dataset[Any], addition: Addition) -> Dataset[An
     return whole
 
 
-def _trainer(writer: Writer, data: Dataset[Any], parts: Sequence[Part]) -> BlockTrainer:
+def _over(part: Part) -> Over:
+    return "all" if part.is_over_all else "new"
+
+
+def _trainer(
+    writer: Writer,
+    data: Dataset[Any],
+    parts: tuple[Part, ...],
+    grouping: Callable[[], NDArray[np.int64]],
+) -> BlockTrainer:
     facts, recipe = writer.facts, writer.trainer.recipe
     return trainer_of(
         recipe,
         data,
-        parts,
-        facts.smallest_batch,
+        layout_of(recipe, parts, grouping, facts.smallest_batch),
         environment=facts.environment,
         content_key=facts.content_key,
     )

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from obliviate.errors import ForeignData, ForeignRecipe
+from obliviate.recipe.deal import key, keyed_hash
 from obliviate.training.batches import content_of
-from obliviate.training.layout import key, keyed_hash
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

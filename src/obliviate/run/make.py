@@ -27,10 +27,12 @@ from obliviate.errors import (
     RunDamaged,
     RunMissing,
 )
-from obliviate.ledger import Entry, Ledger, Newcomers, Part, RunFacts
+from obliviate.ledger import Entry, Ledger, Newcomers, RunFacts
 from obliviate.ledger.create import PART_NAME, prepare
 from obliviate.ledger.open import checked_url, has_ledger
 from obliviate.options import MOST_WHOLE, noted, whole
+from obliviate.recipe.deal import groups_of
+from obliviate.recipe.parts import with_part
 from obliviate.recipe.recipe import Recipe, invalid
 from obliviate.recipe.subjects import Subjects
 from obliviate.recipe.user_code import named
@@ -40,7 +42,7 @@ from obliviate.states.update import captured, digest, size_bytes
 from obliviate.text import shown
 from obliviate.training.determinism import Environment, environment_facts
 from obliviate.training.first_step import probe
-from obliviate.training.layout import Layout, parts_of
+from obliviate.training.layout import Layout
 from obliviate.training.model import has_batch_norm, made_model
 from obliviate.training.trainer import Trainer
 from obliviate.vault.codec import encode
@@ -48,12 +50,13 @@ from obliviate.vault.folder import Folder
 from obliviate.vault.settings import VAULT_NAME
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
     from numpy.typing import NDArray
     from torch.utils.data import Dataset
 
+    from obliviate.recipe.parts import Part
     from obliviate.training.protocol import BlockTrainer
     from obliviate.vault import Seal, VaultSettings
 
@@ -61,42 +64,83 @@ MAKING_NAME = ".making"
 _OWN_FILES = {LOCK_NAME, MAKING_NAME, VAULT_NAME, PART_NAME, f"{PART_NAME}-journal"}
 
 
-def layout_of(recipe: Recipe, parts: Sequence[Part], smallest_batch: int) -> Layout:
+def layout_of(
+    recipe: Recipe,
+    parts: tuple[Part, ...],
+    grouping: Callable[[], NDArray[np.int64]],
+    smallest_batch: int,
+) -> Layout:
     """The place of every record, by a recipe."""
     return Layout(
-        parts=parts_of((part.records, part.blocks) for part in parts),
+        parts=parts,
         seed=recipe.seed,
         batch_size=recipe.batch_size,
-        epochs=recipe.epochs,
+        repeats=recipe.repeats,
         smallest_batch=smallest_batch,
-        block_seed=recipe.block_seed,
+        grouping=grouping,
     )
 
 
 def trainer_of(
     recipe: Recipe,
     data: Dataset[Any],
-    parts: Sequence[Part],
-    smallest_batch: int,
+    layout: Layout,
     *,
     environment: Mapping[str, str],
     content_key: bytes | None = None,
 ) -> BlockTrainer:
     """What trains by a recipe: the one place that makes a trainer."""
     make_trainer: Callable[..., BlockTrainer] = recipe.trainer or Trainer
-    layout = layout_of(recipe, parts, smallest_batch)
     return make_trainer(recipe, data, layout, environment, content_key)
 
 
-def new_trainer(recipe: Recipe, data: Dataset[Any], records: int, blocks: int) -> BlockTrainer:
+def deal_seed(recipe: Recipe) -> int:
+    """What the deals of a run are seeded with."""
+    return recipe.seed if recipe.block_seed is None else recipe.block_seed
+
+
+def groups_for(recipe: Recipe, subjects: Subjects | None, records: range) -> NDArray[np.int64]:
+    """The group that each of some new records is dealt with. Shape (n,)."""
+    if subjects is None or recipe.deal == "record":
+        return np.arange(records.start, records.stop, dtype=np.int64)
+    return groups_of(subjects, records.start)
+
+
+def new_layout(
+    recipe: Recipe,
+    records: int,
+    blocks: int,
+    subjects: Subjects | None = None,
+    smallest_batch: int = 1,
+) -> Layout:
+    """The place of every record in a run that does not exist yet."""
+    groups = groups_for(recipe, subjects, range(records))
+    parts = with_part(
+        (),
+        groups,
+        records=records,
+        blocks=blocks,
+        epochs=recipe.epochs,
+        seed=deal_seed(recipe),
+    )
+    return layout_of(recipe, parts, lambda: groups, smallest_batch)
+
+
+def new_trainer(
+    recipe: Recipe,
+    data: Dataset[Any],
+    records: int,
+    blocks: int,
+    subjects: Subjects | None = None,
+) -> BlockTrainer:
     """The trainer of a run that does not exist yet."""
     environment = environment_facts(recipe.device, recipe.workers)
     smallest_batch = recipe.smallest_batch
     if smallest_batch is None:
         with Environment.of(recipe.device, environment).entered():
             smallest_batch = 2 if has_batch_norm(made_model(recipe)) else 1
-    part = Part(records=records, blocks=blocks)
-    return trainer_of(recipe, data, [part], smallest_batch, environment=environment)
+    layout = new_layout(recipe, records, blocks, subjects, smallest_batch)
+    return trainer_of(recipe, data, layout, environment=environment)
 
 
 def make(
@@ -121,7 +165,7 @@ def make(
         checked_url(ledger)
     if not _is_free(folder, settings):
         return  # another process was faster
-    trainer = new_trainer(recipe, data, data_length(data), blocks)
+    trainer = new_trainer(recipe, data, data_length(data), blocks, subjects)
     probe(trainer, left_out)
     ids = np.arange(trainer.layout.records, dtype=np.int64)
     found = Reingested.among(trainer, ids, tombstones, subjects)
@@ -150,7 +194,7 @@ def make(
             replace(facts, vault=settings.as_dict()),
             first,
             Newcomers(
-                blocks=trainer.layout.all_blocks(),
+                groups=trainer.layout.groups,
                 subjects=subjects,
                 contents=found.contents,
                 excluded=left_out,
@@ -237,7 +281,7 @@ def _facts(
 ) -> RunFacts:
     layout, secret = trainer.layout, secrets.token_bytes(32)
     return RunFacts(
-        parts=tuple(Part(records=part.records, blocks=part.blocks) for part in layout.parts),
+        parts=layout.parts,
         smallest_batch=layout.smallest_batch,
         fingerprint=trainer.fingerprint(),
         environment=dict(trainer.environment.facts),
@@ -293,8 +337,16 @@ def _data_fault(data: Any) -> str:
     return ""
 
 
-def cut(blocks: Any, subjects: Any, records: int) -> tuple[int, Subjects | None]:
-    """The number of blocks that records are cut into, and whose each record is.
+def cut(
+    blocks: Any, subjects: Any, records: int, new: int | None = None
+) -> tuple[int, Subjects | None]:
+    """The number of blocks that an epoch is cut into, and whose each record is.
+
+    Args:
+        blocks: As it was given.
+        subjects: As they were given.
+        records: How many records an epoch goes over.
+        new: For how many of them subjects are given; all if None.
 
     Raises:
         InvalidRecipe: They are none; every fault in one message.
@@ -305,7 +357,9 @@ def cut(blocks: Any, subjects: Any, records: int) -> tuple[int, Subjects | None]
         hint = "every block needs a record"
         count = whole(blocks, "blocks", least=1, most=records, hint=hint)
     with noted(faults):
-        people = None if subjects is None else Subjects.of(subjects, records)
+        people = (
+            None if subjects is None else Subjects.of(subjects, records if new is None else new)
+        )
     if faults:
         raise invalid(faults)
     return count, people

@@ -50,7 +50,7 @@ from obliviate.run.extend import (
     resumed,
 )
 from obliviate.run.fingerprint import check_data, check_recipe
-from obliviate.run.make import checked_recipe, data_length, trainer_of
+from obliviate.run.make import checked_recipe, data_length, layout_of, trainer_of
 from obliviate.run.work import working
 from obliviate.run.worker import Writer
 from obliviate.text import READS_MORE
@@ -78,7 +78,7 @@ if TYPE_CHECKING:
     from obliviate.methods.method import Method
     from obliviate.recipe.recipe import Recipe
     from obliviate.recipe.subjects import Given, Subject
-    from obliviate.run.extend import Choice
+    from obliviate.run.extend import Choice, Over
     from obliviate.run.worker import Carried
     from obliviate.vault import Seal
 
@@ -118,8 +118,12 @@ class Run:
         self.trainer = trainer_of(
             self.recipe,
             data,
-            self.facts.parts,
-            self.facts.smallest_batch,
+            layout_of(
+                self.recipe,
+                self.facts.parts,
+                self.ledger.records.groups,
+                self.facts.smallest_batch,
+            ),
             environment=self.facts.environment,
             content_key=self.facts.content_key,
         )
@@ -382,6 +386,8 @@ class Run:
         data: Dataset[Any],
         *,
         blocks: int | None = None,
+        epochs: int | None = None,
+        over: Over = "new",
         subjects: Given | None = None,
         exclude: Iterable[int] = (),
         requested: Choice = "exclude",
@@ -399,7 +405,13 @@ class Run:
 
         Args:
             data: The new records.
-            blocks: How many blocks they are cut into; of about the size of the first ones if None.
+            blocks: How many blocks each epoch is cut into; of about the size of the first ones if
+                None.
+            epochs: How many epochs are trained; if None, as many as the recipe says over the new
+                records alone, and one over all.
+            over: "new" trains on the new records alone: nothing of the old ones moves, and who is
+                only among them is forgotten as before. "all" trains on old and new together, as one
+                training goes on: everybody is found in these epochs too.
             subjects: Whose each is; see `fit`.
             exclude: New records to leave out, by their ids in the run.
             requested: What becomes of records of people all of whose records are named by requests
@@ -414,7 +426,13 @@ class Run:
         """
         return watch(
             self.extending(
-                data, blocks=blocks, subjects=subjects, exclude=exclude, requested=requested
+                data,
+                blocks=blocks,
+                epochs=epochs,
+                over=over,
+                subjects=subjects,
+                exclude=exclude,
+                requested=requested,
             )
         )
 
@@ -423,13 +441,21 @@ class Run:
         data: Dataset[Any],
         *,
         blocks: int | None = None,
+        epochs: int | None = None,
+        over: Over = "new",
         subjects: Given | None = None,
         exclude: Iterable[int] = (),
         requested: Choice = "exclude",
     ) -> Generator[Event, None, Extension]:
         """`extend`, yielding its progress."""
         addition = Addition(
-            data=data, blocks=blocks, subjects=subjects, exclude=exclude, requested=requested
+            data=data,
+            blocks=blocks,
+            epochs=epochs,
+            over=over,
+            subjects=subjects,
+            exclude=exclude,
+            requested=requested,
         )
         if is_unfinished(self.writer) or self.writer.lacks:
             self.renew(resumed(self.writer, self.data, addition))
@@ -573,7 +599,7 @@ class Run:
             )
 
     def _served_chain(self) -> Chain:
-        chain, first = self.chain(), self.facts.parts[0].blocks
+        chain, first = self.chain(), self.facts.parts[0].length
         if chain.length < first:
             raise RunUnfinished(
                 f"{self.folder} has been trained to block {chain.length} of {first}",

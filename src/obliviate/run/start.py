@@ -145,7 +145,7 @@ fitting = fit.events
 
 def _check_blocks(run: Run, blocks: int) -> None:
     first = run.facts.parts[0]
-    if blocks not in (first.blocks, run.facts.blocks):
+    if blocks != first.blocks:
         raise InvalidOption(
             f"{run.folder} was cut into {first.blocks} blocks, not {blocks}",
             hint="give the number it was made with, or make a new run in another folder",

@@ -10,9 +10,9 @@ from torch import Tensor
 
 from obliviate.errors import NotFinite, ObliviateError, TrainingFailed
 from obliviate.events import Event
+from obliviate.recipe.deal import key
 from obliviate.recipe.user_code import named
 from obliviate.training.determinism import seed_generators
-from obliviate.training.layout import key
 from obliviate.training.model import load_state
 
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ def trying(
 ) -> Generator[Event, None, None]:
     """See that every batch of some blocks can be read and gives a finite loss; train nothing.
 
-    Each record is seen once, in its batch of the first epoch, as training will see it. What goes
+    Each record is seen once, in its first batch, as training will see it. What goes
     astray only after steps is not found here.
 
     Args:
@@ -48,9 +48,9 @@ def trying(
         yield Event(task="try the records", done=done, total=len(blocks), block=block)
         load_state(trainer.model, state)
         trainer.model.train()
-        an_epoch = trainer.layout.steps(block) // trainer.layout.epochs
+        steps_once = trainer.layout.steps_once(block)
         for step, records in trainer.layout.batches(block, erased):
-            if step >= an_epoch:
+            if step >= steps_once:
                 break
             try:
                 _try(trainer, block, step, records)

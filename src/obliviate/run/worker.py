@@ -33,6 +33,7 @@ from obliviate.ledger.marking import Marking
 from obliviate.methods.exact import Exact
 from obliviate.methods.registry import method_from, options_of
 from obliviate.methods.trace import exponent_of, trace_of
+from obliviate.recipe.parts import places_of
 from obliviate.run.fingerprint import SAMPLED_RECORDS, content_hashes, sampled
 from obliviate.run.onward import training_on
 from obliviate.states.difference import Difference
@@ -51,6 +52,7 @@ if TYPE_CHECKING:
     from obliviate.ledger.outcome import Outcome
     from obliviate.methods.method import Method
     from obliviate.methods.trace import Trace
+    from obliviate.recipe.parts import Places
     from obliviate.run.onward import Commit
     from obliviate.training.protocol import BlockTrainer
     from obliviate.vault import Vault
@@ -137,7 +139,11 @@ class Writer:
 
     def plan(self, named: NDArray[np.int64], method: str) -> Plan:
         """What erasing some records would touch and cost, by a method of that name."""
-        return planned(self.ledger, self.facts.records, named, method)
+        return planned(self.ledger, self.facts, named, method)
+
+    def places(self, records: NDArray[np.int64]) -> Places:
+        """Where some records are trained on, without laying out the whole dataset."""
+        return places_of(self.facts.parts, records, self.ledger.records.groups_of(records))
 
     def changed_environment(self) -> dict[str, tuple[str, str]]:
         """See `Run.changed_environment`."""
@@ -160,7 +166,7 @@ class Writer:
 
     def waiting_blocks(self) -> frozenset[int]:
         """The blocks that hold them."""
-        return frozenset(self.ledger.records.blocks_of(self.waiting()).tolist())
+        return frozenset(self.places(self.waiting()).touched.tolist())
 
     # Carrying out
 
@@ -409,7 +415,7 @@ class Writer:
         """What follows the trace as a function, if the method does; it reads the records once."""
         if not (method.functional and len(records)):
             return None
-        records = records[self.ledger.records.blocks_of(records) <= chain.length]
+        records = records[self.places(records).earliest <= chain.length]
         if not len(records):
             return None
         gone = np.union1d(self.ledger.records.erased(), records)
@@ -472,5 +478,6 @@ class Writer:
         length, records = self.ledger.chain.length(), self.facts.records
         if length == self.facts.blocks:
             return np.arange(records - self.lacks, records, dtype=np.int64)
-        ahead = np.flatnonzero(self.trainer.layout.all_blocks() > length)
+        everybody = np.arange(records, dtype=np.int64)
+        ahead = np.flatnonzero(self.trainer.layout.places(everybody).earliest > length)
         return np.union1d(ahead, np.arange(records - self.lacks, records))

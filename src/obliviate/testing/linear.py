@@ -65,7 +65,7 @@ class LinearTrainer:
     def fingerprint(self) -> dict[str, str]:
         """What the trainer is, the form of its model, and the recipe's numbers."""
         recipe = self.recipe
-        numbers = (recipe.seed, recipe.batch_size, recipe.epochs, recipe.optimizer_state)
+        numbers = (recipe.seed, recipe.batch_size, recipe.repeats, recipe.optimizer_state)
         return {"trainer": "signs", "model": repr(self.model), "numbers": repr(numbers)}
 
     def train(

@@ -11,8 +11,7 @@ import torch
 from torch.utils.data import Dataset, TensorDataset
 
 import obliviate as ob
-from obliviate.ledger import Part
-from obliviate.run.make import trainer_of
+from obliviate.run.make import new_layout, trainer_of
 from obliviate.states.update import digest
 from obliviate.training.determinism import environment_facts
 from obliviate.training.first_step import probe
@@ -66,8 +65,9 @@ class TrainerContract:
         return trainer_of(
             self.recipe,
             self.data() if data is None else data,
-            [Part(records=_RECORDS, blocks=_BLOCKS)],
-            self.recipe.smallest_batch or 1,
+            new_layout(
+                self.recipe, _RECORDS, _BLOCKS, smallest_batch=self.recipe.smallest_batch or 1
+            ),
             environment=environment_facts(),
             content_key=bytes(32),
         )

@@ -23,8 +23,8 @@ from torch.utils.data import DataLoader, Dataset, TensorDataset, default_collate
 
 from obliviate.errors import TrainingFailed
 from obliviate.recipe.contents import HASH_BYTES, NOTHING, Hashes
+from obliviate.recipe.deal import key
 from obliviate.states.update import raw_bytes
-from obliviate.training.layout import key
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence

@@ -9,11 +9,11 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from obliviate.errors import NotDeterministic, NotFinite, TrainingFailed
+from obliviate.recipe.deal import key
 from obliviate.recipe.recipe import invalid
 from obliviate.recipe.user_code import named
 from obliviate.states.update import place
 from obliviate.training.determinism import seed_generators
-from obliviate.training.layout import key
 from obliviate.training.model import made_model
 from obliviate.vault.codec import DTYPES
 

@@ -8,11 +8,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from obliviate.recipe.deal import key
 from obliviate.recipe.recipe import invalid
 from obliviate.recipe.user_code import named
 from obliviate.states.update import place
 from obliviate.training.determinism import seed_generators
-from obliviate.training.layout import key
 
 if TYPE_CHECKING:
     from obliviate.recipe.recipe import Recipe

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from obliviate.recipe.contents import placed
+from obliviate.recipe.deal import key
 from obliviate.recipe.user_code import named
 from obliviate.training.batches import content_of, feed_of, moved
-from obliviate.training.layout import key
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -84,7 +84,7 @@ class Reader:
         erased: NDArray[np.int64],
         contents: Hashes,
         *,
-        is_first_epoch: bool = False,
+        is_once: bool = False,
     ) -> Iterator[Fetched]:
         """The batches of a block, on the CPU, in the environment that the caller has entered.
 
@@ -92,14 +92,14 @@ class Reader:
             block: Its number.
             erased: Sorted ids. They are never asked of the dataset.
             contents: The hashes of the block's records, written down on the way; see `unhashed`.
-            is_first_epoch: Whether each record is wanted once.
+            is_once: Whether each record is wanted once.
         """
         members, steps = self._layout.members(block), self._layout.batches(block, erased)
-        first_epoch = self._layout.steps(block) // self._layout.epochs
-        if is_first_epoch:
-            steps = (each for each in steps if each[0] < first_epoch)
+        steps_once = self._layout.steps_once(block)
+        if is_once:
+            steps = (each for each in steps if each[0] < steps_once)
         seed = key(self._recipe.seed, "fetch", block)
-        for fetched in self._feed.batches(steps, seed, hashed_steps=first_epoch):
+        for fetched in self._feed.batches(steps, seed, hashed_steps=steps_once):
             if len(fetched.hashes):
                 placed(contents, members, fetched.records, fetched.hashes)
             yield fetched
@@ -112,6 +112,6 @@ class Reader:
         """
         contents = self.unhashed(block)
         with self._environment.entered(), named(f"block {block}: the dataset"):
-            for _ in self.batches(block, erased, contents, is_first_epoch=True):
+            for _ in self.batches(block, erased, contents, is_once=True):
                 pass
         return contents

@@ -18,12 +18,12 @@ from torch import Tensor, nn
 
 from obliviate.errors import NotFinite, RunLocked
 from obliviate.events import Event
+from obliviate.recipe.deal import key
 from obliviate.recipe.recipe import invalid
 from obliviate.recipe.user_code import named
 from obliviate.states.update import captured, digest
 from obliviate.training.batches import content_of, moved
 from obliviate.training.determinism import Environment, seed_generators
-from obliviate.training.layout import Layout, key
 from obliviate.training.model import buffer_names, load_state, made_model, parameter_names
 from obliviate.training.module_state import Hidden
 from obliviate.training.optimizer import ScheduledOptimizer
@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from obliviate.recipe.recipe import Recipe
     from obliviate.states.update import State
     from obliviate.training.batches import Fetched
+    from obliviate.training.layout import Layout
 
 SECONDS_BETWEEN_EVENTS = 0.2
 
