@@ -66,6 +66,7 @@ def project(
             optimizer=partial(torch.optim.SGD, lr=0.05),
             loss=nn.functional.mse_loss,
             repeats=5,
+            deal="record",  # who is erased was put into blocks of one pass
             seed=SEED,
         ),
         data=made.data,

@@ -78,7 +78,13 @@ def project(  # noqa: PLR0917 - options come by name
         images(data, "train", int(records)), test, kind=kind, place=place, blocks=int(blocks)
     )
     return ob.Project(
-        recipe=ob.Recipe(model=net, loss=nn.functional.cross_entropy, seed=SEED, **RECIPES[recipe]),
+        recipe=ob.Recipe(
+            model=net,
+            loss=nn.functional.cross_entropy,
+            seed=SEED,
+            deal="record",  # who is erased was put into blocks of one pass
+            **RECIPES[recipe],
+        ),
         data=made.data,
         test=test,
         subjects=made.subjects,

@@ -52,6 +52,7 @@ def project(
             optimizer=partial(torch.optim.Adam, lr=0.001),
             loss=nn.functional.cross_entropy,
             repeats=5,
+            deal="record",  # who is erased was put into blocks of one pass
             seed=SEED,
         ),
         data=made.data,

@@ -65,6 +65,7 @@ def project(
             optimizer=partial(torch.optim.SGD, lr=0.05),
             loss=nn.functional.cross_entropy,
             repeats=4,
+            deal="record",  # who is erased was put into blocks of one pass
             seed=SEED,
         ),
         data=made.data,

@@ -49,6 +49,7 @@ def project(
             optimizer=partial(torch.optim.Adam, lr=0.002),
             loss=nn.functional.cross_entropy,
             repeats=4,
+            deal="record",  # who is erased was put into blocks of one pass
             seed=SEED,
         ),
         data=made.data,

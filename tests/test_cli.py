@@ -198,7 +198,7 @@ def test_report_tells_machines_the_same(run, early):
 
 
 def test_forget_calibrated_shows_both_curves_and_the_check(run, early):
-    words = ("-r", early, "-m", "calibrated:tolerance=100")
+    words = ("-r", early, "-m", "calibrated:blocks=3")
     assert ask("preview", run, *words)["method"] == "calibrated"
     erasure = ask("forget", run, *words)
     (stitch,) = erasure["stitches"]
@@ -211,7 +211,7 @@ def test_forget_calibrated_shows_both_curves_and_the_check(run, early):
 
 
 def test_forget_calibrated_is_told_in_words(run, early):
-    said = call("forget", run, "-r", early, "-m", "calibrated:tolerance=100").stdout
+    said = call("forget", run, "-r", early, "-m", "calibrated:blocks=3").stdout
     for told in ("functional memory", "the same, controls", "ρ = ", "check"):
         assert told in said
 

@@ -6,20 +6,22 @@ import time
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
 
-from obliviate.disk.scratch import scratch
 from obliviate.errors import RunUnfinished
-from obliviate.events import Events, watched
+from obliviate.events import Event, Events, watched
 from obliviate.lab.accuracy import accuracy
-from obliviate.run.start import fit
+from obliviate.run.make import trainer_of
 from obliviate.states.difference import l1
+from obliviate.states.update import captured, digest
+from obliviate.training.model import load_state
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
+    import numpy as np
+    from numpy.typing import NDArray
     from torch.utils.data import Dataset
 
     from obliviate.ledger.facts import Guarantee
     from obliviate.run import Run
+    from obliviate.states.update import State
 
     Verdict = Literal["passed", "failed", "compared"]
 
@@ -65,7 +67,7 @@ class Retraining:
 
 @watched
 def audit(run: Run, test: Dataset[Any] | None = None) -> Events[Retraining]:
-    """Train without the erased records from scratch, in a temporary folder, and compare.
+    """Train without the erased records from scratch, and compare; nothing is written.
 
     No erased record is ever read. It costs as much as training did.
 
@@ -75,7 +77,7 @@ def audit(run: Run, test: Dataset[Any] | None = None) -> Events[Retraining]:
 
     Raises:
         RunUnfinished: The run, or an erasure from it, has not been carried out to its end.
-        NotDeterministic, NotFinite, TrainingFailed, StorageFull: The training failed.
+        NotFinite, TrainingFailed: The training failed.
     """
     claimed, guarantee = run.digest, run.guarantee
     if run.ledger.erasures.running() is not None:
@@ -84,40 +86,44 @@ def audit(run: Run, test: Dataset[Any] | None = None) -> Events[Retraining]:
             hint="call forget or settle: it finishes what was begun; then audit again",
         )
     left_out, model, device = run.ledger.records.erased(), run.model, run.recipe.device
+    served = captured(model.state_dict())
     measured = accuracy(model, test, device)  # before training: a faulty test set fails at once
     started = time.perf_counter()
-    with scratch() as folder:
-        retrained = yield from _retraining(run, left_out.tolist(), folder / "run")
-        seconds = time.perf_counter() - started
-        found, again = retrained.digest, retrained.model
-        retrained.ledger.close()
+    state = yield from _retraining(run, left_out)
+    seconds = time.perf_counter() - started
+    found = digest(state)
+    load_state(model, state)
     is_equal = found == claimed
     return Retraining(
         guarantee=guarantee,
         verdict=("passed" if is_equal else "failed") if guarantee == "exact" else "compared",
         digest=claimed,
         digest_retrained=found,
-        distance=_distance(model.state_dict(), again.state_dict(), run.trainer.parameters),
+        distance=_distance(served, state, run.trainer.parameters),
         accuracy=measured,
-        accuracy_retrained=accuracy(again, test, device),
+        accuracy_retrained=accuracy(model, test, device),
         left_out=len(left_out),
         seconds=seconds,
         changed_environment=run.changed_environment(),
     )
 
 
-def _retraining(run: Run, left_out: list[int], folder: Path) -> Events[Run]:
-    events = fit.events(run.recipe, run.data, folder, blocks=run.facts.blocks, exclude=left_out)
-    # bits depend on the thread count, which a new run takes from the process
-    with run.trainer.environment.entered():
-        while True:
-            try:
-                yield replace(next(events), task="retrain")
-            except StopIteration as stop:
-                retrained: Run = stop.value
-                return retrained
+def _retraining(run: Run, left_out: NDArray[np.int64]) -> Events[State]:
+    """The state that training from scratch ends in, with everybody in the place that they had."""
+    trainer = trainer_of(
+        run.recipe, run.data, run.trainer.layout, environment=run.facts.environment
+    )
+    length, finished = run.chain().length, 0
+    state = trainer.initial().model
+    for item in trainer.train(trainer.initial(), range(1, length + 1), left_out):
+        if isinstance(item, Event):
+            yield replace(item, task="retrain", done=finished + item.done, total=length)
+            continue
+        state, finished = item.checkpoint.model, item.block
+        yield Event(task="retrain", done=finished, total=length, block=item.block, loss=item.loss)
+    return state
 
 
-def _distance(left: dict[str, Any], right: dict[str, Any], names: frozenset[str]) -> float:
+def _distance(left: State, right: State, names: frozenset[str]) -> float:
     apart = l1(left[name] - right[name] for name in names)
     return apart / (l1(right[name] for name in names) or 1.0)
