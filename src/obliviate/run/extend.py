@@ -123,8 +123,8 @@ def extending(
         addition: The new records.
     """
     facts, ledger = writer.facts, writer.ledger
-    people, chosen = _checked(facts, addition)
-    trainer = _grown(writer, whole, addition, people)
+    blocks, people, chosen = _checked(facts, addition)
+    trainer = _grown(writer, whole, addition, people, blocks)
     part, grown = trainer.layout.parts[-1], replace(facts, parts=trainer.layout.parts)
     ids = np.arange(facts.records, grown.records, dtype=np.int64)
     found = Reingested.among(trainer, ids, facts.tombstones, people)
@@ -246,11 +246,13 @@ def _left_out(facts: RunFacts, addition: Addition, count: int = 0) -> NDArray[np
     return left_out
 
 
-def _checked(facts: RunFacts, addition: Addition) -> tuple[Subjects | None, NDArray[np.int64]]:
-    """Whose the new records are, and which of them are left out."""
+def _checked(facts: RunFacts, addition: Addition) -> tuple[int, Subjects | None, NDArray[np.int64]]:
+    """The blocks of an epoch, whose the new records are, and which of them are left out."""
     count = data_length(addition.data)
-    _, people = cut(_blocks(facts, addition), addition.subjects, _covered(facts, addition), count)
-    return people, _left_out(facts, addition, count)
+    blocks, people = cut(
+        _blocks(facts, addition), addition.subjects, _covered(facts, addition), count
+    )
+    return blocks, people, _left_out(facts, addition, count)
 
 
 def _covered(facts: RunFacts, addition: Addition) -> int:
@@ -274,7 +276,11 @@ def _epochs(addition: Addition, recipe: Recipe) -> int:
 
 
 def _grown(
-    writer: Writer, data: Dataset[Any], addition: Addition, people: Subjects | None
+    writer: Writer,
+    data: Dataset[Any],
+    addition: Addition,
+    people: Subjects | None,
+    blocks: int,
 ) -> BlockTrainer:
     """The trainer of the run as it will be."""
     facts, recipe = writer.facts, writer.trainer.recipe
@@ -285,7 +291,7 @@ def _grown(
         facts.parts,
         groups,
         records=count,
-        blocks=_blocks(facts, addition),
+        blocks=blocks,
         epochs=_epochs(addition, recipe),
         seed=deal_seed(recipe),
         is_over_all=addition.over == "all",
