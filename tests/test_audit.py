@@ -14,6 +14,7 @@ from obliviate.lab import accuracy, audit
 from obliviate.training.determinism import Environment
 
 BLOCKS = 10
+PARTS = slice(30), slice(30, None)
 
 
 @pytest.fixture
@@ -41,6 +42,24 @@ def test_an_audit_writes_nothing(run, data, tmp_path, monkeypatch):
     before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")}
     assert audit(run, data).passed
     assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")} == before
+
+
+def test_a_run_of_people_in_epochs_passes(data, recipe_of, tmp_path):
+    subjects = [f"user-{record % 7}" for record in range(40)]
+    recipe = recipe_of(epochs=3)
+    run = ob.fit(recipe, data, tmp_path / "run", blocks=BLOCKS, subjects=subjects)
+    run.forget(subjects=["user-3"], method="exact")
+    assert audit(run).verdict == "passed"
+
+
+@pytest.mark.parametrize("over", ["new", "all"])
+def test_an_extended_run_passes(data, recipe_of, tmp_path, over):
+    old, new = (TensorDataset(*(each[part] for each in data.tensors)) for part in PARTS)
+    subjects = [f"user-{record % 7}" for record in range(40)]
+    run = ob.fit(recipe_of(epochs=2), old, tmp_path / "run", blocks=5, subjects=subjects[:30])
+    run.extend(new, epochs=2, over=over, subjects=subjects[30:])
+    run.forget(subjects=["user-3"], method="exact")
+    assert audit(run).verdict == "passed"
 
 
 def test_an_approximate_run_is_compared_not_judged(run, data):

@@ -83,15 +83,20 @@ def bench(project: Project, blocks: int | None = None) -> Events[Bench]:
         project: The project; nothing of it is changed.
         blocks: How many blocks to cut its data into, instead of its own number.
     """
-    count = project.blocks if blocks is None else blocks
     with scratch() as folder:
         started = time.perf_counter()
-        run = yield from fit.events(project.recipe, project.data, folder / "run", blocks=count)
+        run = yield from fit.events(
+            project.recipe,
+            project.data,
+            folder / "run",
+            blocks=project.blocks if blocks is None else blocks,
+            subjects=project.subjects,
+        )
         seconds = time.perf_counter() - started
         training = sum(entry.seconds for entry in run.chain().entries)
         record = int(np.random.default_rng(project.recipe.seed).integers(run.facts.records))
         block = int(run.trainer.layout.places(np.array([record])).earliest[0])
-        before = accuracy(run.model, project.test, project.recipe.device)
+        before, count = accuracy(run.model, project.test, project.recipe.device), run.facts.blocks
         run.ledger.close()
         rows: list[BenchRow] = []
         refused: dict[str, str] = {}

@@ -118,8 +118,15 @@ class Bench:
             shutil.rmtree(place)
 
     def _fitted(self, recipe: Recipe, place: Path, exclude: tuple[int, ...] = ()) -> Run:
-        blocks = self.project.blocks
-        return fit(recipe, self.project.data, place, blocks=blocks, exclude=exclude)
+        source = self.project
+        return fit(
+            recipe,
+            source.data,
+            place,
+            blocks=source.blocks,
+            subjects=source.subjects,
+            exclude=exclude,
+        )
 
     def _unlearn(self, run: Run, method: Method, name: str) -> None:
         place = run.folder.with_name(f"{run.folder.name}-{method.name}")
