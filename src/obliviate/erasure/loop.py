@@ -302,9 +302,7 @@ class Erasing:
         if faults or not has_passed:
             self.least_lag = 2 * self.lag(last)
             return None
-        self.replay.at = None
-        if places := self.owned.places:
-            self.account.remarks.add(str(self.taken))
+        self.replay.at, places = None, self.owned.places
         self.original = self.chain.state(until) if self.trace and until < self.chain.length else {}
         offset = Offset(
             rest=self.difference.split(rho, places, self.taken.steps),
@@ -382,6 +380,7 @@ class Erasing:
         if self.account.segments[-1][1] == self.chain.length and not self.method.is_exact:
             reason = f"the end of the chain was reached ({reason})"
         remarks = [*self.account.in_words()]
+        remarks += [str(self.taken)] if self.taken.steps else []
         remarks += [f"not exact: {doubt}" for doubt in dict.fromkeys(self.replay.doubts)]
         if self.trainer.recipe.reads == "more":
             remarks.append(READS_MORE)
