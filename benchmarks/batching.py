@@ -14,11 +14,11 @@ import time
 from pathlib import Path
 
 import numpy as np
-from examples.mnist import project
 from torch.utils.data import TensorDataset
 
 import obliviate as ob
 from benchmarks.page import table, write
+from benchmarks.paper import project
 
 REQUESTS, RECORDS, BLOCKS, ROUNDS = 100, 12_000, 100, 3
 

@@ -9,11 +9,11 @@ import time
 from typing import TYPE_CHECKING
 
 import torch
-from examples.mnist import project
 
 import obliviate as ob
 from benchmarks import plain
 from benchmarks.mnist import reading_seconds
+from benchmarks.paper import project
 from obliviate.run.make import new_layout
 
 if TYPE_CHECKING:

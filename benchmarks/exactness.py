@@ -13,11 +13,10 @@ import tempfile
 import time
 from pathlib import Path
 
-from examples.mnist import project
-
 import obliviate as ob
 from benchmarks import plain
 from benchmarks.page import table, write
+from benchmarks.paper import project
 from obliviate.run.make import new_layout
 
 BLOCKS, ROUNDS, BEFORE_THE_END = 100, 5, 20

@@ -9,11 +9,11 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from examples.mnist import project
 from torch.utils.data import TensorDataset
 
 import obliviate as ob
 from benchmarks import plain
+from benchmarks.paper import project
 from obliviate.run.make import new_layout
 
 MISLABELLED = 20

@@ -21,7 +21,6 @@ from pathlib import Path
 import blosc2
 import numpy as np
 import torch
-from examples.mnist import project
 from safetensors.torch import load_file, save, save_file
 from torch import nn
 from torch.utils.data import Subset, TensorDataset
@@ -29,6 +28,7 @@ from torch.utils.data import Subset, TensorDataset
 import obliviate as ob
 from benchmarks import plain
 from benchmarks.page import table, write
+from benchmarks.paper import project
 from obliviate.chain.spacing import Sizes
 from obliviate.run.make import new_layout, new_trainer
 from obliviate.states.update import update_between
