@@ -11,15 +11,20 @@ from torch import nn
 import obliviate as ob
 from obliviate.cli import demo
 from obliviate.errors import InvalidOption
+from obliviate.recipe.subjects import Subjects
+from obliviate.run.make import new_layout
 from tests.test_cli import ask, call
+
+BLOCKS = 10
 
 
 @pytest.fixture
 def small(data, recipe_of):
-    """A project of forty records that has the demo's two people."""
-    subjects = [f"user-{record}" for record in range(40)]
-    subjects[3], subjects[14] = demo.FIRST, demo.SECOND
-    return ob.Project(recipe=recipe_of(), data=data, test=data, subjects=subjects, blocks=10)
+    """A project of forty records and two epochs that has the demo's two people."""
+    subjects = [f"user-{record // 2}" for record in range(40)]
+    subjects[3], subjects[14], subjects[25] = demo.FIRST, demo.SECOND, demo.SECOND
+    recipe = recipe_of(epochs=2)
+    return ob.Project(recipe=recipe, data=data, test=data, subjects=subjects, blocks=BLOCKS)
 
 
 class Drifting:
@@ -35,8 +40,9 @@ class Drifting:
 
 @pytest.fixture
 def drifting(small, recipe_of):
-    calls = 2 + 10  # two steps to try the recipe, one for each block
-    return ob.Project(**(vars(small) | {"recipe": recipe_of(loss=Drifting(calls))}))
+    layout = new_layout(small.recipe, 40, BLOCKS, Subjects.of(small.subjects, 40))
+    loss = Drifting(2 + layout.total_steps(1))  # two steps to try the recipe, then the chain's
+    return ob.Project(**(vars(small) | {"recipe": recipe_of(epochs=2, loss=loss)}))
 
 
 def told(folder, project):
@@ -52,10 +58,12 @@ def test_the_story(small, tmp_path):
     assert settled.digest == retrained.digest != original.digest
     assert (original.is_equal, settled.is_equal, retrained.is_equal) == (False, True, None)
     assert (original.guarantee, settled.guarantee) == ("exact", "exact")
-    assert one.blocks <= 10
+    assert original.blocks == retrained.blocks == 2 * BLOCKS
+    assert 2 <= one.blocks <= 2 * BLOCKS
     assert two.speedup > 0
     for row in story.rows:
         assert row.digest[:12] in said
+    assert "2 epochs of 10 blocks" in said
     assert demo.FIRST in said
     assert demo.SECOND in said
     assert "\x1b" not in said

@@ -45,7 +45,7 @@ if TYPE_CHECKING:
 
 FIRST, SECOND = "person-017", "person-044"
 RUN_NAME, PAGE_NAME, CURVE_NAME = "run", "report.html", "curve.png"
-BLOCKS, _MOST_RECORDS = 60, 9
+EPOCHS, BLOCKS, _MOST_RECORDS = 3, 60, 9
 
 
 app = typer.Typer()
@@ -91,7 +91,7 @@ def people(records: int) -> list[str]:
     while len(owners) < records:
         number += 1
         owners += [f"person-{number:03d}"] * (1 + (number + 2) % _MOST_RECORDS)
-    # one person's records must not lie side by side
+    # as they come in: nobody's lie side by side before they are dealt
     order = np.random.default_rng(0).permutation(records)
     return [owners[at] for at in order]
 
@@ -101,10 +101,10 @@ def project() -> Project:
     data, test = digits()
     recipe = Recipe(
         model=network,
-        optimizer=partial(torch.optim.SGD, lr=0.02),
+        optimizer=partial(torch.optim.SGD, lr=0.03),
         loss=nn.functional.cross_entropy,
-        batch_size=8,
-        repeats=20,
+        batch_size=2,
+        epochs=EPOCHS,
         schedule=falling,
     )
     return Project(recipe=recipe, data=data, test=test, subjects=people(len(data)), blocks=BLOCKS)
@@ -196,7 +196,8 @@ def demonstrate(folder: Path, console: Console, other: Project | None = None) ->
 def _fitted(source: Project, place: Path, console: Console) -> Run:
     console.print(
         f"\nTraining on {counted(len(source.data), 'record')} of "  # type: ignore[arg-type]
-        f"{len(set(source.subjects or ()))} people, in {source.blocks} blocks. "
+        f"{len(set(source.subjects or ()))} people: {counted(source.recipe.epochs, 'epoch')} of "
+        f"{counted(source.blocks, 'block')}, in each of which a person's records lie together. "
         "The state after every block is kept."
     )
     remembered = {"file": str(Path(__file__).resolve()), "options": "{}"}
@@ -216,7 +217,7 @@ def _forgotten(run: Run, person: str, console: Console) -> Erasure:
     plan = run.preview(subjects=[person])
     console.print(
         f"\n{person} asks to be forgotten: {counted(len(plan.records), 'record')}, in "
-        f"{counted(len(plan.affected), 'block')}.\n"
+        f"{counted(len(plan.affected), 'block')} of {plan.blocks}.\n"
         f"Expected: {plan.blocks_replayed} of {plan.blocks} "
         f"blocks to replay, {plan.seconds:.1f} s; exactly, {plan.seconds_exact:.1f} s."
     )
