@@ -154,6 +154,17 @@ def test_every_epoch_deals_all_records_anew():
     assert epochs[0] != epochs[1] != epochs[2] != epochs[0]
 
 
+def test_the_last_block_that_held_a_record_so_far():
+    dealt = layout(epochs=3)
+    places = dealt.places(np.arange(dealt.records))
+    members = {block: dealt.members(block) for block in range(1, dealt.blocks + 1)}
+    for until in (0, 1, dealt.blocks // 2, dealt.blocks):
+        expected = np.zeros(dealt.records, dtype=np.int64)
+        for block in range(1, until + 1):
+            expected[members[block]] = block
+        assert places.held(until).tolist() == expected.tolist()
+
+
 def test_the_records_of_a_person_lie_in_one_block_of_every_epoch():
     people = Subjects.of([f"p{at % 12}" for at in range(60)], 60)
     groups = groups_of(people)

@@ -38,8 +38,8 @@ def data():
     return torch.utils.data.TensorDataset(inputs.reshape(len(inputs), -1), targets)
 
 
-def fit(folder, chosen, **options):
-    return ob.fit(chosen, data(), folder, blocks=BLOCKS, subjects=SUBJECTS, **options)
+def fit(folder, chosen, blocks=BLOCKS, **options):
+    return ob.fit(chosen, data(), folder, blocks=blocks, subjects=SUBJECTS, **options)
 
 
 @pytest.mark.parametrize("way", WAYS, ids=lambda way: "-".join(map(str, way)))
@@ -63,6 +63,21 @@ def test_a_fast_erasure_and_settling_end_where_the_exact_one_does(tmp_path):
         run.forget(subjects=["u2"], method=ob.DeepObliviate(blocks=1))
         assert run.settle().digest == never.digest
         assert run.guarantee == "exact"
+
+
+def test_a_calibrated_erasure_measures_the_trace_anew_in_every_epoch(tmp_path):
+    never = fit(tmp_path / "never", made(), blocks=9, exclude=ERASED)
+    with fit(tmp_path / "run", made(), blocks=9) as run:
+        affected = run.preview(subjects=["u3"]).affected
+        erasure = run.forget(subjects=["u3"], method=ob.Calibrated(blocks=3))
+        following = [*affected[1:], 3 * 9 + 1]
+        spans = zip(affected, following, strict=True)
+        ends = [first + 2 for first, other in spans if first + 3 < other]
+        assert [stitch.after for stitch in erasure.stitches] == ends
+        assert len(ends) > 1
+        assert None not in erasure.functional_memory
+        run.forget(subjects=["u2"], method=ob.Calibrated())
+        assert run.settle().digest == never.digest
 
 
 def test_a_person_is_touched_once_in_every_epoch(tmp_path):

@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from obliviate.methods.calibrated import Calibrated
     from obliviate.methods.fading import Fading, Prediction
     from obliviate.methods.stitch import Result, Stitching
+    from obliviate.recipe.parts import Places
     from obliviate.states.update import State
     from obliviate.training.protocol import BlockTrainer
 
@@ -49,8 +50,8 @@ class Trace:
     """What is known of the trace, block after replayed block.
 
     Attributes:
-        blocks: Of all records of the request, the block. Shape (n,).
-        scored: Of those that can be scored, the block. Shape (m,), m <= n.
+        places: The blocks of all records of the request.
+        scored: Those of the records that can be scored.
         prior: What was believed of the exponent before.
         memory: The functional residual memory at each replayed block, over all records reached so
             far; None where none of them can be scored.
@@ -61,8 +62,8 @@ class Trace:
     """
 
     scorer: Scorer
-    blocks: NDArray[np.int64]
-    scored: NDArray[np.int64]
+    places: Places
+    scored: Places
     prior: Exponent
     memory: list[float | None] = field(default_factory=list)
     control_memory: list[float | None] = field(default_factory=list)
@@ -90,16 +91,19 @@ class Trace:
         self.noise = float(np.sqrt(np.mean(controls**2))) if len(controls) else 0.0
         self.control_memory.append(mean_score(controls))
         self.common = abs(self.control_memory[-1] or 0.0)
-        self.memory.append(mean_score(gaps[self.scored <= block]))
+        holding = self.scored.held(block)
+        self.memory.append(mean_score(gaps[holding > 0]))
         if shared is not None:
             gaps = self.scorer.scores(shared)[0] - after
-        for held in np.unique(self.scored[(self.scored >= first) & (self.scored < block)]):
-            own = gaps[self.scored == held]
+        # a record that is trained on once more leaves a new trace: the old gaps say nothing of it
+        self.gaps = [gap for gap in self.gaps if gap.block in holding]
+        for held in np.unique(holding[(holding >= first) & (holding < block)]).tolist():
+            own = gaps[holding == held]
             self.gaps.append(
                 Gap(
-                    block=int(held),
+                    block=held,
                     count=len(own),
-                    lag=block - int(held) + 1,
+                    lag=block - held + 1,
                     value=float(own.mean()),
                     noise=_error_of_mean(controls, len(own)),
                 )
@@ -110,7 +114,7 @@ class Trace:
         lag = self._lag(last)
         if (reason := self._reason_to_go_on(lag, until - last)) is not None:
             return Decision(is_final=False, reason=reason)
-        if not len(self.scored):
+        if not len(self.scored.counts):
             reason = f"lag {lag}: the erased records cannot be read any more"
             return Decision(is_final=True, reason=reason)
         fading = self.fading()
@@ -153,7 +157,7 @@ class Trace:
         return value, math.hypot(own, self.common)
 
     def _lag(self, last: int) -> int:
-        return last - int(self.blocks[self.blocks <= last].max()) + 1
+        return last - int(self.places.held(last).max()) + 1
 
     def stitch(
         self, last: int, until: int, stitching: Stitching
@@ -167,7 +171,7 @@ class Trace:
         """
         fading = self.fading() if self.is_measurable() else None
         exponent = fading.exponent if fading else Exponent()
-        counts = _counts(self.blocks[self.blocks <= last])
+        counts = _counts(self.places.held(last))
         rho = faded_share(counts, last, until, exponent.mean)
         prediction = None
         if fading is not None:
@@ -222,7 +226,7 @@ class Trace:
     def _praise(self, prediction: Prediction | None) -> str:
         if prediction is not None:
             return "passed: the erased records end where predicted, the controls keep their scores"
-        if len(self.scored):
+        if len(self.scored.counts):
             return (
                 "passed on the controls; the erased records left too small a trace to measure, "
                 "so ρ is what the law says without them"
@@ -252,8 +256,8 @@ def trace_of(
     scorer = Scorer(trainer, chain.state(chain.length), records, gone)
     return Trace(
         scorer=scorer,
-        blocks=trainer.layout.places(records).latest,
-        scored=trainer.layout.places(scorer.erased.ids).latest,
+        places=trainer.layout.places(records),
+        scored=trainer.layout.places(scorer.erased.ids),
         prior=prior,
     )
 
@@ -263,8 +267,8 @@ def _error_of_mean(controls: NDArray[np.float64], count: int) -> float:
     return float(controls.std() / np.sqrt(count)) if len(controls) else 0.0
 
 
-def _counts(blocks: NDArray[np.int64]) -> dict[int, int]:
-    held, counts = np.unique(blocks, return_counts=True)
+def _counts(holding: NDArray[np.int64]) -> dict[int, int]:
+    held, counts = np.unique(holding[holding > 0], return_counts=True)
     return dict(zip(held.tolist(), counts.tolist(), strict=True))
 
 

@@ -135,6 +135,13 @@ class Places:
         latest: NDArray[np.int64] = self.blocks[self.first + self.counts - 1]
         return latest
 
+    def held(self, block: int) -> NDArray[np.int64]:
+        """Up to a block, the last one that holds each record; 0 where none does. Shape (n,)."""
+        so_far = np.concatenate([[0], np.cumsum(self.blocks <= block)])
+        count = so_far[self.first + self.counts] - so_far[self.first]
+        held: NDArray[np.int64] = np.where(count > 0, self.blocks[self.first + count - 1], 0)
+        return held
+
 
 def places_of(
     parts: Iterable[Part], records: NDArray[np.int64], groups: NDArray[np.int64]
