@@ -629,3 +629,15 @@ def test_every_command_and_option_is_documented(name):
     for parameter in COMMANDS.get_command(None, name).params:
         for option in parameter.opts:
             assert option in text or not option.startswith("--")
+
+
+def test_an_extension_goes_over_all_where_it_is_told_to(project, tmp_path):
+    run = tmp_path / "run"
+    call("fit", project, run)
+    project.write_text(project.read_text().replace("48", "60"))
+    assert "over" in ask("extend", run, "--over", "old", code=2)["error"]
+    said = ask("extend", run, "--over", "all", "--epochs", "2", "--blocks", "3")
+    assert said["extension"]["records"] == 12
+    assert said["blocks"] == 8 + 2 * 3
+    affected = ask("preview", run, "--subject", "user-3")["affected"]
+    assert affected[0] <= 8 < affected[1] <= 11 < affected[2]

@@ -139,8 +139,18 @@ def extend(
     run: RunFolder,
     *,
     blocks: Annotated[
-        int | None, typer.Option(help="How many new blocks; of about the old size if not given.")
+        int | None,
+        typer.Option(help="Blocks to cut each epoch into; of about the old size if not given."),
     ] = None,
+    epochs: Annotated[
+        int | None,
+        typer.Option(
+            help="How often; if not given, as the recipe over new records, once over all."
+        ),
+    ] = None,
+    over: Annotated[
+        str, typer.Option(metavar="new|all", help="Train on the new records alone, or on all.")
+    ] = "new",
     exclude: Annotated[
         list[int] | None,
         typer.Option(metavar="ID", help="A new record to leave out; can be given several times."),
@@ -159,8 +169,9 @@ def extend(
     source, opened = open_run(run, project, wait)
     extension = watch(
         opened.extending(
-            **addition_of(source, opened),
+            **(addition_of(source, opened) | {"over": over}),
             blocks=blocks,
+            epochs=epochs,
             exclude=exclude or (),
             requested="refuse" if refuse_requested else "exclude",
         )
