@@ -81,7 +81,7 @@ def bench(project: Project, blocks: int | None = None) -> Events[Bench]:
 
     Args:
         project: The project; nothing of it is changed.
-        blocks: How many blocks to cut its data into, instead of its own number.
+        blocks: How many blocks to cut an epoch into, instead of its own number.
     """
     with scratch() as folder:
         started = time.perf_counter()

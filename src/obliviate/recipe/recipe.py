@@ -315,7 +315,7 @@ class Project:
         probes: Further records that the laboratory measures models on, by name; never trained on.
             Images with a planted trigger and the target it should give, say: the accuracy on them
             is how often the trigger works.
-        blocks: How many blocks the data is cut into.
+        blocks: How many blocks an epoch is cut into.
         seal: The master key that the run's checkpoints are encrypted with, such as `ob.KeyFile`.
     """
 

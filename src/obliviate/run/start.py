@@ -63,7 +63,7 @@ def fit(
         recipe: How to train.
         data: A map-style dataset of (input, target); a record's id is its index, for ever.
         path: The folder of the run; made if it is not there.
-        blocks: How many blocks the data is cut into.
+        blocks: How many blocks an epoch is cut into.
         subjects: Whose each record is: a string, an int or a UUID; several of them in a tuple, a
             list or a set; None where it is nobody's. Kept as keyed hashes of one spelling: case,
             Unicode form and surrounding blanks make no difference.
