@@ -46,7 +46,7 @@ def test_keyframes_are_counted_as_the_chain_sets_them(blocks, spacing):
 def test_the_chain_fits_and_no_better_one_does(sizes, blocks, share):
     budget = share * sizes.chain_bytes(blocks, keyframe_spacing(blocks))
     assume(budget >= sizes.chain_bytes(1, 1))
-    number, spacing = chain_within(budget, sizes, blocks)
+    number, spacing, _ = chain_within(budget, sizes, blocks)
     assert 1 <= number <= blocks
     assert sizes.chain_bytes(number, spacing) <= budget
     if number < blocks:

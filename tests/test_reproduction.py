@@ -9,6 +9,7 @@ import sys
 import textwrap
 from dataclasses import replace
 from functools import partial
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -42,23 +43,28 @@ def entry(block, origin="trained", guarantee="exact", erasure=None):
     return Entry(block=block, origin=origin, guarantee=guarantee, digest="d", erasure=erasure)
 
 
+def chain_of(entries):
+    """A chain of which every state is kept."""
+    return SimpleNamespace(entries=entries, is_held=lambda block: block >= 0)
+
+
 def test_the_block_before_the_replay_is_compared():
     chain = [entry(block) for block in range(8)]
-    assert chosen_blocks(chain, 5, {5, 7}, set()) == [4]
+    assert chosen_blocks(chain_of(chain), 5, {5, 7}, set()) == [4]
 
 
 def test_where_the_replay_begins_at_once_a_later_block_is_compared():
     chain = [entry(block) for block in range(8)]
-    assert chosen_blocks(chain, 1, {1, 2, 4}, set()) == [3]
-    assert chosen_blocks(chain, 1, set(range(1, 8)), set()) == [0]
+    assert chosen_blocks(chain_of(chain), 1, {1, 2, 4}, set()) == [3]
+    assert chosen_blocks(chain_of(chain), 1, set(range(1, 8)), set()) == [0]
 
 
 def test_stretches_that_nobody_compared_are_compared_by_one_block_each():
     chain = [entry(0), entry(1), *(entry(at, "replayed", erasure=3) for at in (2, 3)), entry(4)]
     chain += [entry(5, "replayed", erasure=4), entry(6, "stitched", "approximate")]
-    assert chosen_blocks(chain, 6, set(), {3}) == [3, 5]
-    assert chosen_blocks(chain, 6, set(), {3, 4}) == [3, 4, 5]
-    assert chosen_blocks(chain, 6, set(), set()) == [5]
+    assert chosen_blocks(chain_of(chain), 6, set(), {3}) == [3, 5]
+    assert chosen_blocks(chain_of(chain), 6, set(), {3, 4}) == [3, 4, 5]
+    assert chosen_blocks(chain_of(chain), 6, set(), set()) == [5]
 
 
 def test_an_exact_erasure_says_what_it_compared(run):

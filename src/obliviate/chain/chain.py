@@ -20,7 +20,7 @@ from obliviate.chain.custody import sweep
 from obliviate.chain.spacing import keyframe_spacing
 from obliviate.errors import PUT_BACK, Mismatch, RunDamaged
 from obliviate.ledger import Entry
-from obliviate.ledger.facts import STITCHED
+from obliviate.ledger.facts import DROPPED, STITCHED
 from obliviate.recipe.contents import packed, unpacked
 from obliviate.states.update import (
     Update,
@@ -45,6 +45,7 @@ if TYPE_CHECKING:
     from obliviate.ledger.facts import Guarantee, Origin
     from obliviate.ledger.outcome import Outcome
     from obliviate.recipe.contents import Hashes
+    from obliviate.recipe.parts import Part
     from obliviate.states.update import State
     from obliviate.training.protocol import Trained
     from obliviate.vault import Stored, Vault
@@ -88,9 +89,11 @@ class Chain:
         vault: Vault,
         blocks: int,
         buffers: frozenset[str] = frozenset(),
+        *,
         spacing: int = 0,
+        parts: Sequence[Part] = (),
     ) -> None:
-        self._ledger, self._vault = ledger, vault
+        self._ledger, self._vault, self._parts = ledger, vault, parts
         self._buffers = buffers
         self._initial_hashes: dict[str, bytes] | None = None
         self._seen_head = ""
@@ -122,7 +125,29 @@ class Chain:
 
     def has_keyframe(self, block: int) -> bool:
         """Whether the plan of the chain sets a keyframe at this block."""
-        return block % self.spacing == 0 or block == self.blocks
+        if block == self.blocks or any(part.needs_keyframe(block) for part in self._parts):
+            return True
+        return self.has_update(block) and block % self.spacing == 0
+
+    def has_update(self, block: int) -> bool:
+        """Whether the plan of the chain keeps what this block did."""
+        return not any(part.first_block <= block < part.full_from for part in self._parts)
+
+    # Gaps
+
+    def is_held(self, block: int) -> bool:
+        """Whether P_k can be put together from what is kept."""
+        while self.entries[block].keyframe is None:
+            if self.entries[block].update is None:
+                return False
+            block -= 1
+        return True
+
+    def held_before(self, block: int) -> int:
+        """The last block, from k backwards, whose checkpoint is held."""
+        while not self.is_held(block):
+            block -= 1
+        return block
 
     # Reading
 
@@ -213,6 +238,10 @@ class Chain:
         state = self._keyframe(entry) if entry.keyframe else applied(previous, update)
         return Checkpoint(model=state, optimizer=self._optimizer(entry)), update
 
+    def checkpoint_of(self, entry: Entry) -> Checkpoint:
+        """The checkpoint of an entry that has a keyframe; for entries outside the chain."""
+        return Checkpoint(model=self._keyframe(entry), optimizer=self._optimizer(entry))
+
     def _keyframe(self, entry: Entry) -> dict[str, Tensor]:
         return decode(self._vault.read(_present(entry.keyframe, entry.block)), self._initial)
 
@@ -256,7 +285,9 @@ class Chain:
     ) -> Entry:
         """Store what a block did, durably; it is part of nothing until an entry is committed."""
         state, optimizer = trained.checkpoint.model, trained.checkpoint.optimizer
-        needs_keyframe = self.has_keyframe(trained.block) or not update.is_exact
+        has_update = self.has_update(trained.block)
+        has_keyframe = self.has_keyframe(trained.block) or (has_update and not update.is_exact)
+        is_held = has_update or has_keyframe
         return Entry(
             block=trained.block,
             origin=origin,
@@ -264,9 +295,9 @@ class Chain:
             digest=digest(state),
             loss=trained.loss,
             seconds=trained.seconds,
-            update=self.keep_update(update),
-            keyframe=self.keep(state) if needs_keyframe else None,
-            optimizer=self.keep_optimizer(optimizer) if optimizer else None,
+            update=self.keep_update(update) if has_update else None,
+            keyframe=self.keep(state) if has_keyframe else None,
+            optimizer=self.keep_optimizer(optimizer) if is_held and optimizer else None,
             erasure=erasure,
         )
 
@@ -355,6 +386,7 @@ class Chain:
         *,
         replaced: Sequence[Entry],
         stitched: Sequence[range],
+        dropped: range = range(0),
         outcome: Outcome,
         contents: Mapping[int, Hashes],
     ) -> None:
@@ -363,9 +395,12 @@ class Chain:
             erasure,
             replaced=replaced,
             stitched=stitched,
+            dropped=dropped,
             outcome=outcome,
             contents={block: packed(hashes) for block, hashes in contents.items()},
         )
+        for at in dropped:
+            self.entries[at] = replace(self.entries[at], **DROPPED, erasure=erasure)
         for span in stitched:
             for at in span:
                 self.entries[at] = replace(self.entries[at], **STITCHED, erasure=erasure)

@@ -177,6 +177,8 @@ def remedies_of(
             is_restorable = _is_restored(entry, gone, remedy, is_restorable=is_restorable)
         elif entry.keyframe is not None:
             is_restorable = True
+        elif entry.origin == "dropped":
+            is_restorable = False
     return remedies
 
 

@@ -5,10 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
+from obliviate.chain.bridge import bridging
 from obliviate.chain.inventory import losses
 from obliviate.chain.walk import Walk
 from obliviate.errors import Mismatch
-from obliviate.events import Event
+from obliviate.events import Event, finish
 from obliviate.states.update import digest, update_between
 from obliviate.training.protocol import Checkpoint, trained_block
 
@@ -82,7 +83,7 @@ class _Rebuilding:
     def entry(self, block: int, roles: set[Role], remedy: Remedy) -> Entry:
         """The entry of a block, its lost objects of these roles stored anew."""
         chain, entry = self.chain, self.chain.entries[block]
-        before = self.walk.checkpoint(block - 1) if block else Checkpoint(model={})
+        before = self.before(block) if block else Checkpoint(model={})
         made = self.checkpoint(before, block, remedy)
         after = digest(made.model)
         if after != entry.digest:
@@ -98,6 +99,12 @@ class _Rebuilding:
             update = update_between(before.model, made.model)
             entry = replace(entry, update=chain.keep_update(update))
         return entry
+
+    def before(self, block: int) -> Checkpoint:
+        """The checkpoint before a block, made again where it is not kept."""
+        if self.chain.is_held(block - 1):
+            return self.walk.checkpoint(block - 1)
+        return finish(bridging(self.chain, self.trainer, block - 1, self.erased))
 
     def checkpoint(self, before: Checkpoint, block: int, remedy: Remedy) -> Checkpoint:
         """The checkpoint of a block, made again."""

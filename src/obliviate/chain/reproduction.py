@@ -20,13 +20,12 @@ from obliviate.text import counted
 from obliviate.training.protocol import trained_block
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Generator, Iterable, Sequence
+    from collections.abc import Collection, Generator, Iterable
 
     import numpy as np
     from numpy.typing import NDArray
 
     from obliviate.chain.chain import Chain
-    from obliviate.ledger import Entry
     from obliviate.recipe.contents import Hashes
     from obliviate.training.protocol import BlockTrainer
 
@@ -45,7 +44,7 @@ class Reproduction:
 
 
 def chosen_blocks(
-    entries: Sequence[Entry],
+    chain: Chain,
     start: int,
     affected: Collection[int],
     unchecked: Collection[int],
@@ -53,7 +52,7 @@ def chosen_blocks(
     """The blocks that tell whether a replay equals the original training.
 
     Args:
-        entries: The chain, from block 0 on.
+        chain: The chain.
         start: The first block that is replayed.
         affected: Blocks that hold records to erase.
         unchecked: Erasures that replayed blocks without comparing any.
@@ -65,22 +64,23 @@ def chosen_blocks(
     """
     last: dict[int | None, int] = {}
     for block in range(1, start):
-        if _is_known(entries, block):
-            erasure = entries[block].erasure
+        if _is_known(chain, block):
+            erasure = chain.entries[block].erasure
             last[erasure if erasure in unchecked else None] = block
     if last:
         return sorted(last.values())
     later = (
         block
-        for block in range(start, len(entries))
-        if block not in affected and _is_known(entries, block)
+        for block in range(start, len(chain.entries))
+        if block not in affected and _is_known(chain, block)
     )
     return [next(later, 0)]
 
 
-def _is_known(entries: Sequence[Entry], block: int) -> bool:
-    before, entry = entries[block - 1], entries[block]
-    return entry.guarantee == before.guarantee == "exact" and entry.digest is not None
+def _is_known(chain: Chain, block: int) -> bool:
+    before, entry = chain.entries[block - 1], chain.entries[block]
+    is_exact = entry.guarantee == before.guarantee == "exact" and entry.digest is not None
+    return is_exact and chain.is_held(block - 1)
 
 
 def reproducing(

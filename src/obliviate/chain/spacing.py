@@ -9,9 +9,11 @@ from __future__ import annotations
 import math
 import re
 from dataclasses import dataclass
+from functools import partial
 
 from obliviate.errors import InvalidOption
 from obliviate.options import real
+from obliviate.recipe.parts import SPARSE_KEYFRAMES
 from obliviate.text import shown
 
 UPDATE_RATIO, KEYFRAME_RATIO, OPTIMIZER_RATIO = 0.7, 0.9, 0.95
@@ -41,13 +43,23 @@ class Sizes:
     state_bytes: int
     optimizer_bytes: int = 0
 
-    def chain_bytes(self, blocks: int, spacing: int) -> float:
-        """About what a chain takes on disk."""
+    def chain_bytes(self, blocks: int, spacing: int, *, epochs: int = 1, keep: int = 1) -> float:
+        """About what a chain takes on disk.
+
+        Args:
+            blocks: Of an epoch.
+            spacing: How many blocks lie between two keyframes, where every update is kept.
+            epochs: How many epochs it has.
+            keep: Of how many of them every update is kept; see `recipe.parts.Part`.
+        """
+        sparse = (epochs - keep) * min(blocks, SPARSE_KEYFRAMES)
+        whole = KEYFRAME_RATIO * self.state_bytes + OPTIMIZER_RATIO * self.optimizer_bytes
+        blocks *= keep
         each = UPDATE_RATIO * self.state_bytes + OPTIMIZER_RATIO * self.optimizer_bytes
         keyframes = keyframe_count(blocks, spacing)
         objects = blocks * (2 if self.optimizer_bytes else 1) + keyframes
         size = blocks * each + keyframes * KEYFRAME_RATIO * self.state_bytes
-        return size + objects * OBJECT_BYTES
+        return size + sparse * (whole + 2 * OBJECT_BYTES) + objects * OBJECT_BYTES
 
 
 def keyframe_spacing(blocks: int) -> int:
@@ -82,30 +94,40 @@ def bytes_of(size: str | float) -> float:
     return value
 
 
-def chain_within(budget_bytes: float, sizes: Sizes, blocks: int) -> tuple[int, int]:
-    """The number of blocks and the spacing of keyframes of the chain that a disk can hold.
+def chain_within(
+    budget_bytes: float, sizes: Sizes, blocks: int, epochs: int = 1, keep: int = 1
+) -> tuple[int, int, int]:
+    """The chain that a disk can hold: its blocks, the spacing of keyframes, and what it keeps.
 
-    Keyframes give way first: they cost time alone. Blocks only where that is not enough.
+    Keyframes give way first: they cost time alone. Then epochs that are kept in full, and blocks
+    only where that is not enough.
 
     Args:
         budget_bytes: The size of the chain at rest, at most.
         sizes: Of a checkpoint.
-        blocks: How many are wanted.
+        blocks: How many are wanted in an epoch.
+        epochs: How many there are.
+        keep: Of how many of them every update is wanted.
 
     Raises:
         InvalidOption: Not even a single block fits.
     """
-    for number in range(blocks, 0, -1):
-        if sizes.chain_bytes(number, number) > budget_bytes:
+    wanted = [(blocks, kept) for kept in range(keep, 0, -1)]
+    wanted += [(number, 1) for number in range(blocks - 1, 0, -1)]
+    for number, kept in wanted:
+        size = partial(sizes.chain_bytes, number, epochs=epochs, keep=kept)
+        length = number * kept
+        if size(length) > budget_bytes:
             continue
         fitting = (
             spacing
-            for spacing in range(keyframe_spacing(number), number + 1)
-            if sizes.chain_bytes(number, spacing) <= budget_bytes
+            for spacing in range(keyframe_spacing(length), length + 1)
+            if size(spacing) <= budget_bytes
         )
-        return number, next(fitting, number)
+        return number, next(fitting, length), kept
     raise InvalidOption(
-        f"a chain of one block takes about {sizes.chain_bytes(1, 1) / 1e6:.3g} MB, more than the "
+        f"a chain of one block an epoch takes about "
+        f"{sizes.chain_bytes(1, 1, epochs=epochs) / 1e6:.3g} MB, more than the "
         f"disk budget of {budget_bytes / 1e6:.3g} MB",
         hint="give it more room",
     )

@@ -6,14 +6,15 @@ import re
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from obliviate.chain.bridge import bridging
 from obliviate.chain.reproduction import changed_records
 from obliviate.chain.walk import Walk
 from obliviate.errors import InvalidOption, Mismatch, RunDamaged, TrainingFailed
-from obliviate.events import Event
+from obliviate.events import Event, finish
 from obliviate.options import index_of, listed
 from obliviate.states.update import digest
 from obliviate.text import shown
-from obliviate.training.protocol import trained_block
+from obliviate.training.protocol import Checkpoint, trained_block
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterable
@@ -196,18 +197,41 @@ def _reason_to_skip(chain: Chain, number: int, waiting: frozenset[int]) -> str |
     return None
 
 
+def _before(
+    chain: Chain,
+    walk: Walk,
+    trainer: BlockTrainer,
+    number: int,
+    erased: NDArray[np.int64],
+) -> Checkpoint:
+    """The checkpoint before a block; where it is not kept, the one that was made on the way."""
+    previous = max(number - 1, 0)
+    known = walk.made.pop(previous, None)
+    walk.made.clear()
+    if chain.is_held(previous):
+        return walk.checkpoint(previous)
+    return known or finish(bridging(chain, trainer, previous, erased))
+
+
 def _fault(
-    chain: Chain, walk: Walk, trainer: BlockTrainer, number: int, erased: NDArray[np.int64]
+    chain: Chain,
+    walk: Walk,
+    trainer: BlockTrainer,
+    number: int,
+    erased: NDArray[np.int64],
 ) -> str | None:
     try:
-        before = [walk.checkpoint(max(number - 1, 0))]
-        walk.state(number)
+        before = [_before(chain, walk, trainer, number, erased)]
+        if chain.is_held(number):
+            walk.state(number)
     except (RunDamaged, Mismatch) as error:
         return error.message
     # states are large: the one before the block is the trainer's to let go
     trained = trained_block(trainer, number, before.pop, erased)
     replayed, stored = digest(trained.checkpoint.model), chain.entries[number].digest
     if replayed == stored:
+        if not chain.is_held(number):
+            walk.made[number] = trained.checkpoint
         return None
     return changed_records(chain, trainer, number, trained.contents) or (
         f"the replay has digest {replayed[:12]}, the stored state {str(stored)[:12]}"

@@ -17,10 +17,15 @@ if TYPE_CHECKING:
 
 
 class Walk:
-    """Reads later and later states of a chain; one of them is kept at hand."""
+    """Reads later and later states of a chain; one of them is kept at hand.
+
+    Attributes:
+        made: The checkpoint of the last block that was trained again, where the chain keeps none.
+    """
 
     def __init__(self, chain: Chain) -> None:
         self._chain = chain
+        self.made: dict[int, Checkpoint] = {}
         self._at = -1
         self._state: dict[str, Tensor] = {}
         self._fault: RunDamaged | Mismatch | None = None

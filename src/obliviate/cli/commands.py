@@ -81,6 +81,7 @@ def fit(
         source.data,
         run,
         blocks=source.blocks,
+        keep=source.keep,
         subjects=source.subjects,
         project=remembered(project, options),
         vault=vault,

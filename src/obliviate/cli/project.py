@@ -110,7 +110,7 @@ def open_chain(place: str, file: Path | None) -> tuple[Ledger, Vault, Chain]:
         seal = load_project(file, json.loads(facts.project.get("options", "{}"))).seal
     vault = opened(ledger, folder, seal)
     spacing = VaultSettings.of(facts.vault).spacing
-    return ledger, vault, Chain(ledger, vault, facts.blocks, spacing=spacing)
+    return ledger, vault, Chain(ledger, vault, facts.blocks, spacing=spacing, parts=facts.parts)
 
 
 def _known_file(folder: Path, known: Mapping[str, str]) -> Path:

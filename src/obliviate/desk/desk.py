@@ -121,7 +121,7 @@ class Desk:
     ) -> Plan:
         """What a request would touch and cost; nothing changes. See `Run.preview`."""
         chosen, named = method_of(method), self.named(records, subjects)
-        return planned(self._ledger, self._facts, named, chosen.name)
+        return planned(self._ledger, self._facts, named, chosen)
 
     def lift(
         self,

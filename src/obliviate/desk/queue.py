@@ -17,6 +17,7 @@ from obliviate.recipe.parts import places_of
 if TYPE_CHECKING:
     from obliviate.erasure.plan import Plan
     from obliviate.ledger import Ledger, RequestFacts, RunFacts
+    from obliviate.methods.method import Method
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,7 +73,7 @@ class Queue:
         named = ledger.requests.named(each.id for each in open_)
         places = places_of(run.parts, named.records, named.groups)
 
-        def plan(rows: Any, method: str) -> Plan:
+        def plan(rows: Any, method: Method) -> Plan:
             # whether anybody is left is found out when it is carried out, by those who ask too much
             its = named.records[rows], places.of(rows)
             return planner.plan(*its, method, is_checked=False)
@@ -80,15 +81,14 @@ class Queue:
         unsettled = [each for each in facts if each.state in CARRIED_OUT]
         waiting = [Waiting(id=each.id, due=_time(each.due), method=each.method) for each in open_]
         plans = [
-            plan(named.of_any(numbers), method_from(method).name)
-            for method, numbers in batches(waiting)
+            plan(named.of_any(numbers), method_from(method)) for method, numbers in batches(waiting)
         ]
-        exact = plan(named.of_any(each.id for each in open_), Exact.name)
+        exact = plan(named.of_any(each.id for each in open_), Exact())
         dues = [_time(each.due) for each in unsettled]
         queued = tuple(
             Queued(
                 request=each,
-                plan=plan(named.of(each.id), str(each.method["name"])),
+                plan=plan(named.of(each.id), method_from(each.method)),
             )
             for each in open_
         )

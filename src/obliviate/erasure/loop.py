@@ -18,9 +18,11 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from obliviate.chain.bridge import bridging
 from obliviate.chain.reproduction import Reproduction, chosen_blocks, reproducing
 from obliviate.chain.restitching import Offset, restitched
 from obliviate.erasure.account import Account, merged
+from obliviate.erasure.foundation import founded
 from obliviate.errors import RunDamaged
 from obliviate.events import Event
 from obliviate.ledger.outcome import Outcome
@@ -28,6 +30,7 @@ from obliviate.methods.buffers import batch_norm_statistics, buffers_apart
 from obliviate.methods.method import Context, Decision, Progress, Rest
 from obliviate.methods.owned import Owned, Taken, taken_off
 from obliviate.methods.soundness import Finish
+from obliviate.recipe.contents import without
 from obliviate.states.difference import replaced, values_at
 from obliviate.states.update import captured
 from obliviate.text import READS_MORE
@@ -35,13 +38,14 @@ from obliviate.training.protocol import Checkpoint
 from obliviate.vault.codec import decode_update, steps_of
 
 if TYPE_CHECKING:
-    from collections.abc import Generator
+    from collections.abc import Generator, Sequence
 
     import numpy as np
     from numpy.typing import NDArray
     from torch import Tensor
 
     from obliviate.chain.chain import Chain
+    from obliviate.erasure.foundation import Foundation
     from obliviate.erasure.plan import Plan
     from obliviate.erasure.replay import Replay, Replayed
     from obliviate.ledger import Entry
@@ -110,7 +114,8 @@ class Erasing:
             return self.nothing_replayed()
         started = time.perf_counter()
         self.chain.initial_hashes  # noqa: B018 - before there are states in memory
-        self.replay.at, first = self.chain.checkpoint(self.plan.start - 1), self.plan.start
+        first = self.plan.start
+        self.replay.at = yield from bridging(self.chain, self.trainer, first - 1, self.erased)
         if self.trace is not None:
             self.original = captured(self.replay.at.model)  # replaying uses the checkpoint up
         while True:
@@ -127,6 +132,7 @@ class Erasing:
                 break
             first = until + 1
         entries = [*self.entries, *(entry.result() for entry in self.replay.written)]
+        buffers = {name: self.replay.at.model[name] for name in self.trainer.buffers}
         self.replay.at, self.original = None, {}  # states are large
         reproduction = yield from self.compared(entries)
         if reproduction.doubt is not None:
@@ -141,14 +147,37 @@ class Erasing:
             seconds=seconds,
             reproduced=reproduction.blocks,
         )
+        dropped = range(0)
+        if self.plan.unreached:
+            foundation = self.foundation(entries, buffers)
+            dropped = foundation.dropped
+            self.stitched.append(foundation.stitched)
+            others = {entry.block: entry for entry in entries}
+            others |= {entry.block: entry for entry in foundation.entries}
+            entries = [others[block] for block in sorted(others)]
         self.chain.rewrite(
             self.number,
             replaced=entries,
             stitched=self.stitched,
+            dropped=dropped,
             outcome=outcome,
             contents=self.replay.contents,
         )
         return outcome
+
+    def foundation(self, entries: Sequence[Entry], buffers: State) -> Foundation:
+        """What the replay stands on, where it does not reach all blocks that hold the records."""
+        for block in self.plan.unreached:
+            known, members = self.chain.contents(block), self.trainer.layout.members(block)
+            self.replay.contents[block] = without(known, members, self.erased)
+        return founded(
+            self.chain,
+            self.plan,
+            next(entry for entry in entries if entry.block == self.plan.start),
+            taken=self.difference.tensors,
+            buffers=buffers,
+            erasure=self.number,
+        )
 
     def nothing_replayed(self) -> Outcome:
         """Commit the erasure of records that no block of the chain has been trained on yet."""
@@ -220,7 +249,7 @@ class Erasing:
         Returns:
             Δ_k and ‖V_k‖₁; NaN and 0 where V_k is lost.
         """
-        if plain is None:
+        if plain is None or replayed.update is None:
             return float("nan"), 0.0
         assert self.replay.at is not None  # noqa: S101 - a block was replayed
         now = self.replay.at.model
@@ -273,9 +302,7 @@ class Erasing:
         """See whether what claims to be exact is: the last thing before the chain is rewritten."""
         if all(entry.block < self.chain.length or entry.guarantee != "exact" for entry in entries):
             return Reproduction()
-        blocks = chosen_blocks(
-            self.chain.entries, self.plan.start or 1, self.plan.affected, self.unchecked
-        )
+        blocks = chosen_blocks(self.chain, self.plan.start or 1, self.plan.affected, self.unchecked)
         return (yield from reproducing(self.chain, self.trainer, blocks, self.erased))
 
     def end_of_stitch(self, last: int, until: int) -> tuple[Offset, dict[str, Tensor]] | None:

@@ -23,7 +23,11 @@ class Plan:
         method: The name of the method.
         records: Ids that would be erased.
         ignored: Ids that were named but are erased already.
-        affected: The blocks that hold the records, ascending; of those that were trained on.
+        affected: The blocks that hold the records and are replayed, ascending; of those that were
+            trained on.
+        unreached: Those that hold them too and lie too far back to be replayed, ascending. What is
+            stored of them, and of the blocks between, is destroyed.
+        window: The first block that a fast method can go back to.
         start: The first block that would be replayed; None where there is none.
         blocks: How many blocks the chain has so far.
         segments: The blocks expected to be replayed, as (first, last).
@@ -40,6 +44,8 @@ class Plan:
     segments: tuple[tuple[int, int], ...]
     seconds: float
     seconds_exact: float
+    unreached: tuple[int, ...] = ()
+    window: int = 1
 
     @property
     def blocks_replayed(self) -> int:
@@ -55,11 +61,13 @@ class Pace:
         seconds: The measured time of each block 1..B.
         first_approximate: The first block whose stored state is not exact.
         expected_lag: How many blocks a fast erasure replays from an affected block on.
+        window: The first block from which on every update is kept, and the state before it.
     """
 
     seconds: Sequence[float]
     first_approximate: int | None = None
     expected_lag: float = EXPECTED_LAG
+    window: int = 1
 
     @cached_property
     def _until(self) -> list[float]:
@@ -77,6 +85,7 @@ def make_plan(
     blocks: Sequence[int],
     ignored: Sequence[int],
     pace: Pace,
+    reach: int = 1,
 ) -> Plan:
     """Plan an erasure.
 
@@ -87,11 +96,15 @@ def make_plan(
         blocks: The blocks that hold them.
         ignored: Named records that are erased already.
         pace: Of the chain.
+        reach: The first block that a fast method goes back to.
     """
     last_block = len(pace.seconds)
     affected = tuple(sorted(block for block in set(blocks) if block <= last_block))
     inexact = [pace.first_approximate] if pace.first_approximate is not None else []
     exact_start = min([*affected, *inexact], default=None)
+    first = 1 if method == "exact" else max(pace.window, reach)
+    unreached = tuple(block for block in affected if block < first)
+    affected = affected[len(unreached) :]
     start = exact_start if method == "exact" else min(affected, default=None)
     if start is None:
         segments: tuple[tuple[int, int], ...] = ()
@@ -109,6 +122,8 @@ def make_plan(
         segments=segments,
         seconds=sum(pace.between(first, last) for first, last in segments),
         seconds_exact=pace.between(exact_start, last_block) if exact_start else 0.0,
+        unreached=unreached,
+        window=pace.window,
     )
 
 

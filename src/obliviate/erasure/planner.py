@@ -11,16 +11,19 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from obliviate.erasure.plan import EXPECTED_LAG, Pace, Plan, make_plan
-from obliviate.errors import NothingLeft
+from obliviate.errors import InvalidOption, NothingLeft
 from obliviate.methods.exact import Exact
 from obliviate.recipe.deal import is_among
 from obliviate.recipe.parts import places_of
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from numpy.typing import NDArray
 
     from obliviate.ledger import Ledger, RunFacts
-    from obliviate.recipe.parts import Places
+    from obliviate.methods.method import Method
+    from obliviate.recipe.parts import Part, Places
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,31 +31,32 @@ class Planner:
     """Plans erasures of one run, as it stood at one time.
 
     Attributes:
-        records: How many records the run has.
+        parts: Of the run.
         erased: The ids of those that are erased. Sorted.
         pace: Of the chain.
     """
 
-    records: int
+    parts: Sequence[Part]
     erased: NDArray[np.int64]
     pace: Pace
 
     @classmethod
     def of(cls, ledger: Ledger, run: RunFacts) -> Planner:
         """The planner of a run."""
-        seconds, first_approximate = ledger.chain.pace()
+        seconds, first_approximate, window = ledger.chain.pace()
         pace = Pace(
             seconds=seconds,
             first_approximate=first_approximate,
             expected_lag=expected_lag(ledger),
+            window=window,
         )
-        return cls(records=run.records, erased=ledger.records.erased(), pace=pace)
+        return cls(parts=run.parts, erased=ledger.records.erased(), pace=pace)
 
     def plan(
         self,
         named: NDArray[np.int64],
         places: Places,
-        method: str,
+        method: Method,
         *,
         is_checked: bool = True,
     ) -> Plan:
@@ -61,33 +65,50 @@ class Planner:
         Args:
             named: Their ids, each once; those that are erased are ignored.
             places: Where each is trained on.
-            method: The name of the method.
-            is_checked: Whether somebody has to be left.
+            method: How.
+            is_checked: Whether somebody has to be left, and the method has to be within reach.
 
         Raises:
             NothingLeft: No record would be left.
+            InvalidOption: The method goes back further than the run keeps.
         """
         is_gone = is_among(named, self.erased)
         ids = named[~is_gone]
         if is_checked:
-            check_left(self.records, len(self.erased), len(ids))
+            check_left(sum(part.records for part in self.parts), len(self.erased), len(ids))
+        places, reach = places.of(~is_gone), 1
+        if method.reach is not None and len(ids):
+            reach = int(places.last(method.reach).touched[0])
+            if is_checked:
+                self._check_reach(method.reach, reach)
         return make_plan(
-            method=method,
+            method=method.name,
+            reach=reach,
             records=ids.tolist(),
-            blocks=places.of(~is_gone).touched.tolist(),
+            blocks=places.touched.tolist(),
             ignored=named[is_gone].tolist(),
             pace=self.pace,
         )
 
+    def _check_reach(self, back: int, block: int) -> None:
+        part = next(each for each in reversed(self.parts) if each.first_block <= block)
+        if block < part.full_from:
+            raise InvalidOption(
+                f"the method goes {back} epochs back; of the {len(part.deals)} epochs, the run "
+                f"keeps the last {part.keep} in full",
+                hint=f'give back={part.keep} or less, or method="exact"; a run that is made with '
+                f"keep={back} can go further back",
+            )
 
-def planned(ledger: Ledger, run: RunFacts, named: NDArray[np.int64], method: str) -> Plan:
+
+def planned(ledger: Ledger, run: RunFacts, named: NDArray[np.int64], method: Method) -> Plan:
     """What erasing some records would touch and cost, from how the run stands now.
 
     Args:
         ledger: Of the run.
         run: What it was made of.
         named: The ids, each once.
-        method: Its name.
+        method: How.
 
     Raises:
         NothingLeft: No record would be left.

@@ -36,14 +36,14 @@ class Replayed:
         block: Its number.
         loss: Mean training loss.
         entry: What the chain will hold of it; it may still be on its way to the disk.
-        update: V'_k.
+        update: V'_k; None where it was staged before a crash and is not kept.
         optimizer: That before the block, where it is carried.
     """
 
     block: int
     loss: float | None
     entry: Future[Entry]
-    update: Update
+    update: Update | None
     optimizer: State | None
 
 
@@ -80,23 +80,14 @@ class Replay:
 
         `at` is Q_k then; nobody else holds on to it, or to what came of the blocks before.
         """
-        assert self.at is not None  # noqa: S101 - the caller saw to it
-        for block in blocks:
-            if block not in self.staged:
-                break
-            entry = self.staged[block]
-            optimizer = self.at.optimizer
-            self.is_exact &= entry.guarantee == "exact"
-            self._take_contents(block, NOTHING)
-            self.at, update = self.chain.after(self.at.model, entry)
-            done: Future[Entry] = Future()
-            done.set_result(entry)
-            yield Replayed(
-                block=block, loss=entry.loss, entry=done, update=update, optimizer=optimizer
-            )
-        else:
+        restorable = self._restorable(blocks)
+        for entry in restorable:
+            yield self._restored(entry)
+        following = blocks.start + len(restorable)
+        if following == blocks.stop:
             return
-        for item in self.trainer.train(self.at, range(block, blocks.stop), self.erased):
+        assert self.at is not None  # noqa: S101 - the last that was restored has a state
+        for item in self.trainer.train(self.at, range(following, blocks.stop), self.erased):
             if isinstance(item, Event):
                 yield item
                 continue
@@ -105,6 +96,39 @@ class Replay:
             self.at = item.checkpoint
             del item
             yield staged.pop()
+
+    def _restorable(self, blocks: range) -> list[Entry]:
+        """What was staged, up to the last block whose state can be read."""
+        entries: list[Entry] = []
+        count, has_state = 0, True
+        for block in blocks:
+            entry = self.staged.get(block)
+            if entry is None:
+                break
+            entries.append(entry)
+            has_state = entry.keyframe is not None or (has_state and entry.update is not None)
+            count = len(entries) if has_state else count
+        return entries[:count]
+
+    def _restored(self, entry: Entry) -> Replayed:
+        """A block that was staged; without its update where that is not kept."""
+        before, update = self.at, None
+        self.is_exact &= entry.guarantee == "exact"
+        self._take_contents(entry.block, NOTHING)
+        self.at = None
+        if entry.update is not None and before is not None:
+            self.at, update = self.chain.after(before.model, entry)
+        elif entry.keyframe is not None:
+            self.at = self.chain.checkpoint_of(entry)
+        done: Future[Entry] = Future()
+        done.set_result(entry)
+        return Replayed(
+            block=entry.block,
+            loss=entry.loss,
+            entry=done,
+            update=update,
+            optimizer=None if before is None else before.optimizer,
+        )
 
     def _take_contents(self, block: int, found: Hashes) -> None:
         """Compare a block's records with what they were, and forget the erased ones."""
@@ -139,5 +163,6 @@ class Replay:
             guarantee="exact" if is_exact else "approximate",
             erasure=self.number,
         )
-        self.ledger.erasures.stage(entry)
+        if entry.block not in self.staged:  # else it was trained again for its state alone
+            self.ledger.erasures.stage(entry)
         return entry

@@ -146,15 +146,25 @@ class ChainRows:
             raise damaged(self._database.where, "it lacks blocks of the chain")
         return entries
 
-    def pace(self) -> tuple[list[float], int | None]:
-        """The seconds that each block 1..B took, and the first block whose state is not exact."""
+    def pace(self) -> tuple[list[float], int | None, int]:
+        """What an erasure costs depends on this alone.
+
+        Returns:
+            The seconds that each block 1..B took; the first block whose state is not exact; and the
+            first one from which on every update is kept, and the state before it.
+        """
         columns = tables.chain.c
-        query = select(columns.seconds, columns.guarantee, columns.block)
+        query = select(
+            columns.seconds, columns.guarantee, columns.block, columns.update, columns.keyframe
+        )
         query = query.where(columns.run == self._run).order_by(columns.block)
         with self._database.reading() as connection:
             rows = connection.execute(query).all()
         inexact = (row.block for row in rows if row.guarantee != "exact")
-        return [row.seconds for row in rows[1:]], next(inexact, None)
+        lacking = [row.block for row in rows[1:] if row.update is None]
+        base = next((row.block for row in rows[max(lacking, default=0) :] if row.keyframe), None)
+        window = len(rows) if base is None else base + 1
+        return [row.seconds for row in rows[1:]], next(inexact, None), window
 
     def length(self) -> int:
         """The number of the last block of the chain."""

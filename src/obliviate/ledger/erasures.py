@@ -20,7 +20,7 @@ from obliviate.ledger.chain_rows import (
     set_state,
 )
 from obliviate.ledger.change import batched
-from obliviate.ledger.facts import STITCHED, ErasureFacts
+from obliviate.ledger.facts import DROPPED, STITCHED, ErasureFacts
 from obliviate.ledger.newcomers import unlink
 from obliviate.ledger.outcome import Outcome
 from obliviate.ledger.request_rows import commit_overtaken, insert_request, move, plan, writable
@@ -134,6 +134,7 @@ class Erasures:
         *,
         replaced: Sequence[Entry],
         stitched: Sequence[range],
+        dropped: range = range(0),
         outcome: Outcome,
         contents: Mapping[int, bytes] = MappingProxyType({}),
     ) -> None:
@@ -144,11 +145,17 @@ class Erasures:
             replaced: New entries.
             stitched: Blocks whose state is from now on the stitched one: they keep their update and
                 lose keyframe, optimizer state and digest, unless they are among the replaced too.
+            dropped: Blocks of which nothing is kept, but that they were trained on; they may be
+                among the others too, which come later.
             outcome: What came of it.
             contents: What the records of blocks are from now on, where that is another.
         """
         chain, blocks = tables.chain, [entry.block for entry in replaced]
         with self._changing("erasure committed") as change:
+            if len(dropped):
+                is_dropped = chain.c.block.between(dropped.start, dropped.stop - 1)
+                set_state(change, objects_of(change, is_dropped, OBJECT_COLUMNS), "condemned")
+                change.update(chain, is_dropped, {**DROPPED, "erasure": erasure})
             for span in stitched:
                 is_stitched = chain.c.block.between(span.start, span.stop - 1)
                 set_state(
@@ -159,11 +166,14 @@ class Erasures:
                 is_replaced = chain.c.block.in_(some)
                 set_state(change, objects_of(change, is_replaced, OBJECT_COLUMNS), "condemned")
                 change.delete(chain, is_replaced)
-            change.delete(tables.staged, tables.staged.c.erasure == erasure)
+            is_staged = tables.staged.c.erasure == erasure
+            staged = objects_of(change, is_staged, OBJECT_COLUMNS, table=tables.staged)
+            change.delete(tables.staged, is_staged)
             insert_entries(change, chain, replaced)
             # a stitched update that a new entry goes on holding is spared
             kept = {stored.key for entry in replaced for stored in entry.objects}
             set_state(change, kept, "live")
+            set_state(change, staged - kept, "condemned")
             mine = (tables.erased.c.run == self._run) & (tables.erased.c.erasure == erasure)
             records = select(tables.erased.c.record).where(mine)
             change.delete(tables.samples, tables.samples.c.record.in_(records))

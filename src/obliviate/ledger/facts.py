@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from obliviate.vault.vault import Stored
 
 Guarantee = Literal["exact", "approximate"]
-Origin = Literal["initial", "trained", "replayed", "stitched"]
+Origin = Literal["initial", "trained", "replayed", "stitched", "dropped"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,7 +69,7 @@ class Entry:
         digest: Of the state dict; None for a stitched state that nobody has needed in full yet.
         loss: Mean training loss of the block.
         seconds: How long the block took to train on.
-        update: What the block did; None for block 0.
+        update: What the block did; None for block 0, and where it is not kept.
         keyframe: The full state, where one is kept.
         optimizer: The optimizer's state, where it is carried and not dropped.
         erasure: The erasure that wrote it; None where `fit` did.
@@ -108,6 +108,16 @@ class ObjectFacts:
     made: str
     destroyed: str | None = None
 
+
+DROPPED: Mapping[str, Any] = {
+    "origin": "dropped",
+    "guarantee": "approximate",
+    "digest": None,
+    "update": None,
+    "keyframe": None,
+    "optimizer": None,
+}
+"""What becomes of an entry that holds a trace and that an erasure did not go back to."""
 
 STITCHED: Mapping[str, Any] = {
     "origin": "stitched",

@@ -184,6 +184,7 @@ class Ledger:
                 records=row.records,
                 blocks=row.blocks,
                 deals=tuple(deals.get(row.part, ())),
+                keep=row.keep,
                 is_over_all=bool(row.is_over_all),
             )
             for row in connection.execute(query)

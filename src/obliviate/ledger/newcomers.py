@@ -51,6 +51,7 @@ def insert_part(change: Change, run: RunFacts, number: int, part: Part, new: New
         "part": number,
         "records": part.records,
         "blocks": part.blocks,
+        "keep": part.keep,
         "is_over_all": int(part.is_over_all),
         "has_subjects": int(key is not None and subjects is not None),
         "made": stamp(),

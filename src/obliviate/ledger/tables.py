@@ -106,6 +106,7 @@ parts = Table(
     _number("part"),
     Column("records", Integer, nullable=False),
     Column("blocks", Integer, nullable=False),
+    Column("keep", Integer, nullable=False),
     Column("is_over_all", Integer, nullable=False),  # 0 or 1, as the next one
     Column("has_subjects", Integer, nullable=False),
     Column("made", String, nullable=False),

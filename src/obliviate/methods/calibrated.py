@@ -12,6 +12,7 @@ from obliviate.methods.method import (
     Stitched,
     fixed_stop,
     fixed_stop_of,
+    reach_of,
 )
 from obliviate.options import real
 
@@ -44,10 +45,12 @@ class Calibrated(Method):
             Smaller replays more.
         blocks: Stop after exactly so many blocks from the latest affected one on, whatever the
             interval and the check say: for research, which compares methods at one cost.
+        back: See `DeepObliviate`.
     """
 
     tolerance: float = 2.5
     blocks: int | None = None
+    back: int | None = None
     functional: ClassVar[bool] = True
     name: ClassVar[str] = "calibrated"
     checks: ClassVar[bool] = True
@@ -60,6 +63,7 @@ class Calibrated(Method):
         tolerance = real(self.tolerance, "tolerance", above=0, hint=hint)
         object.__setattr__(self, "tolerance", tolerance)
         object.__setattr__(self, "blocks", fixed_stop_of(self.blocks))
+        object.__setattr__(self, "back", reach_of(self.back))
 
     def decide(self, gaps: Sequence[Gap], fading: Fading, *, until: int, unit: float) -> Decision:
         """Stop when the predicted gap is certain enough.

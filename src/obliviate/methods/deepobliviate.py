@@ -18,7 +18,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
-from obliviate.methods.method import Decision, Method, Pursuit, fixed_stop, fixed_stop_of
+from obliviate.methods.method import Decision, Method, Pursuit, fixed_stop, fixed_stop_of, reach_of
 from obliviate.methods.power_law import FIT_MIN_LENGTH, fit_power_law
 from obliviate.options import flag, real
 
@@ -44,11 +44,14 @@ class DeepObliviate(Method):
         functional: See `Exact`.
         blocks: Stop after exactly so many blocks from the latest affected one on, whatever the
             slope: for research, which compares methods at one cost.
+        back: How many of the last epochs of each record are replayed; what was felt in earlier
+            ones has been trained over since. All that the run keeps in full if None.
     """
 
     epsilon: float = 0.02
     functional: bool = False
     blocks: int | None = None
+    back: int | None = None
     name: ClassVar[str] = "deepobliviate"
 
     def __post_init__(self) -> None:
@@ -58,6 +61,7 @@ class DeepObliviate(Method):
         object.__setattr__(self, "epsilon", epsilon)
         object.__setattr__(self, "functional", flag(self.functional, "functional"))
         object.__setattr__(self, "blocks", fixed_stop_of(self.blocks))
+        object.__setattr__(self, "back", reach_of(self.back))
 
     def decide(self, series: Sequence[float]) -> Decision:
         """Stop when the slope of the fitted power law at the last lag is at most epsilon.

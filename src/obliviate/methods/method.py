@@ -151,6 +151,11 @@ class Method(ABC):
         return False
 
     @property
+    def reach(self) -> int | None:
+        """How many of the last epochs of a record are replayed; all that are kept if None."""
+        return getattr(self, "back", None)
+
+    @property
     def is_fixed(self) -> bool:
         """See above."""
         return getattr(self, "blocks", None) is not None
@@ -158,6 +163,16 @@ class Method(ABC):
     @abstractmethod
     def begin(self, erasure: Context) -> Pursuit:
         """Begin an erasure."""
+
+
+def reach_of(back: Any) -> int | None:
+    """The number of epochs to go back to.
+
+    Raises:
+        InvalidOption: It is none.
+    """
+    hint = "give a number of epochs, or None for all that are kept in full"
+    return None if back is None else whole(back, "back", least=1, hint=hint)
 
 
 def fixed_stop_of(blocks: Any) -> int | None:

@@ -19,6 +19,19 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 
+SPARSE_KEYFRAMES = 3
+"""In an epoch of which not every update is kept: so much of it is trained again after a kill."""
+
+
+def usual_keep(epochs: int) -> int:
+    """Of how many epochs every update is kept, where nobody says otherwise.
+
+    A trace lies in the last epochs, the more of them the longer the training was: two of ten, four
+    of twenty (docs/forgetting.md). The rest of the disk would be spent for nothing.
+    """
+    return min(epochs, max(2, -(-epochs // 5)))
+
+
 @dataclass(frozen=True, kw_only=True)
 class Part:
     """Some epochs over some records.
@@ -27,6 +40,7 @@ class Part:
         records: How many records came to the run with it.
         blocks: How many blocks each of its epochs is cut into.
         deals: How the records are dealt, epoch by epoch.
+        keep: Of how many epochs at its end every update is kept; before, keyframes far apart.
         is_over_all: Whether its epochs go over all records that the run has by then; else over
             those that came with it.
         first_record: The id of the first record that came with it; ids follow each other.
@@ -36,6 +50,7 @@ class Part:
     records: int
     blocks: int
     deals: tuple[Deal, ...]
+    keep: int
     is_over_all: bool = False
     first_record: int = 0
     first_block: int = 1
@@ -44,6 +59,16 @@ class Part:
     def length(self) -> int:
         """How many blocks of the chain it has."""
         return self.blocks * len(self.deals)
+
+    @property
+    def full_from(self) -> int:
+        """The first block whose update is kept, as of every later one."""
+        return self.first_block + (len(self.deals) - self.keep) * self.blocks
+
+    def needs_keyframe(self, block: int) -> bool:
+        """Whether one of its blocks is to have a keyframe, since its update is not kept."""
+        before = self.full_from - 1 - block
+        return before >= 0 and before % -(-self.blocks // SPARSE_KEYFRAMES) == 0
 
     @property
     def covered(self) -> range:
@@ -74,6 +99,7 @@ def with_part(
     blocks: int,
     epochs: int,
     seed: int,
+    keep: int | None = None,
     is_over_all: bool = False,
 ) -> tuple[Part, ...]:
     """Some parts and one more.
@@ -85,6 +111,8 @@ def with_part(
         blocks: How many blocks each of its epochs is cut into.
         epochs: How many epochs it has.
         seed: The run's.
+        keep: See `Part`; if None, what `usual_keep` says, and all where records come later and are
+            trained on alone: so it stays possible to go back behind them.
         is_over_all: See `Part`.
     """
     before = sum(len(part.deals) for part in parts)
@@ -94,7 +122,9 @@ def with_part(
         Deal.of(ids, groups[first:], blocks, key(seed, "deal", epoch))
         for epoch in range(before, before + epochs)
     )
-    part = Part(records=records, blocks=blocks, deals=deals, is_over_all=is_over_all)
+    if keep is None:
+        keep = epochs if parts and not is_over_all else usual_keep(epochs)
+    part = Part(records=records, blocks=blocks, deals=deals, keep=keep, is_over_all=is_over_all)
     return parts_in_order([*parts, part])
 
 
@@ -115,6 +145,11 @@ class Places:
     def of(self, rows: Any) -> Places:
         """The places of some of the records: by a slice, a mask or indexes."""
         return Places(self.blocks, self.first[rows], self.counts[rows])
+
+    def last(self, count: int) -> Places:
+        """The last so many places of each record."""
+        counts = np.minimum(self.counts, count)
+        return Places(self.blocks, self.first + self.counts - counts, counts)
 
     @property
     def touched(self) -> NDArray[np.int64]:

@@ -316,6 +316,7 @@ class Project:
             Images with a planted trigger and the target it should give, say: the accuracy on them
             is how often the trigger works.
         blocks: How many blocks an epoch is cut into.
+        keep: Of how many of the last epochs every update is kept; see `fit`.
         seal: The master key that the run's checkpoints are encrypted with, such as `ob.KeyFile`.
     """
 
@@ -325,4 +326,5 @@ class Project:
     subjects: Sequence[str] | None = None
     probes: Mapping[str, Dataset[Any]] | None = None
     blocks: int = 100
+    keep: int | None = None
     seal: Any = None

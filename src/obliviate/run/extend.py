@@ -10,6 +10,7 @@ import numpy as np
 from torch import cat
 from torch.utils.data import ConcatDataset, Dataset, Subset, TensorDataset
 
+from obliviate.chain.bridge import bridging
 from obliviate.desk.subjects import record_ids
 from obliviate.erasure.results import Extension
 from obliviate.errors import ForeignData, InvalidOption, RequestWaits, RunUnfinished
@@ -208,8 +209,9 @@ def _trying(
     """Try every record that blocks from one on will be the first to train on."""
     chain, part = writer.chain(), trainer.layout.parts[-1]
     blocks = range(first, part.first_block + part.blocks)
-    state = chain.state(chain.length)
-    yield from trying(trainer, state, blocks, np.union1d(writer.ledger.records.erased(), left_out))
+    erased = np.union1d(writer.ledger.records.erased(), left_out)
+    start = yield from bridging(chain, writer.trainer, chain.length, erased)
+    yield from trying(trainer, start.model, blocks, erased)
 
 
 def _asked_for(writer: Writer, people: Subjects | None, requested: Choice) -> NDArray[np.int64]:

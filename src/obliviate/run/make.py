@@ -111,7 +111,9 @@ def new_layout(
     records: int,
     blocks: int,
     subjects: Subjects | None = None,
+    *,
     smallest_batch: int = 1,
+    keep: int | None = None,
 ) -> Layout:
     """The place of every record in a run that does not exist yet."""
     groups = groups_for(recipe, subjects, range(records))
@@ -122,6 +124,7 @@ def new_layout(
         blocks=blocks,
         epochs=recipe.epochs,
         seed=deal_seed(recipe),
+        keep=keep,
     )
     return layout_of(recipe, parts, lambda: groups, smallest_batch)
 
@@ -132,6 +135,8 @@ def new_trainer(
     records: int,
     blocks: int,
     subjects: Subjects | None = None,
+    *,
+    keep: int | None = None,
 ) -> BlockTrainer:
     """The trainer of a run that does not exist yet."""
     environment = environment_facts(recipe.device, recipe.workers)
@@ -139,7 +144,7 @@ def new_trainer(
     if smallest_batch is None:
         with Environment.of(recipe.device, environment).entered():
             smallest_batch = 2 if has_batch_norm(made_model(recipe)) else 1
-    layout = new_layout(recipe, records, blocks, subjects, smallest_batch)
+    layout = new_layout(recipe, records, blocks, subjects, smallest_batch=smallest_batch, keep=keep)
     return trainer_of(recipe, data, layout, environment=environment)
 
 
@@ -149,6 +154,7 @@ def make(
     data: Dataset[Any],
     *,
     blocks: int,
+    keep: int | None,
     subjects: Subjects | None,
     left_out: NDArray[np.int64],
     project: Mapping[str, str] | None,
@@ -165,7 +171,7 @@ def make(
         checked_url(ledger)
     if not _is_free(folder, settings):
         return  # another process was faster
-    trainer = new_trainer(recipe, data, data_length(data), blocks, subjects)
+    trainer = new_trainer(recipe, data, data_length(data), blocks, subjects, keep=keep)
     probe(trainer, left_out)
     ids = np.arange(trainer.layout.records, dtype=np.int64)
     found = Reingested.among(trainer, ids, tombstones, subjects)
@@ -363,6 +369,16 @@ def cut(
     if faults:
         raise invalid(faults)
     return count, people
+
+
+def checked_keep(keep: Any, epochs: int) -> int | None:
+    """Of how many epochs every update is kept, as it was asked for.
+
+    Raises:
+        InvalidOption: It is no number of epochs that there are.
+    """
+    hint = "give a number of epochs, or None for what is usual"
+    return None if keep is None else whole(keep, "keep", least=1, most=epochs, hint=hint)
 
 
 def checked_recipe(recipe: Any) -> Recipe:

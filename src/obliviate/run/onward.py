@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from obliviate.chain.bridge import bridging
 from obliviate.errors import NothingLearned
 from obliviate.events import Event
 
@@ -48,7 +49,7 @@ def training_on(
     """
     blocks = range(chain.length + 1, chain.blocks + 1)
     chain.initial_hashes  # noqa: B018 - before there are other states in memory
-    start = chain.checkpoint(chain.length)
+    start = yield from bridging(chain, trainer, chain.length, erased)
     previous, training = start.model, trainer.train(start, blocks, erased)
     del start
     with ThreadPoolExecutor(1) as writer:

@@ -11,10 +11,12 @@ from obliviate.desk.subjects import record_ids
 from obliviate.disk.paths import local_folder, naming
 from obliviate.errors import InvalidOption
 from obliviate.events import Events, watched
+from obliviate.recipe.parts import usual_keep
 from obliviate.recipe.subjects import Subjects
 from obliviate.run.make import (
     MAKING_NAME,
     check_place,
+    checked_keep,
     checked_recipe,
     cut,
     data_length,
@@ -46,6 +48,7 @@ def fit(
     path: str | Path,
     *,
     blocks: int = 100,
+    keep: int | None = None,
     subjects: Given | None = None,
     exclude: Iterable[int] = (),
     ledger: str | None = None,
@@ -64,6 +67,9 @@ def fit(
         data: A map-style dataset of (input, target); a record's id is its index, for ever.
         path: The folder of the run; made if it is not there.
         blocks: How many blocks an epoch is cut into.
+        keep: Of how many of the last epochs every update is kept, for fast erasures to go back to;
+            before, there are keyframes far apart, and an exact replay trains the rest again. A
+            fifth of the epochs, at least two, if None.
         subjects: Whose each record is: a string, an int or a UUID; several of them in a tuple, a
             list or a set; None where it is nobody's. Kept as keyed hashes of one spelling: case,
             Unicode form and surrounding blanks make no difference.
@@ -83,7 +89,8 @@ def fit(
         seal: The master key to encrypt them with: `ob.KeyFile`, `ob.KeyVariable` or
             `ob.KeyService`. In the clear if None.
         disk_budget: What the chain may take on disk at rest, such as "2GB": keyframes are set
-            further apart to fit, and where that is not enough there are fewer blocks.
+            further apart to fit, then fewer epochs are kept in full, and where that is not enough
+            there are fewer blocks.
         project: Where the command line finds the project again; kept with the run.
 
     Returns:
@@ -105,6 +112,7 @@ def fit(
     folder, recipe = local_folder(path), checked_recipe(recipe)
     records = data_length(data)
     blocks, people = cut(blocks, subjects, records)
+    keep = checked_keep(keep, recipe.epochs)
     left_out = record_ids(exclude, records, what="exclude")
     check_place(folder)
     check_seal(seal)
@@ -113,12 +121,16 @@ def fit(
     if not is_made(folder):
         spacing = 0
         if budget_bytes is not None:
-            blocks, spacing = chain_within(budget_bytes, sizes_of(recipe), blocks)
+            wanted = usual_keep(recipe.epochs) if keep is None else keep
+            blocks, spacing, keep = chain_within(
+                budget_bytes, sizes_of(recipe), blocks, recipe.epochs, wanted
+            )
         make(
             folder,
             recipe,
             data,
             blocks=blocks,
+            keep=keep,
             subjects=people,
             left_out=left_out,
             project=project,
@@ -131,7 +143,7 @@ def fit(
         (folder / MAKING_NAME).unlink(missing_ok=True)
     run = Run(folder, recipe, data, seal=seal)
     if disk_budget is None:
-        _check_blocks(run, blocks)
+        _check_blocks(run, blocks, keep)
     _check_same(run, people, left_out)
     _check_vault(run, vault, seal)
     _check_tombstones(run, kept)
@@ -143,11 +155,16 @@ def fit(
 fitting = fit.events
 
 
-def _check_blocks(run: Run, blocks: int) -> None:
+def _check_blocks(run: Run, blocks: int, keep: int | None) -> None:
     first = run.facts.parts[0]
     if blocks != first.blocks:
         raise InvalidOption(
             f"{run.folder} was cut into {first.blocks} blocks, not {blocks}",
+            hint="give the number it was made with, or make a new run in another folder",
+        )
+    if keep not in (None, first.keep):
+        raise InvalidOption(
+            f"{run.folder} keeps {first.keep} epochs in full, not {keep}",
             hint="give the number it was made with, or make a new run in another folder",
         )
 

@@ -22,6 +22,7 @@ from obliviate.erasure.replay import Replay
 from obliviate.errors import (
     ConnectionLost,
     ForeignData,
+    InvalidOption,
     LeaseLost,
     ObliviateError,
     StorageFailed,
@@ -125,7 +126,15 @@ class Writer:
     def chain(self) -> Chain:
         """The chain as it is now."""
         spacing = VaultSettings.of(self.facts.vault).spacing
-        return Chain(self.ledger, self.vault, self.facts.blocks, self.trainer.buffers, spacing)
+        facts = self.facts
+        return Chain(
+            self.ledger,
+            self.vault,
+            facts.blocks,
+            self.trainer.buffers,
+            spacing=spacing,
+            parts=facts.parts,
+        )
 
     # What a request means
 
@@ -137,7 +146,7 @@ class Writer:
         """
         return left_of(self.ledger, self.facts.records, named)
 
-    def plan(self, named: NDArray[np.int64], method: str) -> Plan:
+    def plan(self, named: NDArray[np.int64], method: Method) -> Plan:
         """What erasing some records would touch and cost, by a method of that name."""
         return planned(self.ledger, self.facts, named, method)
 
@@ -223,9 +232,15 @@ class Writer:
         try:
             resumed = yield from self.continuing()
             started, chain = time.perf_counter(), self.chain()
-            plan = self.plan(named, method.name)
+            plan = self.plan(named, method)
             if not plan.records and plan.start is None:
                 return self._nothing_to_do(kind, named, resumed, chain, plan)
+            if plan.start is None and plan.unreached:
+                raise InvalidOption(
+                    f"the last block that holds the records is {plan.unreached[-1]}, and the run "
+                    "keeps nothing that a fast method could go back to there",
+                    hint='give method="exact"',
+                )
             self.check_reach(0 if plan.start is None else chain.length)
             ids = np.array(plan.records, dtype=np.int64)
             self.ledger.check(ids, names=("erased",))
@@ -357,7 +372,7 @@ class Writer:
         returned = self.marking.returned()
         if not len(returned):
             return None
-        plan = self.plan(returned, Exact.name)
+        plan = self.plan(returned, Exact())
         self.check_reach(0 if plan.start is None else chain.length)
         facts = self._begin("forget", plan, Exact(), ())
         yield from self._carrying_out(facts, chain, None, is_waiting=True)
@@ -424,7 +439,7 @@ class Writer:
     def _erasing_of(self, facts: ErasureFacts, chain: Chain, trace: Trace | None) -> Erasing:
         method = method_from(facts.method)
         records = self.ledger.erasures.records_of(facts.id)
-        plan = self.plan(records, method.name)
+        plan = self.plan(records, method)
         start = plan.start or 1
         doubts = [
             f"the run was made with {name} {then}, not {now}"
@@ -450,7 +465,8 @@ class Writer:
                 number=facts.id,
                 erased=erased,
                 staged=self.ledger.erasures.staged(facts.id),
-                is_exact=chain.entries[start - 1].guarantee == "exact" and not doubts,
+                is_exact=chain.entries[start - 1].guarantee == "exact"
+                and not (doubts or plan.unreached),
                 doubts=doubts,
             ),
             trace=trace or self._trace(method, records, chain),

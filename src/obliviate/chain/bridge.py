@@ -1,0 +1,62 @@
+"""The bridge over a gap: a checkpoint that is not kept is made again from the last one that is."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from obliviate.errors import Mismatch
+from obliviate.events import Event
+from obliviate.states.update import digest
+
+if TYPE_CHECKING:
+    from collections.abc import Generator
+
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from obliviate.chain.chain import Chain
+    from obliviate.training.protocol import BlockTrainer, Checkpoint
+
+
+def bridging(
+    chain: Chain, trainer: BlockTrainer, block: int, erased: NDArray[np.int64]
+) -> Generator[Event, None, Checkpoint]:
+    """P_k, by training again over the gap before it; nothing is written.
+
+    Args:
+        chain: The chain.
+        trainer: What to train with.
+        block: k.
+        erased: Sorted ids of erased records.
+
+    Raises:
+        RunDamaged: An object is missing or changed.
+        Mismatch: Trained again, a block ends in another state than the one that the ledger names.
+        TrainingFailed, NotFinite: See `BlockTrainer.train`.
+    """
+    base = chain.held_before(block)
+    checkpoint = chain.checkpoint(base)
+    if base == block:
+        return checkpoint
+    finished = base
+    for item in trainer.train(checkpoint, range(base + 1, block + 1), erased):
+        if isinstance(item, Event):
+            yield replace(item, task="bridge", done=finished - base + item.done, total=block - base)
+            continue
+        checkpoint, finished = item.checkpoint, item.block
+        if digest(checkpoint.model) != chain.entries[item.block].digest:
+            raise Mismatch(
+                f"trained again from block {base} on, block {item.block} ends in another state "
+                "than it did",
+                hint="the environment, the recipe or the data is not what it was: go back to it, "
+                "or make a new run",
+            )
+        yield Event(
+            task="bridge",
+            done=finished - base,
+            total=block - base,
+            block=item.block,
+            loss=item.loss,
+        )
+    return checkpoint
