@@ -26,7 +26,7 @@ def erased(run: ob.Run, record: int) -> tuple[float, float]:
     """Seconds of a replayed block, and of the comparison, in one exact erasure."""
     started = time.perf_counter()
     compared = last = started
-    for event in run.forgetting(records=[record], method="exact"):
+    for event in run.forget.events(records=[record], method="exact"):
         if event.task == "replay":
             last = time.perf_counter()
         elif event.task == "compare":

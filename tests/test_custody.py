@@ -423,7 +423,7 @@ def test_a_woken_process_sweeps_nothing(tmp_path):
 def test_a_process_that_lost_the_lease_takes_its_own_objects_along(tmp_path, method):
     """Nobody else could know that they are nobody's, before the next one writes."""
     run = made(tmp_path / "run")
-    events = run.forgetting(records=records_in(run, 2), method=method)
+    events = run.forget.events(records=records_in(run, 2), method=method)
     while not (run.vault.fresh and run.ledger.erasures.running()):
         next(events)
     other = taken_over(run)

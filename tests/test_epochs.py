@@ -92,7 +92,7 @@ def test_a_person_is_touched_once_in_every_epoch(tmp_path):
 
 def test_an_interrupted_training_of_epochs_goes_on(tmp_path):
     whole = fit(tmp_path / "whole", made()).digest
-    events = ob.fitting(made(), data(), tmp_path / "run", blocks=BLOCKS, subjects=SUBJECTS)
+    events = ob.fit.events(made(), data(), tmp_path / "run", blocks=BLOCKS, subjects=SUBJECTS)
     for event in events:
         if event.block == BLOCKS + 2:
             break

@@ -231,7 +231,7 @@ def half_extended(folder, **options):
     data = Failing(*NEW.tensors)
 
     def failing():
-        for event in run.extending(data, blocks=2):
+        for event in run.extend.events(data, blocks=2):
             data.is_away = event.task == "fit" and event.block == event.done == BLOCKS + 1
 
     with pytest.raises(errors.TrainingFailed, match=r"block 8.*the disk is gone"):
@@ -318,7 +318,7 @@ def test_new_records_of_somebody_who_was_erased_are_new_data(tmp_path):
 def test_who_asks_while_the_first_new_block_is_trained_is_forgotten_whole(tmp_path):
     run = ob.fit(recipe(), OLD, tmp_path / "run", blocks=BLOCKS, subjects=SUBJECTS[:72])
     other = ob.load(tmp_path / "run", recipe(), OLD)
-    events = run.extending(NEW, blocks=2, subjects=SUBJECTS[72:])
+    events = run.extend.events(NEW, blocks=2, subjects=SUBJECTS[72:])
     next(event for event in events if event.task == "try the records")
     other.request(subjects=["u5"])
     for _ in events:

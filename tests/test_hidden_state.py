@@ -162,7 +162,7 @@ def test_what_the_caller_is_in_the_middle_of_changes_nothing(tmp_path, around):
 
 def test_two_calls_on_one_run_do_not_mix(tmp_path):
     run = ob.fit(recipe(), images(), tmp_path / "run", blocks=BLOCKS)
-    events = run.forgetting(records=records_in(run, 2), method="exact")
+    events = run.forget.events(records=records_in(run, 2), method="exact")
     next(events)
     with pytest.raises(errors.RunLocked, match="in the middle of training"):
         run.verify([1])
@@ -177,7 +177,7 @@ def test_two_calls_on_one_run_do_not_mix(tmp_path):
 
 def test_an_abandoned_call_lets_go_and_is_finished_by_the_next(tmp_path):
     run = ob.fit(recipe(), images(), tmp_path / "run", blocks=BLOCKS)
-    for _ in run.forgetting(records=records_in(run, 2), method="exact"):
+    for _ in run.forget.events(records=records_in(run, 2), method="exact"):
         break
     erasure = run.forget(records=records_in(run, 2), method="exact")
     assert (erasure.records, erasure.number) == (1, 1)
@@ -264,7 +264,7 @@ def test_hashes_of_erased_records_are_gone_from_the_file_at_once(tmp_path):
 def test_a_reader_is_not_told_of_damage_when_the_run_was_rewritten(tmp_path):
     run = ob.fit(recipe(), images(), tmp_path, blocks=BLOCKS)
     reader = ob.load(tmp_path, recipe(), images())
-    events = reader.verifying()
+    events = reader.verify.events()
     next(events)
     run.forget(records=records_in(run, 1), method="exact")
     for _ in events:
@@ -285,7 +285,7 @@ def test_a_resumed_erasure_that_cannot_go_on_waits_and_is_named(tmp_path):
 
     data = Moody(*images().tensors)
     run = ob.fit(recipe(), data, tmp_path / "run", blocks=BLOCKS)
-    for _ in run.forgetting(records=records_in(run, 2), method="exact"):
+    for _ in run.forget.events(records=records_in(run, 2), method="exact"):
         break
     data.fails = True
     with pytest.raises(errors.TrainingFailed, match=r"erasure 1, begun .*: block 3.*no connection"):

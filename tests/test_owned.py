@@ -154,7 +154,7 @@ def test_a_killed_erasure_ends_as_it_would_have(tmp_path):
     whole = ob.fit(recipe, people(), tmp_path / "whole", blocks=BLOCKS)
     digest = whole.forget(records=[ERASED], method=PAPER).digest
     run = ob.fit(recipe, people(), tmp_path / "run", blocks=BLOCKS)
-    events = run.forgetting(records=[ERASED], method=PAPER)
+    events = run.forget.events(records=[ERASED], method=PAPER)
     for event in events:
         if event.residual_memory is not None and event.done >= 2:
             break

@@ -173,7 +173,7 @@ def test_a_server_that_crashes_on_the_way(tmp_path, failing, what):
         events = ob.fit.events(recipe(), images(), tmp_path / "run", blocks=BLOCKS, ledger=url)
     else:
         run = fit(tmp_path / "run", url)
-        events = run.forgetting(records=[record], method="exact")
+        events = run.forget.events(records=[record], method="exact")
         whole.forget(records=[record], method="exact")
     for event in events:
         if event.done >= 2:

@@ -115,7 +115,7 @@ def test_an_event_in_words():
 
 
 def test_progress_of_a_run_goes_from_nothing_to_all(tmp_path, recipe_of, data):
-    fitting = ob.fitting(recipe_of(), data, tmp_path / "run", blocks=4)
+    fitting = ob.fit.events(recipe_of(), data, tmp_path / "run", blocks=4)
     seen = []
     try:
         while True:
@@ -126,7 +126,7 @@ def test_progress_of_a_run_goes_from_nothing_to_all(tmp_path, recipe_of, data):
     assert {each.total for each in seen} == {4}
     assert {each.task for each in seen} == {"fit"}
     assert all(each.loss > 0 for each in seen)
-    *replaying, comparing = run.forgetting(records=[0], method="exact")
+    *replaying, comparing = run.forget.events(records=[0], method="exact")
     assert comparing.task == "compare"
     assert replaying[-1].done == replaying[-1].total
     assert all(each.residual_memory >= 0 for each in replaying)

@@ -95,7 +95,7 @@ def test_no_old_state_can_be_put_together_again(tmp_path, method, optimizer):
 def test_nothing_of_an_erasure_that_was_taken_back_is_left(tmp_path):
     run = ob.fit(recipe(), images(), tmp_path, blocks=BLOCKS)
     before = names_of(tmp_path)
-    events = run.forgetting(records=records_in(run, 4), method="exact")
+    events = run.forget.events(records=records_in(run, 4), method="exact")
     next(events)
     with pytest.raises(ob.ObliviateError):
         raise_in(run, events)

@@ -162,7 +162,7 @@ def test_an_erasure_that_is_not_finished_is_told(run):
 
 
 def test_a_run_that_is_not_finished_promises_nothing(recipe_of, data, tmp_path):
-    events = ob.fitting(recipe_of(), data, tmp_path / "run", blocks=8)
+    events = ob.fit.events(recipe_of(), data, tmp_path / "run", blocks=8)
     next(events)
     events.close()
     evidence = gathered(tmp_path / "run")

@@ -387,7 +387,7 @@ def test_an_interrupted_erasure_is_finished(opened, blocks_before, are_gone):
     ids = data.held[HELD]
     whole = run.forget(records=ids, method=SURE)
     data, run = opened(name="again")
-    events = run.forgetting(records=ids, method=SURE)
+    events = run.forget.events(records=ids, method=SURE)
     for event in events:
         if event.residual_memory is not None and event.done >= blocks_before:
             break

@@ -166,7 +166,7 @@ def test_an_error_leaves_the_process_as_it_was(before, who, recipe_of, data):
 
 
 def test_an_abandoned_training_leaves_the_process_as_it_was(before, tmp_path, recipe_of, data):
-    fitting = ob.fitting(recipe_of(model=dropping), data, tmp_path / "run", blocks=BLOCKS)
+    fitting = ob.fit.events(recipe_of(model=dropping), data, tmp_path / "run", blocks=BLOCKS)
     next(fitting)
     fitting.close()
     assert process() == before

@@ -87,7 +87,7 @@ def test_what_verify_asks_of_the_ledger_grows_no_faster_than_the_blocks(run_of):
 
 def test_a_request_meanwhile_is_no_change_of_the_chain(run_of):
     run = run_of(10)
-    events = run.verifying()
+    events = run.verify.events()
     for event in events:
         if event.block == 4:
             run.request(records=[1])
@@ -96,7 +96,7 @@ def test_a_request_meanwhile_is_no_change_of_the_chain(run_of):
 
 def test_what_is_rewritten_meanwhile_is_skipped(tmp_path, run_of, recipe_of, data):
     run = run_of(10)
-    other, events = ob.load(run.folder, recipe_of(), data), run.verifying()
+    other, events = ob.load(run.folder, recipe_of(), data), run.verify.events()
     found = None
     while found is None:
         try:
@@ -158,7 +158,7 @@ def test_fit_and_settle_ask_no_more_for_a_late_block_than_for_an_early_one(
     for record in run.trainer.layout.members(2).tolist():
         run.request(records=[record], method=ob.DeepObliviate(epsilon=9))
     run.work()
-    settled = steps_by_block(run.settling())
+    settled = steps_by_block(run.settle.events())
     for found in (fitted, settled):
         counts = [found[block] for block in sorted(found)]
         assert len(counts) > 20

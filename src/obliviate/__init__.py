@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from obliviate.methods.deepobliviate import DeepObliviate
     from obliviate.methods.exact import Exact
     from obliviate.recipe.recipe import Project, Recipe
-    from obliviate.run import Run, fit, fitting, load
+    from obliviate.run import Run, fit, load
     from obliviate.vault import KeyFile, KeyService, KeyVariable
 
 __version__ = "0.1.0"
@@ -38,7 +38,6 @@ _ROOMS = {
     "Status": "erasure.results",
     "Verification": "chain.verification",
     "fit": "run",
-    "fitting": "run",
     "load": "run",
 }
 """Where each public name lives. It is imported when it is first asked for: torch takes seconds, and
@@ -75,6 +74,5 @@ __all__ = [
     "Status",
     "Verification",
     "fit",
-    "fitting",
     "load",
 ]

@@ -120,7 +120,7 @@ def forget(
 
     def one(run: str) -> Answer:
         opened = open_run(run, project, wait)[1]
-        erasure = watch_replay(opened.forgetting(record or (), subject or (), chosen))
+        erasure = watch_replay(opened.forget.events(record or (), subject or (), chosen))
         return render.of_erasure(erasure, _picture(run, erasure))
 
     return over(run, one)
@@ -131,7 +131,7 @@ def settle(
     run: RunFolder, *, project: Moved = None, wait: Wait = None, _json: Json = False
 ) -> Answer:
     """Replace everything approximate in a run by exact replay."""
-    erasure = watch_replay(open_run(run, project, wait)[1].settling())
+    erasure = watch_replay(open_run(run, project, wait)[1].settle.events())
     return render.of_erasure(erasure, _picture(run, erasure))
 
 
@@ -169,7 +169,7 @@ def extend(
     """Train on the records that the project's data has now beyond those of the run."""
     source, opened = open_run(run, project, wait)
     extension = watch(
-        opened.extending(
+        opened.extend.events(
             **(addition_of(source, opened) | {"over": over}),
             blocks=blocks,
             epochs=epochs,
@@ -216,7 +216,7 @@ def verify(
 ) -> Answer:
     """Replay stored blocks, all and the journal unless some are named, and compare digests."""
     opened = open_run(run, project)[1]
-    events = opened.verifying(block, journal_head=journal_head, repair=repair, data=data)
+    events = opened.verify.events(block, journal_head=journal_head, repair=repair, data=data)
     return render.of_verification(watch(events))
 
 
@@ -266,6 +266,6 @@ def work(
 ) -> Answer:
     """Carry out the requests that are due or pay off: to be called every day."""
     opened = open_run(run, project, wait)[1]
-    events = opened.working(Policy(margin_days=margin), everything=everything)
+    events = opened.work.events(Policy(margin_days=margin), everything=everything)
     outcome = watch_replay(events)
     return render.of_work(outcome, opened.ledger.requests.all())

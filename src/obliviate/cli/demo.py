@@ -188,7 +188,7 @@ def demonstrate(folder: Path, console: Console, other: Project | None = None) ->
     with _writing(folder):  # settling destroys the run's own: it would confirm guesses
         shutil.copyfile(saved_picture(run.folder, 1) or "", folder / CURVE_NAME)
     console.print("\nSettling: one exact replay for both requests.")
-    rows.append(_row("after settling", watch_replay(run.settling()), source))
+    rows.append(_row("after settling", watch_replay(run.settle.events()), source))
     rows.append(_retrained(run, source, console))
     return _told(run, rows, folder, console)
 
@@ -221,7 +221,7 @@ def _forgotten(run: Run, person: str, console: Console) -> Erasure:
         f"Expected: {plan.blocks_replayed} of {plan.blocks} "
         f"blocks to replay, {plan.seconds:.1f} s; exactly, {plan.seconds_exact:.1f} s."
     )
-    erasure = watch_replay(run.forgetting(subjects=[person]))
+    erasure = watch_replay(run.forget.events(subjects=[person]))
     console.print(
         f"Done in {erasure.seconds:.1f} s after {erasure.blocks_replayed} blocks "
         f"({erasure.stop_reason}). It is {erasure.guarantee}: nothing is proved yet."

@@ -121,7 +121,7 @@ def bench(project: Project, blocks: int | None = None) -> Events[Bench]:
 
 
 def _row(run: Run, record: int, method: str, project: Project) -> Events[BenchRow]:
-    erasure = yield from run.forgetting(records=[record], method=method)
+    erasure = yield from run.forget.events(records=[record], method=method)
     measured = accuracy(erasure.model, project.test, project.recipe.device)
     run.ledger.close()
     return BenchRow(

@@ -1,6 +1,6 @@
 """A run: made by `fit`, opened by `load`."""
 
 from obliviate.run.run import Run, load
-from obliviate.run.start import fit, fitting
+from obliviate.run.start import fit
 
-__all__ = ["Run", "fit", "fitting", "load"]
+__all__ = ["Run", "fit", "load"]

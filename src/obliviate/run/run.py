@@ -34,7 +34,7 @@ from obliviate.errors import (
     StorageFailed,
     StorageFull,
 )
-from obliviate.events import Event, finish, watch
+from obliviate.events import finish, watch, watched
 from obliviate.ledger import Ledger
 from obliviate.ledger.outcome import Outcome
 from obliviate.methods.exact import Exact
@@ -58,7 +58,7 @@ from obliviate.training.model import load_state, made_model
 from obliviate.vault import check_seal
 
 if TYPE_CHECKING:
-    from collections.abc import Generator, Iterable
+    from collections.abc import Iterable
     from datetime import datetime
     from pathlib import Path
 
@@ -72,6 +72,7 @@ if TYPE_CHECKING:
     from obliviate.desk.queue import Queue
     from obliviate.erasure.plan import Plan
     from obliviate.erasure.results import Status
+    from obliviate.events import Events
     from obliviate.ledger import RequestFacts
     from obliviate.ledger.facts import Guarantee
     from obliviate.ledger.journal import JournalEntry
@@ -87,8 +88,8 @@ class Run:
     """A trained chain that can forget.
 
     Reading is safe from any number of processes. Whatever writes (`forget`, `settle`) takes the
-    run's lock, and first finishes what a killed process left unfinished. Each of them has a twin
-    that yields its progress instead of drawing it: `forgetting`, `settling`, `verifying`.
+    run's lock, and first finishes what a killed process left unfinished. What
+    takes long draws its progress; `run.forget.events(...)` takes the same and yields it instead.
     """
 
     def __init__(
@@ -221,12 +222,13 @@ class Run:
         """What a request would touch and cost; nothing changes. See `forget` for the errors."""
         return self.desk.preview(records, subjects, method)
 
+    @watched
     def forget(
         self,
         records: Iterable[int] | None = None,
         subjects: Iterable[Subject] | None = None,
         method: str | Method = DEFAULT_METHOD,
-    ) -> Erasure:
+    ) -> Events[Erasure]:
         """Erase records, for good.
 
         Args:
@@ -245,30 +247,18 @@ class Run:
             NotFinite, TrainingFailed, StorageFull, RunDamaged: It could not be carried out and was
                 taken back.
         """
-        return watch(self.forgetting(records, subjects, method))
-
-    def forgetting(
-        self,
-        records: Iterable[int] | None = None,
-        subjects: Iterable[Subject] | None = None,
-        method: str | Method = DEFAULT_METHOD,
-    ) -> Generator[Event, None, Erasure]:
-        """`forget`, yielding its progress."""
         chosen, named = method_of(method), self.desk.named(records, subjects, is_final=True)
         self.writer.left_of(named)
         return self._erasure((yield from self.writer.erasing("forget", named, chosen)))
 
-    def settle(self) -> Erasure:
+    @watched
+    def settle(self) -> Events[Erasure]:
         """Replace everything approximate in the chain by exact replay.
 
         Raises:
             ForeignData, RunLocked, NotFinite, TrainingFailed, StorageFull, RunDamaged: See
             `forget`.
         """
-        return watch(self.settling())
-
-    def settling(self) -> Generator[Event, None, Erasure]:
-        """`settle`, yielding its progress."""
         nobody = np.array([], dtype=np.int64)
         return self._erasure((yield from self.writer.erasing("settle", nobody, Exact())))
 
@@ -355,7 +345,8 @@ class Run:
         """The requests that are not closed, what they will cost, and what `work` would do now."""
         return self.desk.queue(policy)
 
-    def work(self, policy: Policy | None = None, *, everything: bool = False) -> Work:
+    @watched
+    def work(self, policy: Policy | None = None, *, everything: bool = False) -> Events[Work]:
         """Carry out what a policy says is to be done now.
 
         Args:
@@ -369,18 +360,13 @@ class Run:
         Raises:
             RunLocked, StorageFull, ConnectionLost, ForeignData: Nothing can be carried out.
         """
-        return watch(self.working(policy, everything=everything))
-
-    def working(
-        self, policy: Policy | None = None, *, everything: bool = False
-    ) -> Generator[Event, None, Work]:
-        """`work`, yielding its progress."""
         is_everything = flag(everything, "everything")
         come = yield from working(self.writer, policy_of(policy), everything=is_everything)
         return Work(map(self._erasure, come.carried), come.failed)
 
     # Growing
 
+    @watched
     def extend(
         self,
         data: Dataset[Any],
@@ -391,7 +377,7 @@ class Run:
         subjects: Given | None = None,
         exclude: Iterable[int] = (),
         requested: Choice = "exclude",
-    ) -> Extension:
+    ) -> Events[Extension]:
         """Train on new records, in blocks behind those there are.
 
         Every record is tried first, and the records become part of the run with the first block
@@ -424,30 +410,6 @@ class Run:
             ForeignData: An extension was interrupted, and these are not its records.
             Tombstoned: Some of the records were erased before.
         """
-        return watch(
-            self.extending(
-                data,
-                blocks=blocks,
-                epochs=epochs,
-                over=over,
-                subjects=subjects,
-                exclude=exclude,
-                requested=requested,
-            )
-        )
-
-    def extending(
-        self,
-        data: Dataset[Any],
-        *,
-        blocks: int | None = None,
-        epochs: int | None = None,
-        over: Over = "new",
-        subjects: Given | None = None,
-        exclude: Iterable[int] = (),
-        requested: Choice = "exclude",
-    ) -> Generator[Event, None, Extension]:
-        """`extend`, yielding its progress."""
         addition = Addition(
             data=data,
             blocks=blocks,
@@ -467,6 +429,7 @@ class Run:
             if self.ledger.run().parts != self.facts.parts:  # as far as it came, it is there
                 self.renew(both)
 
+    @watched
     def verify(
         self,
         blocks: Iterable[int] | None = None,
@@ -474,7 +437,7 @@ class Run:
         journal_head: str | None = None,
         repair: bool = False,
         data: bool = False,
-    ) -> Verification:
+    ) -> Events[Verification]:
         """Replay stored blocks and compare digests; all of them, and the journal, if none is named.
 
         Args:
@@ -491,18 +454,6 @@ class Run:
             RunDamaged: The ledger cannot even be read.
             RunLocked, StorageFull: It could not be repaired.
         """
-        events = self.verifying(blocks, journal_head=journal_head, repair=repair, data=data)
-        return watch(events)
-
-    def verifying(
-        self,
-        blocks: Iterable[int] | None = None,
-        *,
-        journal_head: str | None = None,
-        repair: bool = False,
-        data: bool = False,
-    ) -> Generator[Event, None, Verification]:
-        """`verify`, yielding its progress."""
         is_repairing, is_reading = flag(repair, "repair"), flag(data, "data")
         blocks = None if blocks is None else block_numbers(blocks, self.ledger.chain.length())
         check_head(journal_head)

@@ -152,9 +152,6 @@ def fit(
     return run
 
 
-fitting = fit.events
-
-
 def _check_blocks(run: Run, blocks: int, keep: int | None) -> None:
     first = run.facts.parts[0]
     if blocks != first.blocks:
