@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import contextlib
 from dataclasses import replace
-from functools import partial
 from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
-from obliviate.chain.custody import check_newest, opened, remove_orphans
+from obliviate.chain.custody import opened, remove_orphans
 from obliviate.chain.inventory import taking_stock
 from obliviate.chain.verification import (
     Verification,
@@ -21,25 +20,18 @@ from obliviate.chain.verification import (
 )
 from obliviate.desk.desk import DEFAULT_METHOD, Desk
 from obliviate.desk.policy import policy_of
-from obliviate.disk.paths import local_folder
 from obliviate.erasure.results import Erasure, Extension, Work
 from obliviate.errors import (
-    PUT_BACK,
-    Mismatch,
-    ModelGone,
     RunDamaged,
     RunLocked,
-    RunOutdated,
-    RunUnfinished,
     StorageFailed,
     StorageFull,
 )
 from obliviate.events import finish, watch, watched
 from obliviate.ledger import Ledger
-from obliviate.ledger.outcome import Outcome
 from obliviate.methods.exact import Exact
 from obliviate.methods.registry import method_of
-from obliviate.options import flag, real
+from obliviate.options import flag
 from obliviate.run.extend import (
     Addition,
     extending,
@@ -50,12 +42,11 @@ from obliviate.run.extend import (
     resumed,
 )
 from obliviate.run.fingerprint import check_data, check_recipe
-from obliviate.run.make import checked_recipe, data_length, layout_of, trainer_of
+from obliviate.run.make import data_length, layout_of, trainer_of
+from obliviate.run.served import Served
 from obliviate.run.work import working
 from obliviate.run.worker import Writer
 from obliviate.text import READS_MORE
-from obliviate.training.model import load_state, made_model
-from obliviate.vault import check_seal
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -80,7 +71,6 @@ if TYPE_CHECKING:
     from obliviate.recipe.recipe import Recipe
     from obliviate.recipe.subjects import Given, Subject
     from obliviate.run.extend import Choice, Over
-    from obliviate.run.worker import Carried
     from obliviate.vault import Seal
 
 
@@ -157,26 +147,17 @@ class Run:
             RunUnfinished: The first training has not come to its end.
             RunOutdated: It holds records that were erased since: the run is an older copy.
         """
-        chain = self._served_chain()
-        self._check_returned()
-        try:
-            return self._model(chain, chain.length)
-        except RunDamaged:
-            if chain.is_current():
-                check_newest(self.ledger, self.vault)  # another ledger may have destroyed it
-                raise
-        chain = self._served_chain()  # another process rewrote it while we read
-        return self._model(chain, chain.length)
+        return self._served.model()
 
     @property
     def digest(self) -> str:
         """The sha256 of the model's state, in hex."""
-        return _text(self._served_chain().entries[-1].digest)
+        return self._served.digest()
 
     @property
     def guarantee(self) -> Guarantee:
         """Of the model: "exact" or "approximate"."""
-        return self._served_chain().entries[-1].guarantee
+        return self._served.chain().entries[-1].guarantee
 
     def status(self) -> Status:
         """How the run stands."""
@@ -210,6 +191,10 @@ class Run:
     def chain(self) -> Chain:
         """The chain as it is now."""
         return self.writer.chain()
+
+    @property
+    def _served(self) -> Served:
+        return Served(self.writer, str(self.folder))
 
     # Erasing
 
@@ -249,7 +234,7 @@ class Run:
         """
         chosen, named = method_of(method), self.desk.named(records, subjects, is_final=True)
         self.writer.left_of(named)
-        return self._erasure((yield from self.writer.erasing("forget", named, chosen)))
+        return self._served.erasure((yield from self.writer.erasing("forget", named, chosen)))
 
     @watched
     def settle(self) -> Events[Erasure]:
@@ -260,7 +245,7 @@ class Run:
             `forget`.
         """
         nobody = np.array([], dtype=np.int64)
-        return self._erasure((yield from self.writer.erasing("settle", nobody, Exact())))
+        return self._served.erasure((yield from self.writer.erasing("settle", nobody, Exact())))
 
     # Requests
 
@@ -362,7 +347,7 @@ class Run:
         """
         is_everything = flag(everything, "everything")
         come = yield from working(self.writer, policy_of(policy), everything=is_everything)
-        return Work(map(self._erasure, come.carried), come.failed)
+        return Work(map(self._served.erasure, come.carried), come.failed)
 
     # Growing
 
@@ -505,103 +490,3 @@ class Run:
                 nobody's.
         """
         return remove_orphans(self.ledger, self.vault)
-
-    # Inside
-
-    def _erasure(self, carried: Carried) -> Erasure:
-        chain, last = carried.chain, carried.chain.entries[-1]
-        facts = None if carried.number is None else self.ledger.erasures.erasure(carried.number)
-        outcome = carried.outcome or (facts and facts.outcome)
-        outcome = outcome or Outcome(stop_reason="nothing to do", digest_before=last.digest)
-        seconds = carried.seconds or outcome.seconds
-        full = sum(entry.seconds for entry in chain.entries)
-        digest = _text(last.digest)
-        now = {"digest": digest, "guarantee": last.guarantee, "seconds": seconds}
-        return Erasure(
-            **{**vars(outcome), **now},
-            method=str(facts.method["name"]) if facts else "none",
-            records=facts.records if facts else 0,
-            ignored=carried.ignored,
-            blocks_total=chain.length,
-            speedup=full / seconds if seconds else float("inf"),
-            number=carried.number,
-            condemned=len(self.ledger.objects.keys("condemned")),
-            restored=partial(self._left, carried.number, chain.length, digest),
-        )
-
-    def _left(self, number: int | None, block: int, digest: str) -> nn.Module:
-        """The model that an erasure left, as long as nothing has replaced it."""
-        chain = self.chain()
-        if block <= chain.length and chain.entries[block].digest == digest:
-            return self._model(chain, block)
-        raise ModelGone(
-            f"the model that erasure {number or 'before'} left was replaced by a later one, and "
-            "its state destroyed",
-            hint="take `model` of the run: the model as it is now",
-        )
-
-    def _check_returned(self) -> None:
-        returned = self.writer.marking.returned()
-        if len(returned):
-            raise RunOutdated(
-                f"{self.folder} holds {len(returned)} records that were erased before, such as "
-                f"record {returned[0]}: it was put back from an older copy",
-                hint="call settle: it leaves them out again, as every call does that writes",
-            )
-
-    def _served_chain(self) -> Chain:
-        chain, first = self.chain(), self.facts.parts[0].length
-        if chain.length < first:
-            raise RunUnfinished(
-                f"{self.folder} has been trained to block {chain.length} of {first}",
-                hint="call fit again with the same arguments: it goes on where it was",
-            )
-        return chain
-
-    def _model(self, chain: Chain, block: int) -> nn.Module:
-        with self.trainer.environment.entered():
-            model = made_model(self.recipe)
-        load_state(model, chain.state(block))
-        return model.eval()
-
-
-def load(
-    path: str | Path,
-    recipe: Recipe,
-    data: Dataset[Any],
-    *,
-    patience_seconds: float | None = None,
-    seal: Seal | None = None,
-) -> Run:
-    """Open a run.
-
-    Args:
-        path: Its folder.
-        recipe: The recipe that it was made with.
-        data: The dataset that it was made with. Erased records are never read: anything may stand
-            in their places.
-        patience_seconds: How long calls that write wait for another live process that writes to
-            the run; None: until it is done.
-        seal: The master key of a sealed vault; where it is remembered to be if None.
-
-    Raises:
-        RunMissing: There is none.
-        WrongKey, KeyMissing: The vault was sealed with another key, or there is none.
-        ForeignVault: The vault's place holds something else.
-        ForeignRecipe, ForeignData: It was made with something else.
-        RunOutdated: Another ledger than this one last wrote to the vault: this is an older copy.
-        RunDamaged, OtherFormat: It cannot be read.
-    """
-    folder, recipe = local_folder(path), checked_recipe(recipe)
-    if patience_seconds is not None:
-        hint = "give seconds, or None to wait until the other process is done"
-        patience_seconds = real(patience_seconds, "patience_seconds", least=0, hint=hint)
-    check_seal(seal)
-    data_length(data)
-    return Run(folder, recipe, data, patience_seconds=patience_seconds, seal=seal)
-
-
-def _text(digest: str | None) -> str:
-    if digest is None:
-        raise Mismatch("the last block has no digest", hint=PUT_BACK)
-    return digest

@@ -11,6 +11,7 @@ from obliviate.desk.subjects import record_ids
 from obliviate.disk.paths import local_folder, naming
 from obliviate.errors import InvalidOption
 from obliviate.events import Events, watched
+from obliviate.options import real
 from obliviate.recipe.parts import usual_keep
 from obliviate.recipe.subjects import Subjects
 from obliviate.run.make import (
@@ -150,6 +151,42 @@ def fit(
     if records == run.facts.records:  # else an extension was interrupted, and goes on with `extend`
         yield from run.writer.training()
     return run
+
+
+def load(
+    path: str | Path,
+    recipe: Recipe,
+    data: Dataset[Any],
+    *,
+    patience_seconds: float | None = None,
+    seal: Seal | None = None,
+) -> Run:
+    """Open a run.
+
+    Args:
+        path: Its folder.
+        recipe: The recipe that it was made with.
+        data: The dataset that it was made with. Erased records are never read: anything may stand
+            in their places.
+        patience_seconds: How long calls that write wait for another live process that writes to
+            the run; None: until it is done.
+        seal: The master key of a sealed vault; where it is remembered to be if None.
+
+    Raises:
+        RunMissing: There is none.
+        WrongKey, KeyMissing: The vault was sealed with another key, or there is none.
+        ForeignVault: The vault's place holds something else.
+        ForeignRecipe, ForeignData: It was made with something else.
+        RunOutdated: Another ledger than this one last wrote to the vault: this is an older copy.
+        RunDamaged, OtherFormat: It cannot be read.
+    """
+    folder, recipe = local_folder(path), checked_recipe(recipe)
+    if patience_seconds is not None:
+        hint = "give seconds, or None to wait until the other process is done"
+        patience_seconds = real(patience_seconds, "patience_seconds", least=0, hint=hint)
+    check_seal(seal)
+    data_length(data)
+    return Run(folder, recipe, data, patience_seconds=patience_seconds, seal=seal)
 
 
 def _check_blocks(run: Run, blocks: int, keep: int | None) -> None:
