@@ -35,7 +35,9 @@ def bridging(
         Mismatch: Trained again, a block ends in another state than the one that the ledger names.
         TrainingFailed, NotFinite: See `BlockTrainer.train`.
     """
-    base = chain.held_before(block)
+    base = block
+    while not chain.is_held(base):
+        base -= 1
     checkpoint = chain.checkpoint(base)
     if base == block:
         return checkpoint

@@ -10,12 +10,12 @@ frozen backbone: those never hold anybody's trace, and are kept once.
 
 from __future__ import annotations
 
-from collections import deque
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from hashlib import sha256
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from obliviate.chain.ahead import AHEAD, ahead
 from obliviate.chain.custody import sweep
 from obliviate.chain.spacing import keyframe_spacing
 from obliviate.errors import PUT_BACK, Mismatch, RunDamaged
@@ -36,7 +36,7 @@ from obliviate.vault.codec import decode, decode_update, each_tensor, encode, en
 from obliviate.vault.folder import Folder
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from torch import Tensor
 
@@ -54,27 +54,8 @@ if TYPE_CHECKING:
 _SMALL_BYTES = 1 << 22
 LARGE_BYTES = 1 << 26
 """States of which there should be few in memory."""
-_AHEAD = 2  # objects that are read and decompressed before they are needed
 
-Item = TypeVar("Item")
 Result = TypeVar("Result")
-
-
-def ahead(
-    work: Callable[[Item], Result], items: Iterable[Item], depth: int = _AHEAD
-) -> Iterator[Result]:
-    """The results of some work, in order, a few of them worked out beforehand in threads."""
-    if not depth:
-        yield from map(work, items)
-        return
-    waiting: deque[Future[Result]] = deque()
-    with ThreadPoolExecutor(depth) as pool:
-        for item in items:
-            waiting.append(pool.submit(work, item))
-            if len(waiting) > depth:
-                yield waiting.popleft().result()
-        while waiting:
-            yield waiting.popleft().result()
 
 
 class Chain:
@@ -143,12 +124,6 @@ class Chain:
             block -= 1
         return True
 
-    def held_before(self, block: int) -> int:
-        """The last block, from k backwards, whose checkpoint is held."""
-        while not self.is_held(block):
-            block -= 1
-        return block
-
     # Reading
 
     def state(self, block: int) -> dict[str, Tensor]:
@@ -179,7 +154,7 @@ class Chain:
         """
         later = range(at + 1, block + 1)
         is_large = size_bytes(state) > LARGE_BYTES
-        depth = 0 if len(later) < _AHEAD or is_large or self.is_quick(state) else _AHEAD
+        depth = 0 if len(later) < AHEAD or is_large or self.is_quick(state) else AHEAD
         for number, update in zip(later, ahead(self.update, later, depth), strict=True):
             state = self.state_after(state, number, update, consume=consume)
         return state

@@ -17,6 +17,8 @@ from obliviate.states.difference import subtracted
 from obliviate.states.update import applied, digest, update_between, without
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from obliviate.chain.chain import Chain
     from obliviate.erasure.plan import Plan
     from obliviate.ledger import Entry
@@ -36,6 +38,11 @@ class Foundation:
     dropped: range
     stitched: range
     entries: tuple[Entry, ...]
+
+    def under(self, replayed: Sequence[Entry]) -> list[Entry]:
+        """All that the chain will hold anew, with what an erasure has replayed on top."""
+        entries = {entry.block: entry for entry in (*replayed, *self.entries)}
+        return [entries[block] for block in sorted(entries)]
 
 
 def founded(

@@ -30,7 +30,6 @@ from obliviate.methods.buffers import batch_norm_statistics, buffers_apart
 from obliviate.methods.method import Context, Decision, Progress, Rest
 from obliviate.methods.owned import Owned, Taken, taken_off
 from obliviate.methods.soundness import Finish
-from obliviate.recipe.contents import without
 from obliviate.states.difference import replaced, values_at
 from obliviate.states.update import captured
 from obliviate.text import READS_MORE
@@ -120,14 +119,14 @@ class Erasing:
             self.original = captured(self.replay.at.model)  # replaying uses the checkpoint up
         while True:
             last, decision = yield from self.segment(first)
-            until = self.until(last)
+            until = self.plan.until(last)
             if last < until:
                 end = self.end_of_stitch(last, until)
                 if end is None:
                     first = last + 1
                     continue
                 self.replay.at = self.stitch(range(last + 1, until + 1), *end)
-                self.account.estimate_tail(until - last, self.lag(last), decision)
+                self.account.estimate_tail(until - last, self.plan.lag(last), decision)
             if until == self.chain.length:
                 break
             first = until + 1
@@ -150,11 +149,8 @@ class Erasing:
         dropped = range(0)
         if self.plan.unreached:
             foundation = self.foundation(entries, buffers)
-            dropped = foundation.dropped
+            dropped, entries = foundation.dropped, foundation.under(entries)
             self.stitched.append(foundation.stitched)
-            others = {entry.block: entry for entry in entries}
-            others |= {entry.block: entry for entry in foundation.entries}
-            entries = [others[block] for block in sorted(others)]
         self.chain.rewrite(
             self.number,
             replaced=entries,
@@ -168,8 +164,7 @@ class Erasing:
     def foundation(self, entries: Sequence[Entry], buffers: State) -> Foundation:
         """What the replay stands on, where it does not reach all blocks that hold the records."""
         for block in self.plan.unreached:
-            known, members = self.chain.contents(block), self.trainer.layout.members(block)
-            self.replay.contents[block] = without(known, members, self.erased)
+            self.replay.contents[block] = self.replay.retained(block, self.chain.contents(block))
         return founded(
             self.chain,
             self.plan,
@@ -282,21 +277,12 @@ class Erasing:
 
     def decide(self, series: list[float], last: int) -> Decision:
         """Whether the method would stop here."""
-        lag = self.lag(last) if self.least_lag else 0
+        lag = self.plan.lag(last) if self.least_lag else 0
         # once a stitch has failed, another that saves less than was replayed is not worth a try
-        if lag and (lag < self.least_lag or self.until(last) - last < lag):
+        if lag and (lag < self.least_lag or self.plan.until(last) - last < lag):
             reason = f"lag {lag}: after a stitch that failed its check, more is replayed"
             return Decision(is_final=False, reason=reason)
-        return self.pursuit.decide(Progress(series=series, block=last, until=self.until(last)))
-
-    def lag(self, last: int) -> int:
-        """Which block a block is, counted from the latest affected one on."""
-        return last - max(block for block in self.plan.affected if block <= last) + 1
-
-    def until(self, last: int) -> int:
-        """The last block that would be stitched on, if replaying stopped here."""
-        later = (block for block in self.plan.affected if block > last)
-        return next(later, self.chain.length + 1) - 1
+        return self.pursuit.decide(Progress(series=series, block=last, until=self.plan.until(last)))
 
     def compared(self, entries: list[Entry]) -> Generator[Event, None, Reproduction]:
         """See whether what claims to be exact is: the last thing before the chain is rewritten."""
@@ -327,7 +313,7 @@ class Erasing:
             ]
         self.account.remarks.add(finish.remark)
         if faults or not has_passed:
-            self.least_lag = 2 * self.lag(last)
+            self.least_lag = 2 * self.plan.lag(last)
             return None
         self.replay.at, places = None, self.owned.places
         self.original = self.chain.state(until) if self.trace and until < self.chain.length else {}

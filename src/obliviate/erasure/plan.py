@@ -52,6 +52,15 @@ class Plan:
         """How many blocks are expected to be replayed."""
         return sum(last - first + 1 for first, last in self.segments)
 
+    def lag(self, block: int) -> int:
+        """Which block a block is, counted from the latest affected one on."""
+        return block - max(each for each in self.affected if each <= block) + 1
+
+    def until(self, block: int) -> int:
+        """The last block that would be stitched on, if replaying stopped at a block."""
+        later = (each for each in self.affected if each > block)
+        return next(later, self.blocks + 1) - 1
+
 
 @dataclass(frozen=True, kw_only=True)
 class Pace:

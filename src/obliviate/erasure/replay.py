@@ -137,7 +137,11 @@ class Replay:
             self.is_exact = False
             self.doubts.append(differing)
         known = found if len(found) else self.chain.contents(block)
-        self.contents[block] = without(known, self.trainer.layout.members(block), self.erased)
+        self.contents[block] = self.retained(block, known)
+
+    def retained(self, block: int, contents: Hashes) -> Hashes:
+        """What a block's records are, without the erased ones."""
+        return without(contents, self.trainer.layout.members(block), self.erased)
 
     def _stage(self, trained: Trained, before: Checkpoint) -> Replayed:
         """Store a replayed block, though not in the chain yet, while the next one trains."""

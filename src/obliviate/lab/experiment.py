@@ -17,7 +17,8 @@ from obliviate.methods.registry import method_of, options_of
 from obliviate.options import whole
 from obliviate.recipe.deal import key, keyed_hash
 from obliviate.recipe.subjects import named_once
-from obliviate.run.make import cut, data_length, new_trainer
+from obliviate.run.arguments import cut, data_length
+from obliviate.run.make import new_trainer
 from obliviate.text import shown
 from obliviate.training.batches import TensorFeed, content_of, feed_of
 from obliviate.training.determinism import Environment, environment_facts

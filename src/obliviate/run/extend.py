@@ -19,8 +19,9 @@ from obliviate.ledger.records import subject_hash
 from obliviate.options import choice, whole
 from obliviate.recipe.parts import with_part
 from obliviate.recipe.subjects import Subjects
+from obliviate.run.arguments import cut, data_length
 from obliviate.run.fingerprint import SAMPLED_RECORDS, content_hashes
-from obliviate.run.make import cut, data_length, deal_seed, groups_for, layout_of, trainer_of
+from obliviate.run.make import deal_seed, groups_for, layout_of, trainer_of
 from obliviate.run.tombstoned import Reingested
 from obliviate.run.trial import trying
 from obliviate.run.worker import Writer

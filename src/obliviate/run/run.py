@@ -32,6 +32,7 @@ from obliviate.ledger import Ledger
 from obliviate.methods.exact import Exact
 from obliviate.methods.registry import method_of
 from obliviate.options import flag
+from obliviate.run.arguments import data_length
 from obliviate.run.extend import (
     Addition,
     extending,
@@ -42,7 +43,7 @@ from obliviate.run.extend import (
     resumed,
 )
 from obliviate.run.fingerprint import check_data, check_recipe
-from obliviate.run.make import data_length, layout_of, trainer_of
+from obliviate.run.make import layout_of, trainer_of
 from obliviate.run.served import Served
 from obliviate.run.work import working
 from obliviate.run.worker import Writer

@@ -14,17 +14,8 @@ from obliviate.events import Events, watched
 from obliviate.options import real
 from obliviate.recipe.parts import usual_keep
 from obliviate.recipe.subjects import Subjects
-from obliviate.run.make import (
-    MAKING_NAME,
-    check_place,
-    checked_keep,
-    checked_recipe,
-    cut,
-    data_length,
-    is_made,
-    make,
-    sizes_of,
-)
+from obliviate.run.arguments import checked_keep, checked_recipe, cut, data_length
+from obliviate.run.make import MAKING_NAME, check_place, is_made, make, sizes_of
 from obliviate.run.run import Run
 from obliviate.run.tombstoned import tombstone_options
 from obliviate.vault import VaultSettings, check_seal, kept_form
