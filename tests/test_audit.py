@@ -62,13 +62,6 @@ def test_an_extended_run_passes(data, recipe_of, tmp_path, over):
     assert audit(run).verdict == "passed"
 
 
-def test_an_audit_writes_nothing(run, data, tmp_path, monkeypatch):
-    monkeypatch.setenv("TMPDIR", str(tmp_path / "nowhere"))
-    before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")}
-    assert audit(run, data).passed
-    assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")} == before
-
-
 def test_an_approximate_run_is_compared_not_judged(run, data):
     run.forget(records=[first_record(run)], method=ob.DeepObliviate(epsilon=9))
     found = audit(run, data)

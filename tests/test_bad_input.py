@@ -442,7 +442,14 @@ def test_a_full_disk(run, method, full):
         run.forget(records=[record], method=method)
     assert (snapshot(run.folder)[1], run.digest) == before
     run.forget(records=[record], method="exact")
-    never = ob.fit(recipe(), images(), run.folder.parent / "n", blocks=BLOCKS, exclude=[record])
+    never = ob.fit(
+        recipe(),
+        images(),
+        run.folder.parent / "n",
+        blocks=BLOCKS,
+        subjects=PEOPLE,
+        exclude=[record],
+    )
     assert run.digest == never.digest
 
 
