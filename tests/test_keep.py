@@ -9,7 +9,7 @@ from torch.utils.data import TensorDataset
 
 import obliviate as ob
 from obliviate.states.update import digest
-from tests.models import RECORDS, images
+from tests.models import RECORDS, Guarded, images
 
 BLOCKS, EPOCHS = 6, 4
 SUBJECTS = [f"u{at % 18}" for at in range(RECORDS)]
@@ -193,3 +193,47 @@ def test_what_is_kept_cannot_be_changed_afterwards(tmp_path):
     fit(tmp_path / "run")
     with pytest.raises(ob.errors.InvalidOption, match="keeps 1 epochs in full"):
         fit(tmp_path / "run", keep=2)
+
+
+def stopped(events, block):
+    """Leave an erasure behind a block, as a process does that is killed there."""
+    for event in events:
+        if event.task == "replay" and event.block == block and event.residual_memory is not None:
+            break
+    events.close()
+
+
+def test_a_fast_erasure_that_was_stopped_goes_on(tmp_path):
+    run = fit(tmp_path / "run")
+    person = in_last_epoch(run, late=False)
+    whole = fit(tmp_path / "whole").forget(subjects=[person], method=ob.DeepObliviate(blocks=2))
+    first = run.preview(subjects=[person], method=FAST).start
+    stopped(run.forget.events(subjects=[person], method=ob.DeepObliviate(blocks=2)), first)
+    again = ob.load(tmp_path / "run", made(), data())
+    erasure = again.forget(subjects=[person], method=ob.DeepObliviate(blocks=2))
+    assert (erasure.digest, erasure.segments) == (whole.digest, whole.segments)
+    assert again.settle().digest == without(tmp_path / "never", person)
+
+
+@pytest.mark.parametrize("block", [7, 8, 11, LENGTH - 2])
+def test_an_exact_replay_that_was_stopped_in_a_gap_goes_on(tmp_path, block):
+    run = fit(tmp_path / "run")
+    stopped(run.forget.events(subjects=["u3"], method="exact"), block)
+    again = ob.load(tmp_path / "run", made(), data())
+    erasure = again.forget(subjects=["u3"], method="exact")
+    assert erasure.digest == without(tmp_path / "never", "u3")
+    assert again.verify().passed
+    assert again.ledger.faults() == []
+
+
+def test_nobody_who_was_erased_is_read_again(tmp_path):
+    guarded = Guarded(data())
+    run = ob.fit(
+        made(), guarded, tmp_path / "run", blocks=BLOCKS, subjects=SUBJECTS, keep=1, exclude=[0]
+    )
+    guarded.forbidden |= {0}
+    for person, method in (("u3", FAST), ("u4", "exact"), ("u5", FAST)):
+        run.forget(subjects=[person], method=method)
+        guarded.forbidden |= {at for at, who in enumerate(SUBJECTS) if who == person}
+    run.settle()
+    assert run.verify(data=True).passed
