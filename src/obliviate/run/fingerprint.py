@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from obliviate.ledger import RunFacts
+    from obliviate.ledger import Ledger, RunFacts
     from obliviate.training.protocol import BlockTrainer
 
 SAMPLED_RECORDS = 8
@@ -98,3 +98,35 @@ def check_data(
 def _short(text: str | None) -> str:
     text = " ".join(str(text).split())
     return text if len(text) <= _SHOWN_CHARACTERS else text[:_SHOWN_CHARACTERS] + "..."
+
+
+def sample_again(ledger: Ledger, trainer: BlockTrainer, lacks: int) -> None:
+    """Know the dataset by other records in the place of erased ones.
+
+    Args:
+        ledger: Of the run.
+        trainer: Of the run.
+        lacks: How many records at the end the dataset lacks.
+    """
+    facts = ledger.run()  # as it is now: the key may have been destroyed
+    known = facts.samples
+    count = SAMPLED_RECORDS * len(facts.parts) - len(known)
+    if not count:
+        return
+    left_out = np.union1d(ledger.records.erased(), sorted(known))
+    left_out = np.union1d(left_out, _beyond(ledger, trainer, facts, lacks))
+    fresh = sampled(facts.records, trainer.recipe.seed, left_out, count)
+    ledger.add_samples(content_hashes(trainer, fresh, facts.content_key))
+
+
+def _beyond(
+    ledger: Ledger, trainer: BlockTrainer, facts: RunFacts, lacks: int
+) -> NDArray[np.int64]:
+    """Records that were not trained on yet, and may still be mended, or that are not there."""
+    length, records = ledger.chain.length(), facts.records
+    missing = np.arange(records - lacks, records, dtype=np.int64)
+    if length == facts.blocks:
+        return missing
+    everybody = np.arange(records, dtype=np.int64)
+    ahead = np.flatnonzero(trainer.layout.places(everybody).earliest > length)
+    return np.union1d(ahead, missing)

@@ -22,7 +22,8 @@ if TYPE_CHECKING:
     from torch import nn
 
     from obliviate.chain.chain import Chain
-    from obliviate.run.worker import Carried, Writer
+    from obliviate.run.carried import Carried
+    from obliviate.run.worker import Writer
 
 
 class Served:

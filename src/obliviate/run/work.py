@@ -28,7 +28,8 @@ if TYPE_CHECKING:
     from collections.abc import Generator
 
     from obliviate.events import Event
-    from obliviate.run.worker import Carried, Kind, Writer
+    from obliviate.run.carried import Carried
+    from obliviate.run.worker import Kind, Writer
 
 _NOBODY = np.array([], dtype=np.int64)
 _SETTLE = Step(kind="settle", method={"name": Exact.name}, requests=(), reason="all of it")

@@ -6,7 +6,6 @@ It first finishes what a killed process left, then carries out what was asked fo
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -35,7 +34,8 @@ from obliviate.methods.exact import Exact
 from obliviate.methods.registry import method_from, options_of
 from obliviate.methods.trace import exponent_of, trace_of
 from obliviate.recipe.parts import places_of
-from obliviate.run.fingerprint import SAMPLED_RECORDS, content_hashes, sampled
+from obliviate.run.carried import Carried, Resumed
+from obliviate.run.fingerprint import sample_again
 from obliviate.run.onward import training_on
 from obliviate.states.difference import Difference
 from obliviate.training.determinism import BITS_DEPEND_ON, environment_facts
@@ -68,42 +68,6 @@ _ASK_AGAIN = (StorageFull, StorageFailed)
 
 _OUT_OF_REACH = (ConnectionLost, LeaseLost)
 """What leaves no way to take anything back."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Resumed:
-    """What came of an erasure that a killed process had left.
-
-    Attributes:
-        facts: The erasure.
-        requests: The numbers of the requests that it was to carry out.
-        is_again: Whether it erased what had been erased before, by a ledger that was newer.
-        error: Why it was taken back; its requests wait again.
-    """
-
-    facts: ErasureFacts
-    requests: tuple[int, ...]
-    error: Exception | None = None
-    is_again: bool = False
-
-
-@dataclass(frozen=True, kw_only=True)
-class Carried:
-    """What came of a call that carries out an erasure.
-
-    Attributes:
-        chain: As it is afterwards.
-        number: Of the erasure; None where there was nothing to do.
-        ignored: Named records that had been erased before.
-        seconds: How long it took.
-        outcome: What was measured on the way; the ledger may know less of it by now.
-    """
-
-    chain: Chain
-    number: int | None
-    ignored: tuple[int, ...] = ()
-    seconds: float = 0.0
-    outcome: Outcome | None = None
 
 
 class Writer:
@@ -423,7 +387,7 @@ class Writer:
                 chain.sweep()
             raise
         chain.sweep()
-        self._sample_again()
+        sample_again(self.ledger, self.trainer, self.lacks)
         return outcome
 
     def _trace(self, method: Method, records: NDArray[np.int64], chain: Chain) -> Trace | None:
@@ -476,24 +440,3 @@ class Writer:
                 if each.state in ERASED and not (each.outcome and each.outcome.reproduced)
             ),
         )
-
-    def _sample_again(self) -> None:
-        """Know the dataset by other records in the place of erased ones."""
-        facts = self.ledger.run()  # as it is now: the key may have been destroyed
-        known = facts.samples
-        count = SAMPLED_RECORDS * len(self.facts.parts) - len(known)
-        if not count:
-            return
-        beyond = self._beyond()
-        left_out = np.union1d(np.union1d(self.ledger.records.erased(), sorted(known)), beyond)
-        fresh = sampled(self.facts.records, self.trainer.recipe.seed, left_out, count)
-        self.ledger.add_samples(content_hashes(self.trainer, fresh, facts.content_key))
-
-    def _beyond(self) -> NDArray[np.int64]:
-        """Records that were not trained on yet, and may still be mended, or that are not there."""
-        length, records = self.ledger.chain.length(), self.facts.records
-        if length == self.facts.blocks:
-            return np.arange(records - self.lacks, records, dtype=np.int64)
-        everybody = np.arange(records, dtype=np.int64)
-        ahead = np.flatnonzero(self.trainer.layout.places(everybody).earliest > length)
-        return np.union1d(ahead, np.arange(records - self.lacks, records))
