@@ -51,6 +51,7 @@ def tiny_project():
         batch_size=5,
         repeats=12,
         seed=3,
+        deal="record",
     )
     layout = Layout(parts=parts_of(90, BLOCKS, seed=3), seed=3, batch_size=5, repeats=12)
     spoilt = layout.members(BLOCKS - 1)[:SPOILT]
