@@ -67,7 +67,7 @@ def test_a_fast_erasure_and_settling_end_where_the_exact_one_does(tmp_path):
 
 def test_a_calibrated_erasure_measures_the_trace_anew_in_every_epoch(tmp_path):
     never = fit(tmp_path / "never", made(), blocks=9, exclude=ERASED)
-    with fit(tmp_path / "run", made(), blocks=9) as run:
+    with fit(tmp_path / "run", made(), blocks=9, keep=3) as run:
         affected = run.preview(subjects=["u3"]).affected
         erasure = run.forget(subjects=["u3"], method=ob.Calibrated(blocks=3))
         following = [*affected[1:], 3 * 9 + 1]

@@ -54,7 +54,7 @@ def tiny_project():
         deal="record",
     )
     layout = Layout(parts=parts_of(90, BLOCKS, seed=3), seed=3, batch_size=5, repeats=12)
-    spoilt = layout.members(BLOCKS - 1)[:SPOILT]
+    spoilt = layout.members(BLOCKS - 1)[2 * SPOILT : 3 * SPOILT]
     targets[spoilt] = 1 - targets[spoilt]
     subjects = np.full(90, "others", dtype=object)
     subjects[spoilt] = "spoilt"

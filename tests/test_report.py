@@ -93,7 +93,7 @@ def test_once_it_is_settled_nothing_is_told_of_what_was_measured(run):
 
 
 def test_an_estimate_counts_the_blocks_stitched_between_segments(run):
-    far_apart = members(run, 2)[:1] + members(run, run.facts.blocks)[:1]
+    far_apart = members(run, 3)[:1] + members(run, run.facts.blocks)[:1]
     run.forget(records=far_apart, method=ob.DeepObliviate(epsilon=9))
     (erasure,) = gathered(run.folder).erasures
     assert len(erasure.curve.segments) == 2

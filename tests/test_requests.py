@@ -30,7 +30,7 @@ def states(run):
 
 def never(run, records):
     folder = run.folder.with_name("never")
-    return ob.fit(recipe(), images(), folder, blocks=BLOCKS, exclude=records)
+    return ob.fit(recipe(), images(), folder, blocks=BLOCKS, subjects=SUBJECTS, exclude=records)
 
 
 def test_a_request_is_registered_and_changes_nothing_else(run):
@@ -282,12 +282,12 @@ def half_trained(folder, subjects=None):
     return ob.load(folder, made, images())
 
 
-def goes_on(run, erased):
+def goes_on(run, erased, subjects=None):
     """Go on with training, settle, and compare with a training that never saw the erased."""
     trained = ob.fit(run.recipe, images(), run.folder, blocks=BLOCKS)
     trained.settle()
     folder = run.folder.with_name("never")
-    whole = ob.fit(run.recipe, images(), folder, blocks=BLOCKS, exclude=erased)
+    whole = ob.fit(run.recipe, images(), folder, blocks=BLOCKS, subjects=subjects, exclude=erased)
     assert trained.digest == whole.digest
     assert trained.status().guarantee == "exact"
     assert trained.verify().passed
@@ -313,7 +313,7 @@ def test_an_unfinished_run_carries_requests_out(tmp_path):
     assert len(run.queue().waiting) == 2
     run.work()
     assert {facts.state for facts in run.ledger.requests.all()} <= {"destroyed", "settled"}
-    goes_on(run, sorted({4, 40, ahead}))
+    goes_on(run, sorted({4, 40, ahead}), SUBJECTS)
 
 
 def test_records_that_were_not_trained_on_yet_are_erased_without_a_replay(tmp_path):
