@@ -28,6 +28,7 @@ from obliviate.errors import InvalidOption, StorageFull
 from obliviate.evidence import gathered, page, saved_picture
 from obliviate.lab import accuracy, audit
 from obliviate.ledger import Ledger
+from obliviate.recipe.parts import usual_keep
 from obliviate.recipe.recipe import Project, Recipe
 from obliviate.run.make import check_place, is_made
 from obliviate.run.start import fit
@@ -198,7 +199,7 @@ def _fitted(source: Project, place: Path, console: Console) -> Run:
         f"\nTraining on {counted(len(source.data), 'record')} of "  # type: ignore[arg-type]
         f"{len(set(source.subjects or ()))} people: {counted(source.recipe.epochs, 'epoch')} of "
         f"{counted(source.blocks, 'block')}, in each of which a person's records lie together. "
-        "The state after every block is kept."
+        f"Of the last {usual_keep(source.recipe.epochs)}, the state after every block is kept."
     )
     remembered = {"file": str(Path(__file__).resolve()), "options": "{}"}
     # on so small a network threads wait for each other more than they help; the run remembers it
@@ -217,7 +218,8 @@ def _forgotten(run: Run, person: str, console: Console) -> Erasure:
     plan = run.preview(subjects=[person])
     console.print(
         f"\n{person} asks to be forgotten: {counted(len(plan.records), 'record')}, in "
-        f"{counted(len(plan.affected), 'block')} of {plan.blocks}.\n"
+        f"{counted(len(plan.unreached + plan.affected), 'block')} of {plan.blocks}, "
+        f"{len(plan.affected)} of them in the last epochs.\n"
         f"Expected: {plan.blocks_replayed} of {plan.blocks} "
         f"blocks to replay, {plan.seconds:.1f} s; exactly, {plan.seconds_exact:.1f} s."
     )

@@ -58,7 +58,7 @@ def of_plan(plan: Plan) -> Answer:
         ("method", plan.method),
         ("records to erase", f"{len(plan.records)}: {listed(plan.records)}"),
         ("erased before", len(plan.ignored)),
-        ("blocks that hold them", listed(plan.affected)),
+        ("blocks that hold them", listed(plan.unreached + plan.affected)),
         ("blocks to replay", f"{plan.blocks_replayed} of {plan.blocks}: {ranges(plan.segments)}"),
         ("expected to take", duration(plan.seconds)),
         ("exactly, it would take", duration(plan.seconds_exact)),
