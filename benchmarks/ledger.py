@@ -50,6 +50,7 @@ def timed_making(folder: Path, records: int, people: list[str], url: str | None)
         recipe(),
         data(records),
         blocks=500,
+        keep=None,
         subjects=Subjects.of(people, records),
         left_out=np.array([], dtype=np.int64),
         project=None,
