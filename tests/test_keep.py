@@ -237,3 +237,14 @@ def test_nobody_who_was_erased_is_read_again(tmp_path):
         guarded.forbidden |= {at for at, who in enumerate(SUBJECTS) if who == person}
     run.settle()
     assert run.verify(data=True).passed
+
+
+def test_what_is_not_kept_cannot_be_measured(tmp_path):
+    run = fit(tmp_path / "run")
+    before = run.digest
+    with pytest.raises(ob.errors.InvalidOption, match="nothing can be measured"):
+        run.forget(subjects=["u3"], method=ob.Exact(functional=True))
+    assert run.digest == before
+    assert run.ledger.erasures.all() == []
+    whole = fit(tmp_path / "whole", keep=EPOCHS)
+    assert whole.forget(subjects=["u3"], method=ob.Exact(functional=True)).functional_memory

@@ -205,6 +205,12 @@ class Writer:
                     "keeps nothing that a fast method could go back to there",
                     hint='give method="exact"',
                 )
+            if method.functional and plan.start is not None and plan.start < plan.window:
+                raise InvalidOption(
+                    f"the replay begins at block {plan.start}, and the run keeps every state only "
+                    f"from block {plan.window - 1} on: before, nothing can be measured",
+                    hint="leave functional out, or make a run that keeps all epochs",
+                )
             self.check_reach(0 if plan.start is None else chain.length)
             ids = np.array(plan.records, dtype=np.int64)
             self.ledger.check(ids, names=("erased",))
