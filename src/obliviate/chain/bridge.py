@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from obliviate.errors import Mismatch
-from obliviate.events import Event
 from obliviate.states.update import digest
+from obliviate.training.protocol import training_over
 
 if TYPE_CHECKING:
     from collections.abc import Generator
@@ -16,7 +15,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from obliviate.chain.chain import Chain
-    from obliviate.training.protocol import BlockTrainer, Checkpoint
+    from obliviate.events import Event
+    from obliviate.training.protocol import BlockTrainer, Checkpoint, Trained
 
 
 def bridging(
@@ -38,27 +38,17 @@ def bridging(
     base = block
     while not chain.is_held(base):
         base -= 1
-    checkpoint = chain.checkpoint(base)
-    if base == block:
-        return checkpoint
-    finished = base
-    for item in trainer.train(checkpoint, range(base + 1, block + 1), erased):
-        if isinstance(item, Event):
-            yield replace(item, task="bridge", done=finished - base + item.done, total=block - base)
-            continue
-        checkpoint, finished = item.checkpoint, item.block
-        if digest(checkpoint.model) != chain.entries[item.block].digest:
+
+    def check(trained: Trained) -> None:
+        if digest(trained.checkpoint.model) != chain.entries[trained.block].digest:
             raise Mismatch(
-                f"trained again from block {base} on, block {item.block} ends in another state "
+                f"trained again from block {base} on, block {trained.block} ends in another state "
                 "than it did",
                 hint="the environment, the recipe or the data is not what it was: go back to it, "
                 "or make a new run",
             )
-        yield Event(
-            task="bridge",
-            done=finished - base,
-            total=block - base,
-            block=item.block,
-            loss=item.loss,
-        )
-    return checkpoint
+
+    start, gap = chain.checkpoint(base), range(base + 1, block + 1)
+    if not gap:
+        return start
+    return (yield from training_over(trainer, start, gap, erased, task="bridge", check=check))

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 from obliviate.errors import RunUnfinished
-from obliviate.events import Event, Events, watched
+from obliviate.events import Events, watched
 from obliviate.lab.accuracy import accuracy
 from obliviate.run.make import trainer_of
 from obliviate.states.difference import l1
 from obliviate.states.update import captured, digest
 from obliviate.training.model import load_state
+from obliviate.training.protocol import training_over
 
 if TYPE_CHECKING:
     import numpy as np
@@ -113,15 +114,9 @@ def _retraining(run: Run, left_out: NDArray[np.int64]) -> Events[State]:
     trainer = trainer_of(
         run.recipe, run.data, run.trainer.layout, environment=run.facts.environment
     )
-    length, finished = run.chain().length, 0
-    state = trainer.initial().model
-    for item in trainer.train(trainer.initial(), range(1, length + 1), left_out):
-        if isinstance(item, Event):
-            yield replace(item, task="retrain", done=finished + item.done, total=length)
-            continue
-        state, finished = item.checkpoint.model, item.block
-        yield Event(task="retrain", done=finished, total=length, block=item.block, loss=item.loss)
-    return state
+    blocks = range(1, run.chain().length + 1)
+    last = yield from training_over(trainer, trainer.initial(), blocks, left_out, task="retrain")
+    return last.model
 
 
 def _distance(left: State, right: State, names: frozenset[str]) -> float:

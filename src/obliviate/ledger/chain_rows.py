@@ -11,19 +11,17 @@ from obliviate.clock import stamp
 from obliviate.errors import PUT_BACK, RunDamaged
 from obliviate.ledger import tables
 from obliviate.ledger.change import batched
-from obliviate.ledger.database import damaged
+from obliviate.ledger.database import RunRows, damaged
 from obliviate.ledger.facts import Entry
 from obliviate.vault.vault import Stored
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
-    from contextlib import AbstractContextManager
+    from collections.abc import Mapping, Sequence
 
     from numpy.typing import NDArray
     from sqlalchemy import ColumnElement, Connection, Row, Table
 
     from obliviate.ledger.change import Change
-    from obliviate.ledger.database import Database
 
 OBJECT_COLUMNS = ("update", "keyframe", "optimizer")
 _PLAIN_COLUMNS = ("block", "origin", "guarantee", "digest", "loss", "seconds", "erasure")
@@ -121,16 +119,8 @@ def set_contents(change: Change, contents: Mapping[int, bytes]) -> None:
     change.insert(tables.contents, rows)
 
 
-class ChainRows:
+class ChainRows(RunRows):
     """The chain of one run, in rows."""
-
-    def __init__(
-        self,
-        database: Database,
-        run: int,
-        changing: Callable[[str], AbstractContextManager[Change]],
-    ) -> None:
-        self._database, self._run, self._changing = database, run, changing
 
     def entries(self) -> list[Entry]:
         """The chain, from block 0 on."""

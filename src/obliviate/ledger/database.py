@@ -14,10 +14,13 @@ from obliviate.disk.paths import naming
 from obliviate.errors import PUT_BACK, ConnectionLost, RunDamaged, RunLocked, StorageFull
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
+    from contextlib import AbstractContextManager
     from pathlib import Path
 
     from sqlalchemy import Connection, Engine
+
+    from obliviate.ledger.change import Change
 
 _NO_ROOM = ("SQLITE_FULL", "SQLITE_READONLY", "SQLITE_CANTOPEN", "SQLITE_IOERR")
 _REFUSED = ("ReadOnlySqlTransaction", "InsufficientPrivilege", "DiskFull")
@@ -323,3 +326,16 @@ def damaged(where: object, reason: str) -> RunDamaged:
         f"{where} cannot be read as a ledger ({reason})",
         hint=PUT_BACK,
     )
+
+
+class RunRows:
+    """Some rows of one run, and how they are changed."""
+
+    def __init__(
+        self,
+        database: Database,
+        run: int,
+        changing: Callable[[str], AbstractContextManager[Change]],
+    ) -> None:
+        """Take the database, the number of the run, and what begins a change of it."""
+        self._database, self._run, self._changing = database, run, changing

@@ -20,33 +20,24 @@ from obliviate.ledger.chain_rows import (
     set_state,
 )
 from obliviate.ledger.change import batched
+from obliviate.ledger.database import RunRows
 from obliviate.ledger.facts import DROPPED, STITCHED, ErasureFacts
 from obliviate.ledger.newcomers import unlink
 from obliviate.ledger.outcome import Outcome
 from obliviate.ledger.request_rows import commit_overtaken, insert_request, move, plan, writable
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping, Sequence
-    from contextlib import AbstractContextManager
+    from collections.abc import Iterable, Mapping, Sequence
 
     from numpy.typing import NDArray
     from sqlalchemy import ColumnElement
 
     from obliviate.ledger.change import Change
-    from obliviate.ledger.database import Database
     from obliviate.ledger.facts import Entry
 
 
-class Erasures:
+class Erasures(RunRows):
     """The erasures of one run."""
-
-    def __init__(
-        self,
-        database: Database,
-        run: int,
-        changing: Callable[[str], AbstractContextManager[Change]],
-    ) -> None:
-        self._database, self._run, self._changing = database, run, changing
 
     def begin(
         self,

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 from sqlalchemy import func, select
 
 from obliviate.ledger import tables
+from obliviate.ledger.database import RunRows
 from obliviate.ledger.row_groups import (
     GROUPED,
     SPAN_ROWS,
@@ -29,13 +30,9 @@ from obliviate.ledger.row_groups import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Iterator
-    from contextlib import AbstractContextManager
+    from collections.abc import Collection, Iterator
 
     from sqlalchemy import Connection
-
-    from obliviate.ledger.change import Change
-    from obliviate.ledger.database import Database
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,16 +65,8 @@ def chained(previous: str, number: int, time: str, event: str, body: str) -> str
     return sha256(text.encode(errors="surrogatepass")).hexdigest()
 
 
-class Journal:
+class Journal(RunRows):
     """The journal of one run."""
-
-    def __init__(
-        self,
-        database: Database,
-        run: int,
-        changing: Callable[[str], AbstractContextManager[Change]],
-    ) -> None:
-        self._database, self._run, self._changing = database, run, changing
 
     def entries(self) -> list[JournalEntry]:
         """All that was done, from the first entry on."""

@@ -16,18 +16,16 @@ from sqlalchemy import func, select
 from obliviate.ledger import tables
 from obliviate.ledger.chain_rows import columns_of
 from obliviate.ledger.change import batched
-from obliviate.ledger.database import damaged
+from obliviate.ledger.database import RunRows, damaged
 from obliviate.ledger.facts import ERASED, OPEN
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-    from contextlib import AbstractContextManager
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
 
     from numpy.typing import NDArray
     from sqlalchemy import Column, ColumnElement, Connection, Table
 
     from obliviate.ledger.change import Change
-    from obliviate.ledger.database import Database
     from obliviate.recipe.subjects import Subjects
 
 _IDS_AT_ONCE = 10_000
@@ -45,16 +43,8 @@ def _near(column: Column[int], some: Sequence[int]) -> ColumnElement[bool]:
     return column.between(some[0], some[-1]) if is_dense else column.in_(some)
 
 
-class Records:
+class Records(RunRows):
     """The records of one run, and the people they belong to."""
-
-    def __init__(
-        self,
-        database: Database,
-        run: int,
-        changing: Callable[[str], AbstractContextManager[Change]],
-    ) -> None:
-        self._database, self._run, self._changing = database, run, changing
 
     def has_subjects(self, part: int | None = None) -> bool:
         """Whether records were given subjects; those of one part, if named."""

@@ -12,35 +12,24 @@ from obliviate.clock import stamp
 from obliviate.ledger import tables
 from obliviate.ledger.chain_rows import columns_of
 from obliviate.ledger.change import batched, changing
-from obliviate.ledger.database import damaged
+from obliviate.ledger.database import RunRows, damaged
 from obliviate.ledger.facts import OPEN, RequestFacts
 from obliviate.ledger.request_rows import commit_overtaken, insert_request, writable
 from obliviate.ledger.settling import close_finished
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping
-    from contextlib import AbstractContextManager
+    from collections.abc import Iterable, Mapping
 
     from numpy.typing import NDArray
     from sqlalchemy import ColumnElement
 
-    from obliviate.ledger.change import Change
-    from obliviate.ledger.database import Database
     from obliviate.ledger.facts import RequestState
 
 _ACKNOWLEDGED_SECONDS = 1.0
 
 
-class Requests:
+class Requests(RunRows):
     """The requests of one run."""
-
-    def __init__(
-        self,
-        database: Database,
-        run: int,
-        changing: Callable[[str], AbstractContextManager[Change]],
-    ) -> None:
-        self._database, self._run, self._changing = database, run, changing
 
     def register(
         self, method: Mapping[str, object], records: NDArray[np.int64], *, due: str

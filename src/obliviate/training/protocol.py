@@ -6,14 +6,14 @@ What chains, erasures, methods and runs may know of a trainer stands here, and n
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Protocol
 
 from obliviate.events import Event
 from obliviate.recipe.contents import NOTHING
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Sequence
+    from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 
     import numpy as np
     from numpy.typing import NDArray
@@ -159,6 +159,37 @@ class BlockTrainer(Protocol):
             TrainingFailed, NotFinite: See `train`.
         """
         ...
+
+
+def training_over(
+    trainer: BlockTrainer,
+    start: Checkpoint,
+    blocks: range,
+    erased: NDArray[np.int64],
+    *,
+    task: str,
+    check: Callable[[Trained], None] | None = None,
+) -> Generator[Event, None, Checkpoint]:
+    """The checkpoint after some blocks, of which nothing is kept.
+
+    Args:
+        trainer: What to train with.
+        start: The checkpoint before the first of them.
+        blocks: Their numbers.
+        erased: Sorted ids of records to leave out.
+        task: What its events call it.
+        check: Looks at each block; what it raises ends the training.
+    """
+    finished, total = 0, len(blocks)
+    for item in trainer.train(start, blocks, erased):
+        if isinstance(item, Event):
+            yield replace(item, task=task, done=finished + item.done, total=total)
+            continue
+        if check is not None:
+            check(item)
+        start, finished = item.checkpoint, finished + 1
+        yield Event(task=task, done=finished, total=total, block=item.block, loss=item.loss)
+    return start
 
 
 def trained_block(

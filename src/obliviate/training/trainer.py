@@ -239,17 +239,7 @@ class Trainer:
     def try_steps(
         self, start: Checkpoint, block: int, batches: Sequence[tuple[int, NDArray[np.int64]]]
     ) -> Tried:
-        """Make some steps from a checkpoint, as training would; return what came of them.
-
-        Args:
-            start: The state before the first of them.
-            block: The block that they belong to.
-            batches: Number in the block, and records, of each. Shape (n,).
-
-        Raises:
-            InvalidRecipe: The batch, the loss or the optimizer's state cannot be used.
-            TrainingFailed, NotFinite: See `train`.
-        """
+        """See `BlockTrainer.try_steps`."""
         load_state(self.model, start.model)
         self._hidden.put_back()
         self._optimizer = self.optimizer(None)
