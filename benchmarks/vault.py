@@ -71,18 +71,17 @@ def sizes(folder: Path) -> list[dict[str, object]]:
             run = ob.fit(recipe, data, Path(place) / "run", blocks=BLOCKS)
             chain = run.chain()
             last = chain.checkpoint(BLOCKS)
-            raw = len(save(dict(last.model))) + len(save(dict(last.optimizer or {})))
-            stored = run.stock().size_bytes()
-            kept = Sizes(state_bytes=len(save(dict(last.model))))
+            state = len(save(dict(last.model)))
+            moments = len(save(dict(last.optimizer))) if last.optimizer else 0
+            raw, stored = state + moments, run.stock().size_bytes()
+            planned = Sizes.expected(state, moments).chain_bytes(BLOCKS, chain.spacing)
             rows.append(
                 {
                     "net": name,
                     "raw MB": BLOCKS * raw / 1e6,
                     "chain MB": stored / 1e6,
                     "ratio": stored / (BLOCKS * raw),
-                    "planned": kept.chain_bytes(BLOCKS, chain.spacing) / (BLOCKS * raw)
-                    if last.optimizer is None
-                    else float("nan"),
+                    "planned": planned / (BLOCKS * raw),
                 }
             )
         print(rows[-1], flush=True)

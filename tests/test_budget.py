@@ -1,16 +1,25 @@
 """A disk budget: what a chain takes, and the chain that fits."""
 
+from dataclasses import replace
+
 import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
 import obliviate as ob
-from obliviate.chain.spacing import Sizes, bytes_of, chain_within, keyframe_count, keyframe_spacing
+from obliviate.chain.spacing import (
+    ROOM,
+    Sizes,
+    bytes_of,
+    chain_within,
+    keyframe_count,
+    keyframe_spacing,
+)
 from obliviate.errors import InvalidOption
 from tests.models import images, recipe
 
 SIZES = st.builds(
-    Sizes, state_bytes=st.integers(1, 10**9), optimizer_bytes=st.integers(0, 2 * 10**9)
+    Sizes.expected, state_bytes=st.integers(1, 10**9), moments_bytes=st.integers(0, 2 * 10**9)
 )
 
 
@@ -36,17 +45,33 @@ def test_what_is_no_size_is_refused(text):
         bytes_of(text)
 
 
-@given(st.integers(1, 300), st.integers(1, 300))
-def test_keyframes_are_counted_as_the_chain_sets_them(blocks, spacing):
-    placed = {block for block in range(blocks + 1) if block % spacing == 0 or block == blocks}
-    assert keyframe_count(blocks, spacing) == len(placed)
+@given(st.integers(1, 300), st.integers(1, 300), st.integers(0, 299))
+def test_keyframes_are_counted_as_the_chain_sets_them(blocks, spacing, gap):
+    gap = min(gap, blocks - 1)
+    placed = {block for block in range(gap + 1, blocks + 1) if block % spacing == 0}
+    assert keyframe_count(blocks, spacing, gap) == len({0, *placed, blocks})
+
+
+@pytest.mark.parametrize(("epochs", "blocks", "keep"), [(3, 6, 3), (4, 5, 1), (3, 1, 1)])
+@pytest.mark.parametrize("optimizer", ["sgd", "adam-carried"])
+def test_what_a_chain_holds_is_counted_as_it_is_kept(tmp_path, epochs, blocks, keep, optimizer):
+    made = replace(recipe("mlp", optimizer), epochs=epochs)
+    with ob.fit(made, images(), tmp_path / "run", blocks=blocks, keep=keep) as run:
+        entries, spacing = run.chain().entries, run.chain().spacing
+    moments = 10**8 if optimizer == "adam-carried" else 0
+    sizes = Sizes(update_bytes=1, keyframe_bytes=10**4, moments_bytes=moments)
+    assert sizes.chain_bytes(blocks, spacing, epochs=epochs, keep=keep) == (
+        sum(entry.update is not None for entry in entries)
+        + 10**4 * sum(entry.keyframe is not None for entry in entries)
+        + 10**8 * sum(entry.optimizer is not None for entry in entries)
+    )
 
 
 @given(SIZES, st.integers(1, 200), st.floats(0, 1.5))
 def test_the_chain_fits_and_no_better_one_does(sizes, blocks, share):
     budget = share * sizes.chain_bytes(blocks, keyframe_spacing(blocks))
     assume(budget >= sizes.chain_bytes(1, 1))
-    number, spacing, _ = chain_within(budget, sizes, blocks)
+    number, spacing, _ = chain_within(ROOM * budget, sizes, blocks)
     assert 1 <= number <= blocks
     assert sizes.chain_bytes(number, spacing) <= budget
     if number < blocks:
@@ -60,7 +85,7 @@ def test_the_chain_fits_and_no_better_one_does(sizes, blocks, share):
 @given(SIZES)
 def test_too_small_a_budget_is_refused(sizes):
     with pytest.raises(InvalidOption, match="one block"):
-        chain_within(0.99 * sizes.chain_bytes(1, 1), sizes, 100)
+        chain_within(0.99 * ROOM * sizes.chain_bytes(1, 1), sizes, 100)
 
 
 @pytest.mark.parametrize("optimizer", ["sgd", "momentum-carried", "adam-carried"])

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 import obliviate as ob
-from obliviate.chain.spacing import Sizes
+from obliviate.chain.spacing import ROOM, Sizes
 from obliviate.chain.walk import Walk
 from obliviate.errors import RunDamaged
 from obliviate.vault.folder import Folder
@@ -21,7 +21,7 @@ def run_of(tmp_path, recipe_of, data):
 
     def make(blocks):
         folder = tmp_path / str(blocks)
-        budget = Sizes(state_bytes=60).chain_bytes(blocks, blocks)
+        budget = ROOM * Sizes.expected(60).chain_bytes(blocks, blocks)
         run = ob.fit(recipe_of(), data, folder, blocks=blocks, disk_budget=budget)
         assert run.facts.blocks == blocks
         return run

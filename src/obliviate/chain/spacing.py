@@ -13,14 +13,14 @@ from functools import partial
 
 from obliviate.errors import InvalidOption
 from obliviate.options import real
-from obliviate.recipe.parts import SPARSE_KEYFRAMES
+from obliviate.recipe.parts import sparse_spacing
 from obliviate.text import shown
 
-UPDATE_RATIO, KEYFRAME_RATIO, OPTIMIZER_RATIO = 0.7, 0.9, 0.95
-"""Sizes on disk beside sizes in memory, with some room; see docs/benchmarks.md for measured ones.
+UPDATE_RATIO, KEYFRAME_RATIO, MOMENTS_RATIO = 0.6, 0.85, 0.85
+"""Sizes on disk beside sizes in memory, as measured: docs/benchmarks.md."""
 
-The optimizer's state, where it is carried, is beside what Adam keeps.
-"""
+ROOM = 1.2
+"""A budget is kept to, though some states can be compressed less."""
 
 LONGEST_WAY = 15
 """Blocks between two keyframes, about, on many blocks: a small net's updates take 20 ms to read."""
@@ -33,15 +33,28 @@ _SIZE = re.compile(r"\s*(\d+(?:\.\d+)?)\s*([kmgt]?)b?\s*", re.IGNORECASE)
 
 @dataclass(frozen=True, kw_only=True)
 class Sizes:
-    """What one block's checkpoint is made of, in memory.
+    """What is stored of a block, on disk.
 
     Attributes:
-        state_bytes: The model's state.
-        optimizer_bytes: The optimizer's, where it is carried; 0 where it is not.
+        update_bytes: What the block did.
+        keyframe_bytes: The state after it.
+        moments_bytes: The optimizer's state, where it is carried; 0 where it is not.
     """
 
-    state_bytes: int
-    optimizer_bytes: int = 0
+    update_bytes: float
+    keyframe_bytes: float
+    moments_bytes: float = 0.0
+
+    @classmethod
+    def expected(
+        cls, state_bytes: float, moments_bytes: float = 0.0, update_ratio: float = UPDATE_RATIO
+    ) -> Sizes:
+        """What to expect of states that have these sizes in memory."""
+        return cls(
+            update_bytes=update_ratio * state_bytes + OBJECT_BYTES,
+            keyframe_bytes=KEYFRAME_RATIO * state_bytes + OBJECT_BYTES,
+            moments_bytes=MOMENTS_RATIO * moments_bytes + OBJECT_BYTES if moments_bytes else 0.0,
+        )
 
     def chain_bytes(self, blocks: int, spacing: int, *, epochs: int = 1, keep: int = 1) -> float:
         """About what a chain takes on disk.
@@ -52,14 +65,14 @@ class Sizes:
             epochs: How many epochs it has.
             keep: Of how many of them every update is kept; see `recipe.parts.Part`.
         """
-        sparse = (epochs - keep) * min(blocks, SPARSE_KEYFRAMES)
-        whole = KEYFRAME_RATIO * self.state_bytes + OPTIMIZER_RATIO * self.optimizer_bytes
-        blocks *= keep
-        each = UPDATE_RATIO * self.state_bytes + OPTIMIZER_RATIO * self.optimizer_bytes
-        keyframes = keyframe_count(blocks, spacing)
-        objects = blocks * (2 if self.optimizer_bytes else 1) + keyframes
-        size = blocks * each + keyframes * KEYFRAME_RATIO * self.state_bytes
-        return size + sparse * (whole + 2 * OBJECT_BYTES) + objects * OBJECT_BYTES
+        kept, gap = blocks * keep, blocks * (epochs - keep)
+        sparse = -(-gap // sparse_spacing(blocks))
+        keyframes = keyframe_count(gap + kept, spacing, gap) + sparse
+        return (
+            kept * self.update_bytes
+            + keyframes * self.keyframe_bytes
+            + (kept + sparse) * self.moments_bytes
+        )
 
 
 def keyframe_spacing(blocks: int) -> int:
@@ -73,9 +86,15 @@ def keyframe_spacing(blocks: int) -> int:
     return wanted if wanted <= LONGEST_WAY else math.ceil(blocks / (blocks // LONGEST_WAY))
 
 
-def keyframe_count(blocks: int, spacing: int) -> int:
-    """How many keyframes a chain has: at the start, at the end, and every so many blocks."""
-    return -(-blocks // spacing) + 1 if blocks > 0 else 0
+def keyframe_count(blocks: int, spacing: int, gap: int = 0) -> int:
+    """How many keyframes a chain has: at the start, at the end, and every so many blocks.
+
+    Args:
+        blocks: How many the chain has.
+        spacing: How many lie between two keyframes.
+        gap: Behind how many of them every update is kept, and keyframes are counted.
+    """
+    return -(-blocks // spacing) - gap // spacing + 1
 
 
 def bytes_of(size: str | float) -> float:
@@ -104,7 +123,7 @@ def chain_within(
 
     Args:
         budget_bytes: The size of the chain at rest, at most.
-        sizes: Of a checkpoint.
+        sizes: What to expect of a block; there is to be some room beside.
         blocks: How many are wanted in an epoch.
         epochs: How many there are.
         keep: Of how many of them every update is wanted.
@@ -117,17 +136,17 @@ def chain_within(
     for number, kept in wanted:
         size = partial(sizes.chain_bytes, number, epochs=epochs, keep=kept)
         length = number * kept
-        if size(length) > budget_bytes:
+        if ROOM * size(length) > budget_bytes:
             continue
         fitting = (
             spacing
             for spacing in range(keyframe_spacing(length), length + 1)
-            if size(spacing) <= budget_bytes
+            if ROOM * size(spacing) <= budget_bytes
         )
         return number, next(fitting, length), kept
     raise InvalidOption(
         f"a chain of one block an epoch takes about "
-        f"{sizes.chain_bytes(1, 1, epochs=epochs) / 1e6:.3g} MB, more than the "
+        f"{ROOM * sizes.chain_bytes(1, 1, epochs=epochs) / 1e6:.3g} MB, more than the "
         f"disk budget of {budget_bytes / 1e6:.3g} MB",
         hint="give it more room",
     )

@@ -32,6 +32,11 @@ def usual_keep(epochs: int) -> int:
     return min(epochs, max(2, -(-epochs // 5)))
 
 
+def sparse_spacing(blocks: int) -> int:
+    """How many blocks lie between two such keyframes, in epochs of so many."""
+    return -(-blocks // SPARSE_KEYFRAMES)
+
+
 @dataclass(frozen=True, kw_only=True)
 class Part:
     """Some epochs over some records.
@@ -68,7 +73,7 @@ class Part:
     def needs_keyframe(self, block: int) -> bool:
         """Whether one of its blocks is to have a keyframe, since its update is not kept."""
         before = self.full_from - 1 - block
-        return before >= 0 and before % -(-self.blocks // SPARSE_KEYFRAMES) == 0
+        return before >= 0 and before % sparse_spacing(self.blocks) == 0
 
     @property
     def covered(self) -> range:

@@ -297,12 +297,12 @@ def _facts(
 
 
 def sizes_of(recipe: Recipe) -> Sizes:
-    """The sizes of a recipe's checkpoints; of an optimizer's state, the most that is usual."""
+    """What a recipe's blocks are expected to take; of an optimizer's state, the most usual."""
     with Environment(recipe.device, torch.get_num_threads()).entered():
         state = captured(made_model(recipe).state_dict())
     state_bytes = size_bytes(state)
     is_carried = recipe.optimizer_state == "carried"
-    return Sizes(state_bytes=state_bytes, optimizer_bytes=2 * state_bytes if is_carried else 0)
+    return Sizes.expected(state_bytes, 2 * state_bytes if is_carried else 0)
 
 
 def check_place(folder: Path) -> None:
