@@ -2,42 +2,75 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
+from obliviate.chain.spacing import Sizes
 from obliviate.errors import InvalidOption
 from obliviate.forecast.costs import Basis, Costs
 
+SIZES = Sizes(update_bytes=10, keyframe_bytes=30, moments_bytes=100)
+
 
 def test_costs_follow_from_what_is_known():
-    basis = Basis(
-        training_seconds=1000,
-        overhead_seconds=0.5,
+    basis = Basis(epoch_seconds=1000, overhead_seconds=0.5, pass_seconds=3, lag=4, sizes=SIZES)
+    assert basis.costs(100) == Costs(
+        blocks=100,
+        block_seconds=10.5,
         pass_seconds=3,
         lag=4,
-        update_bytes=10,
-        keyframe_bytes=30,
+        # keyframes at 0, 17, 34, 51, 68, 85 and 100
+        disk_bytes=100 * (10 + 100) + 7 * 30,
     )
-    assert basis.costs(100, 6) == Costs(
-        blocks=100, block_seconds=10.5, pass_seconds=3, lag=4, disk_bytes=100 * 10 + 6 * 30
-    )
-    assert Basis(training_seconds=1).costs(10, 3).disk_bytes is None
+    assert Basis(epoch_seconds=1).costs(10).disk_bytes is None
 
 
-def test_no_chain_has_more_blocks_than_records():
-    basis = Basis(training_seconds=1, records=48)
-    assert basis.costs(48, 2).blocks == 48
+def test_of_a_chain_of_epochs_the_last_are_kept():
+    basis = Basis(epoch_seconds=1000, overhead_seconds=0, epochs=20, sizes=SIZES)
+    usual, most = basis.costs(25), basis.costs(25, keep=20)
+    assert (usual.length, usual.keep, usual.back) == (500, 4, 4)
+    assert usual.block_seconds == 40
+    # in full: 100 blocks, keyframes at 416, 432, ... 496 and 500; before: at 400, 391, ... 4, and 0
+    assert usual.disk_bytes == 100 * 110 + 7 * 30 + 45 * 130 + 30
+    assert most.disk_bytes > 3 * usual.disk_bytes
+    assert basis.costs(25, keep=6, back=2).back == 2
+    measured = replace(basis, keep=7, blocks=25)
+    assert measured.costs(25).keep == measured.costs(25).back == 7
+
+
+def test_a_gap_is_bridged_from_the_last_checkpoint_before_it():
+    costs = Basis(epoch_seconds=1, epochs=4).costs(5, keep=2)  # checkpoints at 10, 8, 6, 4, 2, 0
+    gaps = [int(costs.gap_before(block)) for block in range(1, 21)]
+    assert gaps == [0, 1, 0, 1, 0, 1, 0, 1, 0, 1] + [0] * 10
+    sparse = Basis(epoch_seconds=1, epochs=3).costs(7, keep=1)  # at 14, 11, 8, 5, 2, 0
+    gaps = [int(sparse.gap_before(block)) for block in range(1, 16)]
+    assert gaps == [0, 1, 0, 1, 2, 0, 1, 2, 0, 1, 2, 0, 1, 2, 0]
+
+
+def test_no_epoch_has_more_blocks_than_records():
+    basis = Basis(epoch_seconds=1, records=48, epochs=3)
+    assert basis.costs(48).blocks == 48
     with pytest.raises(InvalidOption, match="49 blocks are more than the run's 48 records"):
-        basis.costs(49, 2)
+        basis.costs(49)
 
 
+EPOCHS = Basis(epoch_seconds=1, epochs=4)
 WRONG = {
-    "training": lambda: Basis(training_seconds=0),
-    "overhead": lambda: Basis(training_seconds=1, overhead_seconds=-1),
-    "pass": lambda: Basis(training_seconds=1, pass_seconds=float("nan")),
-    "lag": lambda: Basis(training_seconds=1, lag=0),
-    "state": lambda: Basis(training_seconds=1, keyframe_bytes=-1),
-    "too many": lambda: Basis(training_seconds=1).costs(10**300, 3),
-    "blocks": lambda: Basis(training_seconds=1).costs(0, 0),
+    "training": lambda: Basis(epoch_seconds=0),
+    "overhead": lambda: Basis(epoch_seconds=1, overhead_seconds=-1),
+    "pass": lambda: Basis(epoch_seconds=1, pass_seconds=float("nan")),
+    "lag": lambda: Basis(epoch_seconds=1, lag=0),
+    "state": lambda: Basis(epoch_seconds=1, sizes=Sizes(update_bytes=1, keyframe_bytes=-1)),
+    "too many": lambda: Basis(epoch_seconds=1).costs(10**300),
+    "too many in all": lambda: EPOCHS.costs(300_000),
+    "blocks": lambda: Basis(epoch_seconds=1).costs(0),
+    "no epochs": lambda: Basis(epoch_seconds=1, epochs=0),
+    "keep of more than there are": lambda: EPOCHS.costs(5, keep=5),
+    "keep of none": lambda: EPOCHS.costs(5, keep=0),
+    "back behind what is kept": lambda: EPOCHS.costs(5, keep=2, back=3),
+    "back behind what is usual": lambda: EPOCHS.costs(5, back=3),
+    "back to none": lambda: EPOCHS.costs(5, back=0),
 }
 
 

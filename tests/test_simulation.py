@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+from dataclasses import replace
 from itertools import pairwise
 
 import numpy as np
@@ -10,19 +12,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import obliviate as ob
+from obliviate.chain.spacing import Sizes
+from obliviate.erasure.plan import expected_segments
 from obliviate.errors import InvalidOption
 from obliviate.forecast.costs import Basis, Costs
+from obliviate.forecast.requests import DAY, HOUR, Arrivals, Load, Replays, arrivals
 from obliviate.forecast.simulation import (
-    DAY,
-    HOUR,
-    Arrivals,
     Limits,
-    Load,
     Rhythm,
-    arrivals,
     forecasts,
     recommended,
     simulate,
+    trade,
 )
 from obliviate.methods.power_law import FIT_MIN_LENGTH
 
@@ -34,7 +35,7 @@ def came(*requests, days=28):
     """Requests as (seconds, block, block, ...) of a chain of ten blocks."""
     return Arrivals(
         seconds=np.array([float(seconds) for seconds, *_ in requests]),
-        places=np.array([[(block - 0.5) / 10 for block in blocks] for _, *blocks in requests]),
+        places=np.array([[[(block - 0.5) / 10 for block in blocks]] for _, *blocks in requests]),
         days=days,
     )
 
@@ -48,7 +49,7 @@ def served(*requests, costs=COSTS, rhythm=WEEKLY, limits=None, days=28):
 
 @pytest.mark.parametrize("rhythm", [WEEKLY, EXACT_WEEKLY])
 def test_nobody_asks(rhythm):
-    nobody = Arrivals(seconds=np.zeros(0), places=np.zeros((0, 1)), days=365)
+    nobody = Arrivals(seconds=np.zeros(0), places=np.zeros((0, 1, 1)), days=365)
     found = simulate(nobody, COSTS, rhythm, Limits())
     assert (found.requests, found.fast_passes, found.settlings) == (0, 0, 0)
     assert (found.machine_hours, found.seconds_per_request, found.blocks_replayed) == (0, 0, 0)
@@ -157,6 +158,83 @@ def test_what_is_late_is_counted():
     assert found.exact_in_time == 0.5
 
 
+# A chain of epochs
+
+EPOCHS = Costs(blocks=10, epochs=5, keep=2, back=2, block_seconds=100.0, pass_seconds=7.0, lag=2)
+
+
+def came_in_epochs(*requests, days=28):
+    """Requests as (seconds, block of the first epoch, block of the second, ...)."""
+    return Arrivals(
+        seconds=np.array([float(seconds) for seconds, *_ in requests]),
+        places=np.array([[[(block - 0.5) / 10] for block in blocks] for _, *blocks in requests]),
+        days=days,
+    )
+
+
+def test_the_fast_path_goes_back_some_epochs_and_settling_begins_in_the_first():
+    request = came_in_epochs((1000, 3, 9, 9, 5, 1))
+    # fast: blocks 35, 36 and 41, 42. What lies before is destroyed from block 3 on, so settling
+    # replays 3 to 50, and bridges the gap from the checkpoint at 2 on
+    found = simulate(request, EPOCHS, WEEKLY, Limits())
+    assert (found.fast_seconds, found.settling_seconds) == (407, 4807)
+    found = simulate(came_in_epochs((1000, 4, 9, 9, 5, 1)), EPOCHS, WEEKLY, Limits())
+    assert (found.fast_seconds, found.settling_seconds) == (407, 7 + 100 * (47 + 1))
+    last = replace(EPOCHS, back=1)
+    assert simulate(request, last, WEEKLY, Limits()).fast_seconds == 207
+    # exact only: no less
+    assert simulate(request, EPOCHS, EXACT_WEEKLY, Limits()).settling_seconds == 4807
+
+
+def test_of_a_chain_that_is_kept_in_full_the_first_segment_is_exact():
+    costs = replace(EPOCHS, keep=5, back=5)
+    found = simulate(came_in_epochs((1000, 3, 9, 10, 5, 1)), costs, WEEKLY, Limits())
+    # 3, 4; 19, 20; 30, 31; 35, 36; 41, 42; settling from 5 on
+    assert (found.fast_seconds, found.settling_seconds) == (1007, 7 + 4600)
+
+
+def test_who_waits_together_in_a_chain_of_epochs_is_settled_from_the_first_of_all():
+    requests = came_in_epochs((50, 7, 1, 1, 5, 1), (50, 5, 1, 1, 6, 2))
+    # fast: 35 to 37 and 41 to 43; settling from 5 on, with the two blocks behind the one at 2
+    found = simulate(requests, EPOCHS, WEEKLY, Limits())
+    assert found.fast_passes == 1
+    assert (2 * found.fast_seconds, 2 * found.settling_seconds) == (607, 4807)
+
+
+@given(
+    blocks=st.lists(st.integers(1, 40), min_size=1, max_size=12).map(sorted),
+    lag=st.floats(0.1, 9),
+)
+def test_segments_are_those_that_a_plan_expects(blocks, lag):
+    costs = Costs(blocks=10, epochs=4, keep=4, back=4, block_seconds=1, lag=lag)
+    replays = Replays.over(np.array([blocks]), np.array(blocks[:1]), costs)
+    segments = expected_segments(sorted(set(blocks)), 40, lag)
+    assert replays.count[0] == sum(last - first + 1 for first, last in segments)
+    assert replays.last[0] == segments[0][1]
+
+
+def test_keeping_more_takes_disk_and_spares_settling():
+    sizes = Sizes(update_bytes=1e6, keyframe_bytes=1e6)
+    basis = Basis(epoch_seconds=100, epochs=20, sizes=sizes)
+    requests = arrivals(Load(per_day=1), epochs=20)
+    few, usual, most = (trade(requests, basis.costs(25, keep=keep)) for keep in (1, 4, 20))
+    assert few.disk_bytes < usual.disk_bytes < most.disk_bytes / 3
+    assert few.fast_seconds < usual.fast_seconds < most.fast_seconds
+    assert most.settling_seconds < usual.settling_seconds
+    assert usual.settling_seconds == pytest.approx(few.settling_seconds, rel=0.01)
+    only = trade(requests, basis.costs(25, keep=20, back=1))
+    assert only.fast_seconds == few.fast_seconds
+
+
+def test_a_year_of_twenty_requests_a_day_takes_seconds():
+    requests = arrivals(Load(per_day=20), epochs=20)
+    basis = Basis(epoch_seconds=100, epochs=20)
+    rhythms = [Rhythm(every_days=days, is_fast=fast) for days in (1, 7) for fast in (True, False)]
+    started = time.process_time()
+    forecasts(requests, [basis.costs(blocks) for blocks in (10, 25, 100)], rhythms, Limits())
+    assert time.process_time() - started < 5
+
+
 # Beside a real run
 
 
@@ -168,12 +246,30 @@ def test_as_many_blocks_are_replayed_as_a_run_would(asked, data, recipe_of, tmp_
     erased = [run.forget(records=[record], method=at_once).blocks_replayed for record in records]
     settled = run.settle().blocks_replayed
     costs = Costs(blocks=20, block_seconds=1.0, lag=FIT_MIN_LENGTH)
-    places = np.array([[(block - 0.5) / 20] for block in asked])
+    places = np.array([[[(block - 0.5) / 20]] for block in asked])
     seconds = np.arange(len(asked)) * 1000.0
     came = Arrivals(seconds=seconds, places=places, days=1)
     found = simulate(came, costs, WEEKLY, Limits())
     assert found.blocks_replayed * len(asked) == pytest.approx(sum(erased) + settled)
     assert found.fast_seconds * len(asked) == pytest.approx(sum(erased))
+
+
+def test_as_many_blocks_are_replayed_as_a_run_of_epochs_would(data, recipe_of, tmp_path):
+    recipe = replace(recipe_of(), epochs=4, repeats=1)
+    run = ob.fit(recipe, data, tmp_path / "run", blocks=12, keep=2)
+    at_once = ob.DeepObliviate(epsilon=1e9)
+    plans = [run.preview(records=[record]) for record in (5, 17, 30)]
+    lain = np.array([[*plan.unreached, *plan.affected] for plan in plans])  # once in each epoch
+    erased = [run.forget(records=[record], method=at_once) for record in (5, 17, 30)]
+    settled = run.settle().blocks_replayed
+    costs = Costs(blocks=12, epochs=4, keep=2, back=2, block_seconds=1.0, lag=FIT_MIN_LENGTH)
+    places = ((lain - 1) % 12 + 0.5)[:, :, np.newaxis] / 12
+    came = Arrivals(seconds=np.arange(3) * 1000.0, places=places, days=1)
+    found = simulate(came, costs, WEEKLY, Limits())
+    replayed = [each.blocks_replayed for each in erased]
+    assert found.fast_seconds * 3 == pytest.approx(sum(replayed))
+    bridged = int(costs.gap_before(lain.min()))
+    assert found.settling_seconds * 3 == pytest.approx(settled + bridged)
 
 
 # A year
@@ -183,9 +279,9 @@ YEAR = arrivals(Load(per_day=5, days=365))
 
 
 def year(blocks=(20, 100), every_days=(1, 7, 28), fast=(True, False), came=YEAR):
-    basis = Basis(training_seconds=3600, overhead_seconds=0, pass_seconds=0)
+    basis = Basis(epoch_seconds=3600, overhead_seconds=0, pass_seconds=0)
     rhythms = [Rhythm(every_days=days, is_fast=each) for days in every_days for each in fast]
-    return forecasts(came, [basis.costs(each, 5) for each in blocks], rhythms, Limits())
+    return forecasts(came, [basis.costs(each) for each in blocks], rhythms, Limits())
 
 
 def test_requests_come_at_the_rate_they_should():
@@ -193,7 +289,7 @@ def test_requests_come_at_the_rate_they_should():
     requests = len(arrivals(Load(per_day=20, days=1000, seed=3)).seconds)
     assert abs(requests - 20_000) < 6 * 20_000**0.5
     draws = arrivals(Load(per_day=2, days=100, records=3))
-    assert draws.places.shape == (len(draws.seconds), 3)
+    assert draws.places.shape == (len(draws.seconds), 1, 3)
     assert np.all(np.diff(draws.seconds) >= 0)
     assert draws.seconds[-1] < 100 * DAY
 
@@ -280,8 +376,9 @@ def test_what_is_exact_too_late_is_not_recommended():
 
 
 def test_a_chain_that_the_disk_cannot_hold_is_not_recommended():
-    basis = Basis(training_seconds=3600, update_bytes=1e6, keyframe_bytes=1e6)
-    costs = [basis.costs(blocks, 5) for blocks in (20, 100)]
+    sizes = Sizes(update_bytes=1e6, keyframe_bytes=1e6)
+    basis = Basis(epoch_seconds=3600, sizes=sizes)
+    costs = [basis.costs(blocks) for blocks in (20, 100)]
     found = forecasts(YEAR, costs, [Rhythm(every_days=7)], Limits())
     assert recommended(found, Limits()).blocks == 100
     assert recommended(found, Limits(disk_bytes=50e6)).blocks == 20
@@ -293,7 +390,8 @@ WRONG = {
     "days": lambda: Load(per_day=1, days=0),
     "records": lambda: Load(per_day=1, records=0),
     "seed": lambda: Load(per_day=1, seed=-1),
-    "too many": lambda: Load(per_day=1e6),
+    "too many": lambda: arrivals(Load(per_day=1e5)),
+    "too many places": lambda: arrivals(Load(per_day=1e3, records=10), epochs=100),
     "rhythm": lambda: Rhythm(every_days=-7),
     "no rhythm": lambda: Rhythm(every_days=1e-300),
     "forget": lambda: Limits(forget_seconds=0),

@@ -14,14 +14,16 @@ from obliviate.cli.output import Answer
 from obliviate.cli.project import open_run
 from obliviate.cli.render import facts_of
 from obliviate.errors import InvalidOption
-from obliviate.forecast.simulation import DAY, DAYS_A_YEAR, HOUR, Limits, Load
+from obliviate.forecast.requests import DAY, DAYS_A_YEAR, HOUR, Load
+from obliviate.forecast.simulation import Limits
 from obliviate.forecast.year import (
     basis_of,
     basis_of_run,
     with_given,
     year_of,
 )
-from obliviate.text import counted, duration, milliseconds, percent, size
+from obliviate.recipe.parts import usual_keep
+from obliviate.text import counted, duration, percent, size
 
 if TYPE_CHECKING:
     from obliviate.forecast.simulation import Forecast, Waits
@@ -39,7 +41,19 @@ Rate = Annotated[
     str, typer.Option(metavar="N/UNIT", help="Requests to expect, as in 20/day; or hour, ...")
 ]
 Numbers = Annotated[
-    str | None, typer.Option(metavar="N,N,...", help="Numbers of blocks to compare.")
+    str | None, typer.Option(metavar="N,N,...", help="Numbers of blocks of an epoch to compare.")
+]
+Epochs = Annotated[int | None, typer.Option(help="Epochs; the run's, or 1.")]
+Keep = Annotated[
+    int | None,
+    typer.Option(help="Last epochs of which every update is kept; as in the run, or a fifth."),
+]
+Back = Annotated[
+    int | None,
+    typer.Option(help="Last epochs that a fast erasure goes back to; all that are kept."),
+]
+Records = Annotated[
+    int, typer.Option(help="Records of a request that are dealt singly; 1 for people together.")
 ]
 Settlings = Annotated[
     str, typer.Option(metavar="DAYS,DAYS,...", help="Days between settlings to compare.")
@@ -48,7 +62,11 @@ Source = Annotated[
     str | None, typer.Option(metavar="RUN", help="A run to take times and sizes from.")
 ]
 Training = Annotated[
-    float | None, typer.Option(help="Without a run: how long training on everything takes.")
+    float | None, typer.Option(help="Without a run: how long training takes, all epochs.")
+]
+Moments = Annotated[
+    float | None,
+    typer.Option(help="Without a run: what an optimizer carries, in states; of Adam 2."),
 ]
 StateBytes = Annotated[float | None, typer.Option(help="Without a run: the size of a state.")]
 Lag = Annotated[
@@ -77,11 +95,15 @@ def forecast(
     rate: Rate,
     days: Annotated[float, typer.Option(help="For how long they arrive.")] = 365,
     blocks: Numbers = None,
+    epochs: Epochs = None,
+    keep: Keep = None,
+    back: Back = None,
     settle: Settlings = "1,7,28",
     run: Source = None,
     training_seconds: Training = None,
     state_bytes: StateBytes = None,
-    records_per_request: Annotated[int, typer.Option(help="Records that a request names.")] = 1,
+    moments: Moments = None,
+    records_per_request: Records = 1,
     lag: Lag = None,
     block_overhead: BlockOverhead = None,
     pass_overhead: PassOverhead = None,
@@ -104,13 +126,27 @@ def forecast(
     )
     rhythms = numbers_of(settle, "--settle")
     numbers = whole_numbers_of(blocks, "--blocks") if blocks is not None else None
-    check_source(run, training_seconds, state_bytes)
+    check_source(run, training_seconds, state_bytes, moments)
     if run is not None:
         basis = basis_of_run(open_run(run, project)[1])
     else:
-        basis = basis_of(training_seconds or 0.0, state_bytes, update_ratio)
-    basis = with_given(basis, lag=lag, overhead_seconds=block_overhead, pass_seconds=pass_overhead)
-    return of_year(year_of(load, basis, limits, blocks=numbers, every_days=rhythms))
+        basis = basis_of(
+            training_seconds or 0.0,
+            state_bytes,
+            epochs=1 if epochs is None else epochs,
+            moments=moments or 0.0,
+            update_ratio=update_ratio,
+        )
+    basis = with_given(
+        basis,
+        epochs=epochs,
+        lag=lag,
+        overhead_seconds=block_overhead,
+        pass_seconds=pass_overhead,
+    )
+    return of_year(
+        year_of(load, basis, limits, blocks=numbers, keep=keep, back=back, every_days=rhythms)
+    )
 
 
 def rate_of(text: str) -> float:
@@ -155,7 +191,10 @@ def whole_numbers_of(text: str, option: str) -> list[int]:
 
 
 def check_source(
-    run: str | None, training_seconds: float | None, state_bytes: float | None
+    run: str | None,
+    training_seconds: float | None,
+    state_bytes: float | None,
+    moments: float | None,
 ) -> None:
     """See that times and sizes come from one place.
 
@@ -167,10 +206,10 @@ def check_source(
             "how long training takes is not known",
             hint="give --run RUN, or --training-seconds S and --state-bytes N",
         )
-    if run is not None and (training_seconds is not None or state_bytes is not None):
+    if run is not None and (training_seconds, state_bytes, moments) != (None, None, None):
         raise InvalidOption(
             f"times and sizes are those of the run {run}, and given as well",
-            hint="leave out --run, or --training-seconds and --state-bytes",
+            hint="leave out --run, or --training-seconds, --state-bytes and --moments",
         )
 
 
@@ -198,14 +237,14 @@ def of_year(year: Year) -> Answer:
         )
         forgotten.add_row(*named, *_waited(each.to_forget))
         exact.add_row(*named, *_waited(each.to_exact), percent(each.exact_in_time))
-    room = Table("blocks", "a keyframe every", "disk", "restoring a state", "keyframes rewritten")
+    room = Table("blocks", "epochs kept in full", "disk", "to forget fast", "to settle then")
     for trade in year.trades:
         room.add_row(
             str(trade.blocks),
-            str(trade.spacing),
+            _kept(trade.keep, year.basis.epochs),
             size(trade.disk_bytes),
-            f"{milliseconds(trade.restore_seconds)} at most",
-            f"{trade.keyframes} at most",
+            duration(trade.fast_seconds),
+            duration(trade.settling_seconds),
         )
     summary = (
         f"{counted(year.requests, 'request')} in {year.load.days:g} days: "
@@ -227,6 +266,11 @@ def of_year(year: Year) -> Answer:
 
 def _facts(forecast: Forecast) -> dict[str, Any]:
     return vars(forecast) | {"seconds_per_request": forecast.seconds_per_request}
+
+
+def _kept(keep: int, epochs: int) -> str:
+    words = {epochs: "all", usual_keep(epochs): "usual"}
+    return f"{keep} ({words[keep]})" if keep in words else str(keep)
 
 
 def _served(forecast: Forecast) -> str:
@@ -258,10 +302,12 @@ def _recommendation(year: Year) -> str:
             f"{duration(min(waits))} and {percent(share)}" + (f" and {size(room)}" if disk else "")
         )
     way = "carry requests out fast at once and settle" if best.is_fast else "erase exactly only,"
+    epoch = "every epoch " if year.basis.epochs > 1 else ""
     numbers = {each.blocks for each in year.forecasts}
     is_edge = len(numbers) > 1 and best.blocks == max(numbers)
     return (
-        f"recommended: cut into {counted(best.blocks, 'block')}, {way} every {best.every_days:g} "
-        f"days: {best.machine_hours:.4g} machine hours a year, the fewest where {asked}"
+        f"recommended: cut {epoch}into {counted(best.blocks, 'block')}, {way} every "
+        f"{best.every_days:g} days: {best.machine_hours:.4g} machine hours a year, the fewest "
+        f"where {asked}"
         + ("; more blocks than were compared may be cheaper still" if is_edge else "")
     )

@@ -1,10 +1,11 @@
 """Simulation: a year of requests to forget, served by one worker; what it costs and who waits.
 
-Requests arrive at random, each for records of uniformly random blocks. The worker is one process.
-Whatever waits when it is free is carried out in one pass: the fast path replays some blocks from
-each affected one on. Every so many days the account is settled: what waits is first forgotten
-fast, then one exact replay from the first block that is only approximate makes everybody exact,
-those included who asked meanwhile. A worker that is "exact only" lets everything wait for that.
+Requests arrive at random, each for records of uniformly random blocks in every epoch. The worker is
+one process. Whatever waits when it is free is carried out in one pass: the fast path goes back some
+epochs, and replays some blocks from each affected one on; what lies before and holds the records is
+destroyed. Every so many days the account is settled: what waits is first forgotten fast, then one
+exact replay from the first block that is only approximate makes everybody exact, those included who
+asked meanwhile. A worker that is "exact only" lets everything wait for that.
 """
 
 from __future__ import annotations
@@ -16,9 +17,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from obliviate.erasure.plan import expected_segments
 from obliviate.errors import InvalidOption
 from obliviate.forecast.costs import check_positive
+from obliviate.forecast.requests import DAY, DAYS_A_YEAR, HOUR, Replays
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -26,57 +27,10 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from obliviate.forecast.costs import Costs
+    from obliviate.forecast.requests import Arrivals
 
-HOUR, DAY = 3600.0, 86400.0
-DAYS_A_YEAR = 365.0
-MOST_RECORDS = 500_000  # some seconds for each way of serving them
 _SHORTEST = 60.0
 _PERCENTILES = (50, 95, 99, 100)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Load:
-    """The requests to expect.
-
-    Attributes:
-        per_day: How many arrive on an average day (Poisson: independently of each other).
-        days: For how long they arrive.
-        records: How many records each of them names.
-        seed: Of the random draws.
-    """
-
-    per_day: float
-    days: float = DAYS_A_YEAR
-    records: int = 1
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        check_positive("the number of requests a day", self.per_day)
-        check_positive("the number of days", self.days)
-        check_positive("the number of records of a request", self.records)
-        if self.seed < 0:
-            raise InvalidOption(f"the seed is {self.seed}", hint="give 0 or a positive number")
-        if self.per_day * self.days * self.records > MOST_RECORDS:
-            raise InvalidOption(
-                f"{self.per_day * self.days * self.records:,.0f} records are too many to simulate; "
-                f"{MOST_RECORDS:,} are possible",
-                hint="simulate fewer days: costs are given for each request and for a year anyway",
-            )
-
-
-@dataclass(frozen=True, kw_only=True)
-class Arrivals:
-    """Requests that came.
-
-    Attributes:
-        seconds: When, ascending, from the start; shape (requests,).
-        places: Where in the training each record lies, in [0, 1); shape (requests, records).
-        days: For how long requests came.
-    """
-
-    seconds: NDArray[np.float64]
-    places: NDArray[np.float64]
-    days: float
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -115,7 +69,7 @@ class Forecast:
     """What became of the requests in one way of serving them.
 
     Attributes:
-        blocks: How many the chain has.
+        blocks: How many blocks an epoch is cut into.
         every_days: How often it is settled.
         is_fast: Whether requests are first carried out fast.
         requests: How many came.
@@ -123,7 +77,7 @@ class Forecast:
         settlings: How many exact replays there were.
         fast_seconds: Of work for each request, in fast passes.
         settling_seconds: Of work for each request: its share of the exact replays.
-        blocks_replayed: For each request, in both.
+        blocks_replayed: For each request, in both, gaps that are bridged included.
         to_forget: From the receipt to a model without the trace; None where nobody asked.
         to_exact: From the receipt to a model that is exact; None where nobody asked.
         exact_in_time: The share of the requests that are exact when they are due.
@@ -152,6 +106,25 @@ class Forecast:
     def seconds_per_request(self) -> float:
         """Of work for each request, in all."""
         return self.fast_seconds + self.settling_seconds
+
+
+@dataclass(frozen=True, kw_only=True)
+class Trade:
+    """Disk for time: what keeping some epochs in full takes, and what it spares.
+
+    Attributes:
+        blocks: How many blocks an epoch is cut into.
+        keep: Of how many of the last epochs every update is kept.
+        disk_bytes: The size of the chain; None where it is not known.
+        fast_seconds: Forgetting one request fast.
+        settling_seconds: The exact replay after that.
+    """
+
+    blocks: int
+    keep: int
+    disk_bytes: float | None
+    fast_seconds: float
+    settling_seconds: float
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -189,20 +162,6 @@ class Limits:
             and forecast.exact_in_time >= self.exact_in_time
             and (self.disk_bytes is None or (forecast.disk_bytes or 0) <= self.disk_bytes)
         )
-
-
-def arrivals(load: Load) -> Arrivals:
-    """Draw the requests. Where their records lie is drawn for any number of blocks at once.
-
-    So all ways of serving meet the very same requests, and differ by nothing else.
-    """
-    draws = np.random.default_rng(load.seed)
-    requests = int(draws.poisson(load.per_day * load.days))
-    return Arrivals(
-        seconds=np.sort(draws.uniform(0, load.days * DAY, requests)),
-        places=draws.random((requests, load.records)),
-        days=load.days,
-    )
 
 
 def forecasts(
@@ -254,6 +213,23 @@ def recommended(ways: Iterable[Forecast], limits: Limits) -> Forecast | None:
     )
 
 
+def trade(requests: Arrivals, costs: Costs) -> Trade:
+    """What a request costs on average that nobody else shares a pass with."""
+    replays = Replays.of(requests.places, costs)
+    approximate = replays.first if costs.back < costs.epochs else replays.last + 1
+    settled = costs.length + 1 - approximate + costs.gap_before(approximate)
+    passes = costs.pass_seconds * np.array([1, np.mean(settled > 0)])
+    blocks = np.array([replays.count.mean(), settled.mean()])
+    fast_seconds, settling_seconds = (passes + blocks * costs.block_seconds).tolist()
+    return Trade(
+        blocks=costs.blocks,
+        keep=costs.keep,
+        disk_bytes=costs.disk_bytes,
+        fast_seconds=fast_seconds,
+        settling_seconds=settling_seconds,
+    )
+
+
 def _waits(seconds: NDArray[np.float64]) -> Waits | None:
     if not len(seconds):
         return None
@@ -276,12 +252,12 @@ class _Worker:
     def __init__(self, requests: Arrivals, costs: Costs) -> None:
         self.costs = costs
         self.times: list[float] = requests.seconds.tolist()
-        self.blocks: list[list[int]] = ((requests.places * costs.blocks).astype(int) + 1).tolist()
+        self.replays = Replays.of(requests.places, costs)
         self.forgotten_at = np.zeros(len(self.times))
         self.exact_at = np.zeros(len(self.times))
         self.free = 0.0
         self.carried = self.settled = self.replayed = 0
-        self.approximate = costs.blocks + 1
+        self.approximate = costs.length + 1
         self.fast: list[float] = []
         self.exact: list[float] = []
 
@@ -292,7 +268,7 @@ class _Worker:
         while self.settled < len(self.times):
             is_idle = self.carried == len(self.times)
             asked = math.inf if is_idle else self.times[self.carried]
-            if self.approximate > self.costs.blocks:  # nothing to settle before somebody asks
+            if self.approximate > self.costs.length:  # nothing to settle before somebody asks
                 settling = max(settling, asked, every * math.ceil(asked / every))
             start = max(self.free, settling)
             if rhythm.is_fast and max(self.free, asked) < start:
@@ -305,31 +281,33 @@ class _Worker:
 
     def forget(self, start: float) -> None:
         """One fast pass for everybody who waits."""
-        upto, affected = self._waiting(start)
-        segments = expected_segments(affected, self.costs.blocks, self.costs.lag)
-        first, last = segments[0]
-        if first <= self.approximate:  # what is replayed from an exact state is exact itself
-            self.approximate = last + 1
-        replayed = sum(end - begin + 1 for begin, end in segments)
-        self.fast.append(self._work(start, replayed))
-        self._carry(upto)
-        if self.approximate > self.costs.blocks:
+        waiting = slice(self.carried, bisect_right(self.times, start))
+        replays, at = self.replays, self.carried
+        if waiting.stop - waiting.start > 1:
+            affected = np.unique(replays.affected[waiting])[np.newaxis]
+            replays = Replays.over(affected, replays.first[waiting].min(keepdims=True), self.costs)
+            at = 0
+        first = int(replays.first[at])
+        if self.costs.back < self.costs.epochs:  # what lies before is destroyed
+            self.approximate = min(self.approximate, first)
+        elif first <= self.approximate:  # what is replayed from an exact state is exact itself
+            self.approximate = int(replays.last[at]) + 1
+        self.fast.append(self._work(start, int(replays.count[at])))
+        self._carry(waiting.stop)
+        if self.approximate > self.costs.length:
             self._settle()
 
     def settle(self, start: float) -> None:
         """One exact replay, for everybody who waits and everybody who is forgotten fast."""
-        upto, affected = self._waiting(start)
-        first = min([self.approximate, *affected])
-        if first <= self.costs.blocks:
-            self.exact.append(self._work(start, self.costs.blocks - first + 1))
-        self._carry(upto)
-        self.approximate = self.costs.blocks + 1
+        waiting = slice(self.carried, bisect_right(self.times, start))
+        asked = self.replays.first[waiting].min(initial=self.approximate)
+        first = min(self.approximate, int(asked))
+        if first <= self.costs.length:
+            blocks = self.costs.length - first + 1 + int(self.costs.gap_before(first))
+            self.exact.append(self._work(start, blocks))
+        self._carry(waiting.stop)
+        self.approximate = self.costs.length + 1
         self._settle()
-
-    def _waiting(self, start: float) -> tuple[int, list[int]]:
-        upto = bisect_right(self.times, start)
-        waiting = self.blocks[self.carried : upto]
-        return upto, sorted({block for request in waiting for block in request})
 
     def _work(self, start: float, replayed: int) -> float:
         seconds = self.costs.pass_seconds + replayed * self.costs.block_seconds
