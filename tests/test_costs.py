@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 
 import pytest
+import torch
+from torch.utils.data import Subset
 
+import obliviate as ob
 from obliviate.chain.spacing import Sizes
 from obliviate.errors import InvalidOption
 from obliviate.forecast.costs import Basis, Costs
+from obliviate.forecast.year import basis_of_run
 
 SIZES = Sizes(update_bytes=10, keyframe_bytes=30, moments_bytes=100)
 
@@ -72,6 +77,33 @@ WRONG = {
     "back behind what is usual": lambda: EPOCHS.costs(5, back=3),
     "back to none": lambda: EPOCHS.costs(5, back=0),
 }
+
+
+def test_a_run_of_epochs_shows_what_another_would_take(data, recipe_of, tmp_path):
+    adam = partial(torch.optim.Adam, lr=0.001)
+    recipe = replace(recipe_of(), optimizer=adam, optimizer_state="carried", epochs=5, repeats=1)
+    run = ob.fit(recipe, data, tmp_path / "run", blocks=6, keep=2)
+    basis = basis_of_run(run)
+    assert (basis.epochs, basis.keep, basis.blocks, basis.records) == (5, 2, 6, len(data))
+    taken = run.stock().size_bytes()
+    assert basis.costs(6).disk_bytes == pytest.approx(taken, rel=0.02)
+    whole = ob.fit(recipe, data, tmp_path / "whole", blocks=6, keep=5).stock().size_bytes()
+    assert basis.costs(6, keep=5).disk_bytes == pytest.approx(whole, rel=0.15)
+    run.forget(records=[5], method=ob.DeepObliviate(epsilon=1e9))
+    forgotten = basis_of_run(run)  # moments are no part of what is stitched
+    assert forgotten.sizes.moments_bytes == pytest.approx(basis.sizes.moments_bytes, rel=0.3)
+    run.settle()
+    assert basis_of_run(run).costs(6).disk_bytes == pytest.approx(taken, rel=0.02)
+
+
+def test_an_extended_run_is_taken_for_one_that_was_made_at_once(data, recipe_of, tmp_path):
+    recipe, half = replace(recipe_of(), epochs=3, repeats=1), len(data) // 2
+    old, new = Subset(data, range(half)), Subset(data, range(half, len(data)))
+    with ob.fit(recipe, old, tmp_path / "run", blocks=6, keep=3) as run:
+        run.extend(new, blocks=6, epochs=1, over="all")
+        basis = basis_of_run(run)
+    # half of the records were seen four times, the others once, in 24 blocks that are all kept
+    assert (basis.epochs, basis.keep, basis.blocks, basis.records) == (2, 2, 12, len(data))
 
 
 @pytest.mark.parametrize("make", WRONG.values(), ids=WRONG)
