@@ -8,7 +8,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from obliviate.recipe.deal import groups_of
+from obliviate.recipe.deal import groups_of, key, keyed_hash
 from obliviate.recipe.parts import with_part
 from obliviate.recipe.subjects import Subjects
 from obliviate.training.layout import Layout
@@ -91,6 +91,18 @@ def test_where_a_record_is_follows_from_its_group_alone(layout):
     assert places.touched.tolist() == list(range(1, layout.blocks + 1))
     assert places.earliest.tolist() == [blocks[0] for blocks in holding.values()]
     assert places.latest.tolist() == [blocks[-1] for blocks in holding.values()]
+
+
+@given(layouts())
+def test_blocks_are_cut_from_the_shuffled_order_and_are_as_large_as_they_say(layout):
+    for part in layout.parts:
+        ids = np.arange(part.covered.start, part.covered.stop)
+        for deal in part.deals:
+            people = keyed_hash(layout.groups[ids], deal.seed)
+            order = np.lexsort((keyed_hash(ids, key(deal.seed, "record")), people))
+            blocks = deal.blocks_of(ids, layout.groups[ids])[order]
+            assert (np.diff(blocks) >= 0).all()
+            assert np.bincount(blocks, minlength=part.blocks).tolist() == deal.sizes.tolist()
 
 
 @given(layouts())

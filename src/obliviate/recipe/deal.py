@@ -12,7 +12,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import cached_property
 from hashlib import blake2b
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 
@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from obliviate.recipe.subjects import Subjects
+
+_Number = TypeVar("_Number", np.int64, np.uint64)
 
 
 def key(seed: int, *purpose: str | int) -> int:
@@ -49,7 +51,7 @@ def keyed_hash(ids: NDArray[np.int64], key: int) -> NDArray[np.uint64]:
     return value
 
 
-def is_among(ids: NDArray[np.int64], chosen: NDArray[np.int64]) -> NDArray[np.bool_]:
+def is_among(ids: NDArray[_Number], chosen: NDArray[_Number]) -> NDArray[np.bool_]:
     """Which ids are among sorted ones, however many these are. Shapes (n,), (m,) -> (n,)."""
     if not len(chosen):
         return np.zeros(len(ids), dtype=np.bool_)
@@ -113,18 +115,23 @@ class Deal:
             blocks: How many blocks there are; at most n.
             seed: Of the epoch.
         """
-        whose, which = _hashes(records, groups, seed)
-        order = np.lexsort((records, which, whose))
-        whose, which, count = whose[order], which[order], len(records)
+        whose, count = keyed_hash(groups, seed), len(records)
+        ordered = np.sort(whose)
         ideal = np.arange(1, blocks, dtype=np.int64) * count // blocks
-        first = np.searchsorted(whose, whose[ideal], side="left")
-        behind = np.searchsorted(whose, whose[ideal], side="right")
+        first = np.searchsorted(ordered, ordered[ideal], side="left")
+        behind = np.searchsorted(ordered, ordered[ideal], side="right")
         nearer = np.where(ideal - first <= behind - ideal, first, behind)
         at = np.where((behind - first) * blocks > count, ideal, nearer)
         # two cuts that fall together, or onto an end, would leave a block empty
         is_empty = (at <= np.concatenate([[0], at])[:-1]) | (at >= count)
         at = np.where(is_empty, ideal, at)
-        cuts = np.stack([whose[at], which[at]], axis=1)
+        # only of groups that begin with a cut, or hold one, does it matter how they are ordered
+        begun = ordered[at]
+        some = is_among(whose, np.unique(begun))
+        theirs, which = whose[some], keyed_hash(records[some], key(seed, "record"))
+        order = np.lexsort((which, theirs))
+        place = np.searchsorted(theirs[order], begun) + at - np.searchsorted(ordered, begun)
+        cuts = np.stack([begun, which[order][place]], axis=1)
         counts = np.diff(at, prepend=0, append=count)
         return cls(seed, cuts.astype("<u8").tobytes(), counts.astype("<i8").tobytes())
 
@@ -139,19 +146,13 @@ class Deal:
 
     def blocks_of(self, records: NDArray[np.int64], groups: NDArray[np.int64]) -> NDArray[np.int64]:
         """The block of each record in this epoch, from 0. Shapes (n,), (n,) -> (n,)."""
-        whose, which = _hashes(records, groups, self.seed)
-        cuts = self._cuts
+        whose, cuts = keyed_hash(groups, self.seed), self._cuts
         first = np.searchsorted(cuts[:, 0], whose, side="left")
         block = np.searchsorted(cuts[:, 0], whose, side="right")
         split = np.flatnonzero(first < block)  # a cut within these groups, or at their beginning
         for begin in np.unique(first[split]):
             rows = split[first[split] == begin]
+            which = keyed_hash(records[rows], key(self.seed, "record"))
             inside = cuts[begin : block[rows[0]], 1]
-            block[rows] = begin + np.searchsorted(inside, which[rows], side="right")
+            block[rows] = begin + np.searchsorted(inside, which, side="right")
         return block.astype(np.int64)
-
-
-def _hashes(
-    records: NDArray[np.int64], groups: NDArray[np.int64], seed: int
-) -> tuple[NDArray[np.uint64], NDArray[np.uint64]]:
-    return keyed_hash(groups, seed), keyed_hash(records, key(seed, "record"))
