@@ -11,24 +11,25 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-Hashes = NDArray[np.uint64]
+Hashes = NDArray[np.uint32]
 """One number for each record of a block, in the order of `Layout.members`; 0 where none is known.
 
-8 bytes a record: enough to see a change that nobody made on purpose.
+4 bytes a record and epoch: of changes that nobody makes on purpose, all are seen but one in four
+billion.
 """
 
-HASH_BYTES = 8
-NOTHING: Hashes = np.empty(0, dtype=np.uint64)
+HASH_BYTES = 4
+NOTHING: Hashes = np.empty(0, dtype=np.uint32)
 
 
 def packed(hashes: Hashes) -> bytes:
     """As the ledger keeps them."""
-    return hashes.astype("<u8").tobytes()
+    return hashes.astype("<u4").tobytes()
 
 
 def unpacked(kept: bytes) -> Hashes:
     """What `packed` made."""
-    return np.frombuffer(kept, dtype="<u8").astype(np.uint64)
+    return np.frombuffer(kept, dtype="<u4").astype(np.uint32)
 
 
 def placed(
@@ -48,7 +49,7 @@ def placed(
 
 def without(hashes: Hashes, members: NDArray[np.int64], erased: NDArray[np.int64]) -> Hashes:
     """The hashes of a block less those of erased records."""
-    return np.where(np.isin(members, erased), np.uint64(0), hashes) if len(hashes) else hashes
+    return np.where(np.isin(members, erased), np.uint32(0), hashes) if len(hashes) else hashes
 
 
 def changed(known: Hashes, found: Hashes, members: NDArray[np.int64]) -> NDArray[np.int64]:

@@ -156,7 +156,7 @@ class LoaderFeed:
 
 def _collated(items: Sequence[tuple[Any, int | None]]) -> tuple[Any, Hashes]:
     things, hashes = zip(*items, strict=True)
-    known = NOTHING if None in hashes else np.array(hashes, dtype=np.uint64)
+    known = NOTHING if None in hashes else np.array(hashes, dtype=np.uint32)
     return collated(list(things)), known
 
 
@@ -169,7 +169,7 @@ def _row_hashes(batch: Sequence[Tensor], content_key: bytes) -> Hashes:
         size = len(rows) // max(1, len(tensor))
         columns.append((head, rows, size))
     count, start = len(batch[0]), str(len(batch)).encode()
-    found = np.empty(count, dtype=np.uint64)
+    found = np.empty(count, dtype=np.uint32)
     for at in range(count):
         pieces = [
             part

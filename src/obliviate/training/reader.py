@@ -76,7 +76,7 @@ class Reader:
 
     def unhashed(self, block: int) -> Hashes:
         """Room for the hashes of a block's records."""
-        return np.zeros(len(self._layout.members(block)), dtype=np.uint64)
+        return np.zeros(len(self._layout.members(block)), dtype=np.uint32)
 
     def batches(
         self,
