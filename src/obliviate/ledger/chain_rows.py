@@ -143,18 +143,19 @@ class ChainRows(RunRows):
             The seconds that each block 1..B took; the first block whose state is not exact; and the
             first one from which on every update is kept, and the state before it.
         """
-        columns = tables.chain.c
-        query = select(
-            columns.seconds, columns.guarantee, columns.block, columns.update, columns.keyframe
-        )
-        query = query.where(columns.run == self._run).order_by(columns.block)
+        columns, is_its = tables.chain.c, tables.chain.c.run == self._run
+        is_lacking = (columns.block > 0) & columns.update.is_(None)
+        ends = select(
+            func.min(columns.block).filter(columns.guarantee != "exact"),
+            func.max(columns.block).filter(is_lacking),
+        ).where(is_its)
+        each = select(columns.seconds).where(is_its, columns.block > 0).order_by(columns.block)
         with self._database.reading() as connection:
-            rows = connection.execute(query).all()
-        inexact = (row.block for row in rows if row.guarantee != "exact")
-        lacking = [row.block for row in rows[1:] if row.update is None]
-        base = next((row.block for row in rows[max(lacking, default=0) :] if row.keyframe), None)
-        window = len(rows) if base is None else base + 1
-        return [row.seconds for row in rows[1:]], next(inexact, None), window
+            inexact, lacking = connection.execute(ends).one()
+            is_behind = is_its & (columns.block >= (lacking or 0)) & columns.keyframe.is_not(None)
+            base = connection.execute(select(func.min(columns.block)).where(is_behind)).scalar()
+            seconds = list(connection.execute(each).scalars().all())
+        return seconds, inexact, len(seconds) + 1 if base is None else base + 1
 
     def length(self) -> int:
         """The number of the last block of the chain."""
