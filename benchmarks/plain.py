@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import torch
+from torch.utils.data import TensorDataset, default_collate
 
 NOBODY = np.array([], dtype=np.int64)
 
@@ -29,24 +30,40 @@ def train(recipe, data, layout):
     return model.eval()
 
 
-def train_shuffled(recipe, data):
-    """Ordinary training: in every epoch all records in a new order; one optimizer."""
+def train_shuffled(recipe, data, steps=None):
+    """Ordinary training: in every epoch all records in a new order; one optimizer.
+
+    Args:
+        recipe: Net, loss, optimizer, schedule and epochs; a repeat counts as one.
+        data: What is trained on.
+        steps: How many batches an epoch is cut into, as alike as can be; else full ones.
+    """
     model = recipe.model()
-    inputs, targets = data.tensors
     optimizer = recipe.optimizer(model.parameters())
     rates = [group["lr"] for group in optimizer.param_groups]
-    per_epoch = -(-len(data) // recipe.batch_size)
+    epochs = recipe.epochs * recipe.repeats
+    per_epoch = steps or -(-len(data) // recipe.batch_size)
     model.train()
-    for epoch in range(recipe.repeats):
-        for step, index in enumerate(torch.randperm(len(data)).split(recipe.batch_size)):
+    for epoch in range(epochs):
+        order = torch.randperm(len(data))
+        batches = order.tensor_split(steps) if steps else order.split(recipe.batch_size)
+        for step, index in enumerate(batches):
             if recipe.schedule:
-                factor = recipe.schedule(epoch * per_epoch + step, per_epoch * recipe.repeats)
+                factor = recipe.schedule(epoch * per_epoch + step, per_epoch * epochs)
                 for group, rate in zip(optimizer.param_groups, rates, strict=True):
                     group["lr"] = rate * factor
+            inputs, targets = batch(data, index)
             optimizer.zero_grad(set_to_none=True)
-            recipe.loss(model(inputs[index]), targets[index]).backward()
+            recipe.loss(model(inputs), targets).backward()
             optimizer.step()
     return model.eval()
+
+
+def batch(data, index):
+    """Some records: rows of tensors, or one by one as a `DataLoader` fetches them."""
+    if isinstance(data, TensorDataset):
+        return data[index]
+    return default_collate([data[record] for record in index.tolist()])
 
 
 @torch.no_grad()
