@@ -13,6 +13,8 @@ import obliviate as ob
 from obliviate.chain.spacing import Sizes
 from obliviate.errors import InvalidOption
 from obliviate.forecast.costs import Basis, Costs
+from obliviate.forecast.requests import Load, arrivals
+from obliviate.forecast.simulation import trade
 from obliviate.forecast.year import basis_of_run
 
 SIZES = Sizes(update_bytes=10, keyframe_bytes=30, moments_bytes=100)
@@ -42,6 +44,19 @@ def test_of_a_chain_of_epochs_the_last_are_kept():
     assert basis.costs(25, keep=6, back=2).back == 2
     measured = replace(basis, keep=7, blocks=25)
     assert measured.costs(25).keep == measured.costs(25).back == 7
+
+
+def test_keeping_more_takes_disk_and_spares_settling():
+    sizes = Sizes(update_bytes=1e6, keyframe_bytes=1e6)
+    basis = Basis(epoch_seconds=100, epochs=20, sizes=sizes)
+    requests = arrivals(Load(per_day=1), epochs=20)
+    few, usual, most = (trade(requests, basis.costs(25, keep=keep)) for keep in (1, 4, 20))
+    assert few.disk_bytes < usual.disk_bytes < most.disk_bytes / 3
+    assert few.fast_seconds < usual.fast_seconds < most.fast_seconds
+    assert most.settling_seconds < usual.settling_seconds
+    assert usual.settling_seconds == pytest.approx(few.settling_seconds, rel=0.01)
+    only = trade(requests, basis.costs(25, keep=20, back=1))
+    assert only.fast_seconds == few.fast_seconds
 
 
 def test_a_gap_is_bridged_from_the_last_checkpoint_before_it():

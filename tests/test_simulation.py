@@ -23,7 +23,6 @@ from obliviate.forecast.simulation import (
     forecasts,
     recommended,
     simulate,
-    trade,
 )
 from obliviate.methods.power_law import FIT_MIN_LENGTH
 
@@ -211,19 +210,6 @@ def test_segments_are_those_that_a_plan_expects(blocks, lag):
     segments = expected_segments(sorted(set(blocks)), 40, lag)
     assert replays.count[0] == sum(last - first + 1 for first, last in segments)
     assert replays.last[0] == segments[0][1]
-
-
-def test_keeping_more_takes_disk_and_spares_settling():
-    sizes = Sizes(update_bytes=1e6, keyframe_bytes=1e6)
-    basis = Basis(epoch_seconds=100, epochs=20, sizes=sizes)
-    requests = arrivals(Load(per_day=1), epochs=20)
-    few, usual, most = (trade(requests, basis.costs(25, keep=keep)) for keep in (1, 4, 20))
-    assert few.disk_bytes < usual.disk_bytes < most.disk_bytes / 3
-    assert few.fast_seconds < usual.fast_seconds < most.fast_seconds
-    assert most.settling_seconds < usual.settling_seconds
-    assert usual.settling_seconds == pytest.approx(few.settling_seconds, rel=0.01)
-    only = trade(requests, basis.costs(25, keep=20, back=1))
-    assert only.fast_seconds == few.fast_seconds
 
 
 def test_a_year_of_twenty_requests_a_day_takes_seconds():
