@@ -18,7 +18,7 @@ def holding(folder, beat_seconds, *more):
     print("held", flush=True)
     for line in sys.stdin:
         try:
-            ledger.chain.append(entry(int(line)))
+            ledger.chain.append([entry(int(line))])
             print("written", flush=True)
         except Exception as error:
             print(type(error).__name__, flush=True)

@@ -77,7 +77,7 @@ def trained(folder, url=None) -> Ledger:
     """A ledger of a run that was trained to its end."""
     ledger = make(folder, url=url)
     for each in CHAIN[1:]:
-        ledger.chain.append(each, bytes([each.block]) * 8)
+        ledger.chain.append([each], {each.block: bytes([each.block]) * 8})
     return ledger
 
 
@@ -85,7 +85,7 @@ def carried_out(ledger, record=3):
     """Block 1 replayed, blocks 2 to 4 stitched, with a new keyframe at block 4."""
     number = ledger.erasures.begin("forget", METHOD, ids(record), due=DUE).id
     replayed = entry(1, "n", origin="replayed", erasure=number)
-    ledger.erasures.stage(replayed)
+    ledger.erasures.stage([replayed])
     last = replace(
         CHAIN[4],
         origin="stitched",
@@ -109,7 +109,7 @@ def settled(ledger):
     number = ledger.erasures.begin("settle", {"name": "exact"}, ids()).id
     replaced = [entry(block, "s", origin="replayed", erasure=number) for block in (1, 2, 3, 4)]
     for each in replaced:
-        ledger.erasures.stage(each)
+        ledger.erasures.stage([each])
     ledger.erasures.commit(number, replaced=replaced, stitched=[], outcome=EXACT)
     ledger.objects.mark_destroyed(ledger.objects.keys("condemned"))
 
@@ -124,7 +124,7 @@ def lived(folder, url=None) -> Ledger:
     ledger.objects.mark_destroyed(ledger.objects.keys("condemned"))
     settled(ledger)
     failed = ledger.erasures.begin("forget", METHOD, ids(5), due=DUE)
-    ledger.erasures.stage(entry(1, "x", origin="replayed", erasure=failed.id))
+    ledger.erasures.stage([entry(1, "x", origin="replayed", erasure=failed.id)])
     ledger.erasures.give_up(failed.id, "the loss is nan")
     ledger.add_samples({7: "the-hash-of-record-7"})
     new = Newcomers(
@@ -134,9 +134,9 @@ def lived(folder, url=None) -> Ledger:
     )
     samples = {10: "the-hash-of-record-10"}
     parts = with_part(RUN.parts, np.arange(13), records=3, blocks=2, epochs=1, seed=0)
-    ledger.extend(parts[-1], new, samples, entry(5, keyframe=True))
-    ledger.chain.append(entry(6, loss=None))
+    ledger.extend(parts[-1], new, samples, [entry(5, keyframe=True)])
+    ledger.chain.append([entry(6, loss=None)])
     ledger.destroy_subject_key()
     running = ledger.erasures.begin("forget", METHOD, ids(2, 4), requests=[1])
-    ledger.erasures.stage(entry(1, "r", origin="replayed", erasure=running.id))
+    ledger.erasures.stage([entry(1, "r", origin="replayed", erasure=running.id)])
     return ledger

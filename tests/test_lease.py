@@ -81,7 +81,7 @@ def test_a_second_process_waits_and_then_goes_on(tmp_path, ledger):
         others = taken(ledger)
         waited.join()
         assert set(others) == {f"process {process.pid} on {this_process()['host']}"}
-    ledger.chain.append(CHAIN[2])
+    ledger.chain.append([CHAIN[2]])
     assert [entry.block for entry in ledger.chain.entries()] == [0, 1, 2]
 
 
@@ -125,7 +125,7 @@ def test_a_silent_holder_is_taken_over_and_its_next_write_refused(tmp_path, ledg
         assert ledger.chain.entries() == before
         assert ledger.journal.head() == said
         time.sleep(0.3)  # three of its beats
-        ledger.chain.append(CHAIN[2])
+        ledger.chain.append([CHAIN[2]])
 
 
 def test_what_was_lost_is_not_given_back_twice(tmp_path, ledger):
@@ -137,7 +137,7 @@ def test_what_was_lost_is_not_given_back_twice(tmp_path, ledger):
         assert process.stdout.readline() == "released\n"
         process.wait()
     ledger.lease.check()
-    ledger.chain.append(CHAIN[1])
+    ledger.chain.append([CHAIN[1]])
 
 
 def test_a_slow_holder_that_beats_is_left_alone(tmp_path, ledger):
@@ -183,7 +183,7 @@ def test_another_thread_waits(tmp_path, ledger):
     while not waited:  # until it has seen that the lease is not free
         time.sleep(0.01)
         assert thread.is_alive()
-    ledger.chain.append(CHAIN[1])
+    ledger.chain.append([CHAIN[1]])
     ledger.lease.release()
     thread.join()
     other.lease.release()
@@ -198,7 +198,7 @@ def test_a_lease_that_could_not_be_given_back_is_free_for_this_process(tmp_path,
     other = Ledger(tmp_path)
     assert taken(other, 0) == []
     with pytest.raises(LeaseLost):
-        ledger.chain.append(CHAIN[1])
+        ledger.chain.append([CHAIN[1]])
     other.lease.release()
     other.close()
 

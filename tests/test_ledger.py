@@ -199,7 +199,7 @@ def test_a_folder_that_may_not_be_written_to_is_named(guarded_folder):
     ledger = make(folder)
     ledger.close()  # the next call opens the file anew
     with guarded(), pytest.raises(StorageFull, match="cannot be written to"):
-        ledger.chain.append(CHAIN[1])
+        ledger.chain.append([CHAIN[1]])
     assert ledger.chain.entries() == [FIRST]
     ledger.close()
 
@@ -271,7 +271,7 @@ def test_an_erasure_that_was_given_up_erased_nobody(ledger):
 
 def test_a_running_erasure_survives_a_crash(tmp_path, ledger):
     ledger.erasures.begin("forget", {"name": "deepobliviate", "epsilon": 0.05}, ids(1))
-    ledger.erasures.stage(entry(1, "n", origin="replayed", erasure=1))
+    ledger.erasures.stage([entry(1, "n", origin="replayed", erasure=1)])
     ledger.close()
     again = Ledger(tmp_path)
     assert again.erasures.running().method == {"name": "deepobliviate", "epsilon": 0.05}
@@ -319,7 +319,7 @@ def test_destroyed_objects_are_written_down(ledger):
 
 def test_a_commit_that_fails_changes_nothing(ledger):
     ledger.erasures.begin("forget", {"name": "exact"}, ids(3))
-    ledger.erasures.stage(entry(1, "n", erasure=1))
+    ledger.erasures.stage([entry(1, "n", erasure=1)])
     before = facts_of(ledger)
     of_nobody = entry(4, "n", erasure=99)
     with pytest.raises(RunDamaged):
@@ -330,8 +330,8 @@ def test_a_commit_that_fails_changes_nothing(ledger):
 
 def test_giving_up_condemns_what_was_staged_and_nothing_of_the_chain(ledger):
     ledger.erasures.begin("forget", {"name": "exact"}, ids(3))
-    ledger.erasures.stage(entry(1, "n", keyframe=True, erasure=1))
-    ledger.erasures.stage(entry(2, "n", erasure=1))
+    ledger.erasures.stage([entry(1, "n", keyframe=True, erasure=1)])
+    ledger.erasures.stage([entry(2, "n", erasure=1)])
     ledger.erasures.give_up(1, "no room")
     assert ledger.objects.keys("condemned") == {"u1n", "f1n", "o1n", "u2n", "o2n"}
     assert ledger.erasures.staged(1) == {}
@@ -340,7 +340,7 @@ def test_giving_up_condemns_what_was_staged_and_nothing_of_the_chain(ledger):
 
 def test_giving_up_spares_an_object_that_the_chain_holds_too(ledger):
     ledger.erasures.begin("forget", {"name": "exact"}, ids(3))
-    ledger.erasures.stage(replace(CHAIN[3], optimizer=stored("o3n"), erasure=1))
+    ledger.erasures.stage([replace(CHAIN[3], optimizer=stored("o3n"), erasure=1)])
     ledger.erasures.give_up(1, "no room")
     assert ledger.objects.keys("condemned") == {"o3n"}
     assert ledger.chain.entries() == CHAIN
@@ -349,7 +349,7 @@ def test_giving_up_spares_an_object_that_the_chain_holds_too(ledger):
 def test_rows_that_point_nowhere_are_refused(ledger):
     before = facts_of(ledger)
     with pytest.raises(RunDamaged, match=r"(?i)foreign key"):
-        ledger.erasures.stage(entry(1, "n", erasure=5))
+        ledger.erasures.stage([entry(1, "n", erasure=5)])
     assert facts_of(ledger) == before
 
 

@@ -72,7 +72,7 @@ def test_a_replayed_block_does_not_write_down_again_what_its_requests_do(ledger)
         ledger.requests.register(METHOD, ids(2), due=DUE)
     number = ledger.erasures.begin("forget", METHOD, ids(2), requests=[1, 2, 3]).id
     for block in (1, 2):
-        ledger.erasures.stage(entry(block, "n", origin="replayed", erasure=number))
+        ledger.erasures.stage([entry(block, "n", origin="replayed", erasure=number)])
     first, second = ledger.journal.entries()[-2:]
     assert set(first.rows["requests"]) == {"1", "2", "3"}
     assert second.rows.get("requests", {}) == {}

@@ -10,14 +10,14 @@ frozen backbone: those never hold anybody's trace, and are kept once.
 
 from __future__ import annotations
 
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from hashlib import sha256
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING
 
 from obliviate.chain.ahead import AHEAD, ahead
 from obliviate.chain.custody import sweep
 from obliviate.chain.spacing import keyframe_spacing
+from obliviate.chain.storing import Storing
 from obliviate.errors import PUT_BACK, Mismatch, RunDamaged
 from obliviate.ledger import Entry
 from obliviate.ledger.facts import DROPPED, STITCHED
@@ -28,7 +28,6 @@ from obliviate.states.update import (
     digest,
     raw_bytes,
     size_bytes,
-    update_between,
     without,
 )
 from obliviate.training.protocol import Checkpoint
@@ -41,6 +40,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from obliviate.chain.custody import Swept
+    from obliviate.chain.storing import Commit
     from obliviate.ledger import Ledger
     from obliviate.ledger.facts import Guarantee, Origin
     from obliviate.ledger.outcome import Outcome
@@ -54,8 +54,6 @@ if TYPE_CHECKING:
 _SMALL_BYTES = 1 << 22
 LARGE_BYTES = 1 << 26
 """States of which there should be few in memory."""
-
-Result = TypeVar("Result")
 
 
 class Chain:
@@ -258,7 +256,10 @@ class Chain:
         guarantee: Guarantee,
         erasure: int | None = None,
     ) -> Entry:
-        """Store what a block did, durably; it is part of nothing until an entry is committed."""
+        """Store what a block did; it is part of nothing until its entry is committed.
+
+        Whoever commits it has the vault flushed before; see `Storing`.
+        """
         state, optimizer = trained.checkpoint.model, trained.checkpoint.optimizer
         has_update = self.has_update(trained.block)
         has_keyframe = self.has_keyframe(trained.block) or (has_update and not update.is_exact)
@@ -270,56 +271,43 @@ class Chain:
             digest=digest(state),
             loss=trained.loss,
             seconds=trained.seconds,
-            update=self.keep_update(update) if has_update else None,
-            keyframe=self.keep(state) if has_keyframe else None,
-            optimizer=self.keep_optimizer(optimizer) if is_held and optimizer else None,
+            update=self.keep_update(update, is_durable=False) if has_update else None,
+            keyframe=self.keep(state, is_durable=False) if has_keyframe else None,
+            optimizer=self.keep_optimizer(optimizer, is_durable=False)
+            if is_held and optimizer
+            else None,
             erasure=erasure,
         )
 
     def is_quick(self, state: State) -> bool:
-        """Whether a state is read or stored so soon that another thread would only be in the way.
+        """Whether a state is read so soon that another thread would only be in the way.
 
         Small states on a local disk take a few milliseconds, nearly all of them computing: beside
         training that keeps every core busy, they take longer than before it.
         """
         return size_bytes(state) < _SMALL_BYTES and isinstance(self._vault.storage, Folder)
 
-    def aside(
-        self, threads: ThreadPoolExecutor, state: State, work: Callable[..., Result], *given: Any
-    ) -> Future[Result]:
-        """Store something while the next block trains, if that is worth it."""
-        if not self.is_quick(state):
-            return threads.submit(work, *given)
-        done: Future[Result] = Future()
-        done.set_result(work(*given))
-        return done
+    def storing(self, commit: Commit, threads: int) -> Storing:
+        """What stores blocks of it beside training with so many threads; see `Storing`."""
+        return Storing(self._vault, commit, threads=threads)
 
     def append(
         self,
-        trained: Trained,
-        previous: State,
-        *,
-        guarantee: Guarantee = "exact",
-        commit: Callable[[Entry, bytes], None] | None = None,
-    ) -> set[str]:
-        """Add the next block that was trained on; the previous state is used up.
+        entries: Sequence[Entry],
+        contents: Mapping[int, bytes],
+        commit: Callable[[Sequence[Entry], Mapping[int, bytes]], None] | None = None,
+    ) -> None:
+        """Add the next blocks, which were stored.
 
         Args:
-            trained: The block.
-            previous: The state before it.
-            guarantee: What is promised of it.
-            commit: What writes its entry down, where that is more than the entry alone.
-
-        Returns:
-            The names of what the block changed.
+            entries: They.
+            contents: What the records of each are, packed.
+            commit: What writes them down, where that is more than the entries alone.
         """
-        update = update_between(previous, trained.checkpoint.model, consume=True)
-        entry = self.stored(trained, update, origin="trained", guarantee=guarantee)
-        (commit or self._ledger.chain.append)(entry, packed(trained.contents))
-        self.entries.append(entry)
-        return {*update.steps, *update.taken}
+        (commit or self._ledger.chain.append)(entries, contents)
+        self.entries.extend(entries)
 
-    def keep(self, state: State, *, is_initial: bool = False) -> Stored:
+    def keep(self, state: State, *, is_initial: bool = False, is_durable: bool = True) -> Stored:
         """Store a keyframe, less what is as in the initial state; or that state itself."""
         if is_initial:
             return self._vault.write(encode(state))
@@ -329,7 +317,7 @@ class Chain:
             if known == _hash(state[name])
         }
         self._initial_hashes = same  # what has changed once is not asked again
-        return self._vault.write(encode(state, initial=same))
+        return self._vault.write(encode(state, initial=same), is_durable=is_durable)
 
     @property
     def initial_hashes(self) -> dict[str, bytes]:
@@ -342,13 +330,13 @@ class Chain:
             self._initial_hashes = {name: _hash(tensor) for name, tensor in each_tensor(plain)}
         return self._initial_hashes
 
-    def keep_update(self, update: Update) -> Stored:
+    def keep_update(self, update: Update, *, is_durable: bool = True) -> Stored:
         """Store what a block did."""
-        return self._vault.write(encode_update(update))
+        return self._vault.write(encode_update(update), is_durable=is_durable)
 
-    def keep_optimizer(self, optimizer: State) -> Stored:
+    def keep_optimizer(self, optimizer: State, *, is_durable: bool = True) -> Stored:
         """Store the state of an optimizer."""
-        return self._vault.write(encode(optimizer))
+        return self._vault.write(encode(optimizer), is_durable=is_durable)
 
     def restore(self, entry: Entry) -> None:
         """Put an entry with rebuilt objects in the place of the one with lost ones."""

@@ -12,6 +12,7 @@ of it is.
 from __future__ import annotations
 
 import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import TYPE_CHECKING
@@ -74,6 +75,7 @@ class Erasing:
         taken: What was taken off those, at the end of the last stitch.
         least_lag: The lag before which stopping is out of the question, since a check failed.
         original: P_k, where the trace is followed.
+        reader: Reads the original while the replay trains.
     """
 
     chain: Chain
@@ -94,6 +96,7 @@ class Erasing:
     taken: Taken = field(init=False)
     pursuit: Pursuit = field(init=False)
     original: State = field(default_factory=dict)
+    reader: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(1))
 
     def __post_init__(self) -> None:
         self.account = Account(trace=self.trace)
@@ -105,7 +108,7 @@ class Erasing:
 
     def run(self) -> Generator[Event, None, Outcome]:
         """Carry the erasure out and commit it."""
-        with self.replay.threads:
+        with self.reader, self.replay.storing:
             return (yield from self._run())
 
     def _run(self) -> Generator[Event, None, Outcome]:
@@ -130,6 +133,7 @@ class Erasing:
             if until == self.chain.length:
                 break
             first = until + 1
+        self.replay.storing.finish()
         entries = [*self.entries, *(entry.result() for entry in self.replay.written)]
         buffers = {name: self.replay.at.model[name] for name in self.trainer.buffers}
         self.replay.at, self.original = None, {}  # states are large
@@ -195,7 +199,7 @@ class Erasing:
         start = merged([*self.account.segments, (first, first)])[-1][0]
         length = self.account.lengths[-1] if is_more else 0.0
         total = self.chain.length - (self.plan.start or 1) + 1
-        read = self.replay.threads.submit(self.read_original, first)  # while the replay trains
+        read = self.reader.submit(self.read_original, first)  # while the replay trains
         for item in self.replay.over(range(first, self.chain.length + 1)):
             if isinstance(item, Event):
                 done = len(self.account.residual_memory) + item.done
@@ -222,7 +226,7 @@ class Erasing:
             if decision.is_final:
                 break
             if last < self.chain.length:
-                read = self.replay.threads.submit(self.read_original, last + 1)
+                read = self.reader.submit(self.read_original, last + 1)
         if is_more:
             self.account.segments[-1] = (self.account.segments[-1][0], last)
         else:

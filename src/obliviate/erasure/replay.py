@@ -1,13 +1,14 @@
 """Replay: the states Q_k of one erasure, block after block.
 
-First what was staged before a crash, then by training. Every block is staged in the ledger as it
-comes, so that a killed erasure goes on where it was.
+First what was staged before a crash, then by training. Blocks are staged in the ledger as they
+come, so that a killed erasure goes on where it was.
 """
 
 from __future__ import annotations
 
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING
 
 from obliviate.chain.reproduction import changed_records
@@ -16,12 +17,13 @@ from obliviate.recipe.contents import NOTHING, without
 from obliviate.states.update import update_between
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterator, Mapping, Sequence
 
     import numpy as np
     from numpy.typing import NDArray
 
     from obliviate.chain.chain import Chain
+    from obliviate.chain.storing import Storing
     from obliviate.ledger import Entry, Ledger
     from obliviate.recipe.contents import Hashes
     from obliviate.states.update import State, Update
@@ -70,10 +72,18 @@ class Replay:
     staged: Mapping[int, Entry]
     is_exact: bool
     doubts: list[str]
-    threads: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(2))
     at: Checkpoint | None = None
     written: list[Future[Entry]] = field(default_factory=list)
     contents: dict[int, Hashes] = field(default_factory=dict)
+    storing: Storing = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.storing = self.chain.storing(self._commit, self.trainer.environment.threads)
+
+    def _commit(self, entries: Sequence[Entry]) -> None:
+        # others were trained again for their state alone
+        if new := [entry for entry in entries if entry.block not in self.staged]:
+            self.ledger.erasures.stage(new)
 
     def over(self, blocks: range) -> Iterator[Event | Replayed]:
         """Block after block from `at` on: first what was staged before a crash, then by training.
@@ -145,28 +155,23 @@ class Replay:
 
     def _stage(self, trained: Trained, before: Checkpoint) -> Replayed:
         """Store a replayed block, though not in the chain yet, while the next one trains."""
-        if self.written:
-            self.written[-1].result()  # one at a time; and it may still need the previous state
         previous = before.model
-        update = update_between(previous, trained.checkpoint.model, consume=True)
-        return Replayed(
-            block=trained.block,
-            loss=trained.loss,
-            entry=self.chain.aside(
-                self.threads, previous, self._write, trained, update, self.is_exact
-            ),
-            update=update,
-            optimizer=before.optimizer,
-        )
-
-    def _write(self, trained: Trained, update: Update, is_exact: bool) -> Entry:
-        entry = self.chain.stored(
+        self.storing.wait()
+        # the block before may still be on its way to the disk, and need its state
+        is_used_up = not self.written or self.written[-1].done()
+        update = update_between(previous, trained.checkpoint.model, consume=is_used_up)
+        store = partial(
+            self.chain.stored,
             trained,
             update,
             origin="replayed",
-            guarantee="exact" if is_exact else "approximate",
+            guarantee="exact" if self.is_exact else "approximate",
             erasure=self.number,
         )
-        if entry.block not in self.staged:  # else it was trained again for its state alone
-            self.ledger.erasures.stage(entry)
-        return entry
+        return Replayed(
+            block=trained.block,
+            loss=trained.loss,
+            entry=self.storing.put(trained.checkpoint.model, store),
+            update=update,
+            optimizer=before.optimizer,
+        )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -34,6 +35,12 @@ def columns_of(rows: Sequence[Sequence[int]], count: int) -> list[NDArray[np.int
     """
     columns = zip(*rows, strict=True) if rows else ((),) * count
     return [np.array(column, dtype=np.int64) for column in columns]
+
+
+def blocks_in_words(entries: Sequence[Entry]) -> str:
+    """The blocks of entries that follow each other."""
+    first, last = entries[0].block, entries[-1].block
+    return f"block {first}" if first == last else f"blocks {first} to {last}"
 
 
 def insert_entries(change: Change, table: Table, entries: Sequence[Entry]) -> None:
@@ -166,16 +173,18 @@ class ChainRows(RunRows):
             raise damaged(self._database.where, "it lacks blocks of the chain")
         return int(last)
 
-    def append(self, entry: Entry, contents: bytes = b"") -> None:
-        """Add a checkpoint at the end of the chain; its objects become live with it.
+    def append(
+        self, entries: Sequence[Entry], contents: Mapping[int, bytes] = MappingProxyType({})
+    ) -> None:
+        """Add checkpoints at the end of the chain; their objects become live with them.
 
         Args:
-            entry: The checkpoint.
-            contents: What the block's records were; see `obliviate.recipe.contents`.
+            entries: The checkpoints.
+            contents: What the records of each block were; see `obliviate.recipe.contents`.
         """
-        with self._changing(f"block {entry.block} trained") as change:
-            insert_entries(change, tables.chain, [entry])
-            set_contents(change, {entry.block: contents})
+        with self._changing(f"{blocks_in_words(entries)} trained") as change:
+            insert_entries(change, tables.chain, entries)
+            set_contents(change, contents)
 
     def contents(self, block: int) -> bytes:
         """What the records of a block were; nothing where that is not known."""

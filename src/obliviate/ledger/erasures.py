@@ -12,6 +12,7 @@ from obliviate.clock import stamp
 from obliviate.ledger import tables
 from obliviate.ledger.chain_rows import (
     OBJECT_COLUMNS,
+    blocks_in_words,
     entry_of,
     insert_entries,
     live_objects,
@@ -103,12 +104,13 @@ class Erasures(RunRows):
             records = connection.execute(query.order_by(erased.record)).scalars()
             return np.array(list(records), dtype=np.int64)
 
-    def stage(self, entry: Entry) -> None:
-        """Keep a replayed block of a running erasure, so that a crash does not lose it."""
-        with self._changing(f"block {entry.block} replayed") as change:
-            insert_entries(change, tables.staged, [entry])
-            if entry.erasure is not None:
-                move(change, entry.erasure, "replaying")
+    def stage(self, entries: Sequence[Entry]) -> None:
+        """Keep replayed blocks of a running erasure, so that a crash does not lose them."""
+        with self._changing(f"{blocks_in_words(entries)} replayed") as change:
+            insert_entries(change, tables.staged, entries)
+            erasure = entries[0].erasure
+            if erasure is not None:
+                move(change, erasure, "replaying")
 
     def staged(self, erasure: int) -> dict[int, Entry]:
         """The blocks that a running erasure has replayed so far."""

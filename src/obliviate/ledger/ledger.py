@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import re
 import weakref
+from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -201,10 +202,10 @@ class Ledger:
         part: Part,
         new: Newcomers,
         samples: Mapping[int, str],
-        first: Entry,
-        contents: bytes = b"",
+        entries: Sequence[Entry],
+        contents: Mapping[int, bytes] = MappingProxyType({}),
     ) -> None:
-        """Add records behind those there are, and the first block that was trained on them.
+        """Add records behind those there are, and the first blocks that were trained on them.
 
         Those of people who asked to be forgotten meanwhile are added to what they asked for.
 
@@ -212,16 +213,16 @@ class Ledger:
             part: How many records, and how many blocks they are cut into.
             new: The records.
             samples: See `RunFacts`.
-            first: The block.
-            contents: What its records were; see `append`.
+            entries: The blocks.
+            contents: What the records of each were; see `ChainRows.append`.
         """
         run = self.run()
         with self._changing("run extended") as change:
             waiting = waiting_people(change.connection, change.run)
             insert_part(change, run, len(run.parts), part, new)
             add_to_requests(change, waiting, run.records)
-            insert_entries(change, tables.chain, [first])
-            set_contents(change, {first.block: contents})
+            insert_entries(change, tables.chain, entries)
+            set_contents(change, contents)
             rows = [{"record": record, "content": content} for record, content in samples.items()]
             change.insert(tables.samples, rows)
 

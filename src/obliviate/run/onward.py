@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 import warnings
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING
 
-import torch
-
 from obliviate.chain.bridge import bridging
 from obliviate.errors import NothingLearned
 from obliviate.events import Event
+from obliviate.recipe.contents import packed
+from obliviate.states.update import update_between
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator
-    from concurrent.futures import Future
+    from collections.abc import Callable, Generator, Mapping, Sequence
 
     import numpy as np
     from numpy.typing import NDArray
@@ -27,7 +25,7 @@ if TYPE_CHECKING:
     from obliviate.states.update import State
     from obliviate.training.protocol import BlockTrainer, Trained
 
-    Commit = Callable[[Entry, bytes], None]
+    Commit = Callable[[Sequence[Entry], Mapping[int, bytes]], None]
 
 
 def training_on(
@@ -41,49 +39,52 @@ def training_on(
     """Train on the blocks behind the last one of a chain; under the lease.
 
     Args:
-        chain: The chain; every block is committed as it comes.
+        chain: The chain; blocks are committed as they come.
         trainer: What to train with.
         erased: Sorted ids of the records to leave out.
         guarantee: What is promised of the new blocks.
         commit_first: What writes the first of them down, with whatever is to come true with it.
     """
-    blocks = range(chain.length + 1, chain.blocks + 1)
+    finished, contents = chain.length, dict[int, bytes]()
+    blocks = range(finished + 1, chain.blocks + 1)
     chain.initial_hashes  # noqa: B018 - before there are other states in memory
-    start = yield from bridging(chain, trainer, chain.length, erased)
+    start = yield from bridging(chain, trainer, finished, erased)
     previous, training = start.model, trainer.train(start, blocks, erased)
     del start
-    with ThreadPoolExecutor(1) as writer:
-        written: Future[None] | None = None
-        finished = chain.length
+
+    def commit(entries: Sequence[Entry]) -> None:
+        its = {entry.block: contents.pop(entry.block) for entry in entries}
+        is_first = entries[0].block == blocks.start
+        chain.append(entries, its, commit=commit_first if is_first else None)
+
+    with chain.storing(commit, trainer.environment.threads) as storing:
         for item in training:
             if isinstance(item, Event):
+                if item.done == item.total:  # the next thing is to take the state
+                    storing.wait()
                 yield replace(item, task="fit", done=finished + item.done, total=chain.blocks)
                 continue
-            if written is not None:
-                written.result()  # one at a time; and it may still need the previous state
-            commit = commit_first if item.block == blocks.start else None
-            append = partial(chain.append, guarantee=guarantee, commit=commit)
-            written = chain.aside(
-                writer, previous, _append, append, trainer.parameters, item, previous
-            )
+            contents[item.block] = packed(item.contents)
+            store = partial(_stored, chain, trainer.parameters, item, previous, guarantee)
             previous, finished = item.checkpoint.model, item.block
-            yield Event(
-                task="fit", done=finished, total=chain.blocks, block=item.block, loss=item.loss
-            )
-        if written is not None:
-            written.result()
+            loss = item.loss
+            del item  # states are large
+            storing.put(previous, store)
+            del store
+            yield Event(task="fit", done=finished, total=chain.blocks, block=finished, loss=loss)
 
 
-def _append(
-    append: Callable[[Trained, State], set[str]],
+def _stored(
+    chain: Chain,
     learned: frozenset[str],
     trained: Trained,
     previous: State,
-) -> None:
-    """`Chain.append` in another thread, whatever mode the caller has made its states in."""
-    with torch.inference_mode():
-        changed = append(trained, previous)
-    if trained.is_learning and not changed & learned:
+    guarantee: Guarantee,
+) -> Entry:
+    """Store a block; the previous state is used up."""
+    update = update_between(previous, trained.checkpoint.model, consume=True)
+    entry = chain.stored(trained, update, origin="trained", guarantee=guarantee)
+    if trained.is_learning and learned.isdisjoint({*update.steps, *update.taken}):
         warnings.warn(
             f"block {trained.block} was trained on, and changed no parameter. An optimizer that "
             "gathers gradients over several calls begins anew in every block: gather them within "
@@ -91,3 +92,4 @@ def _append(
             NothingLearned,
             stacklevel=2,
         )
+    return entry

@@ -16,13 +16,12 @@ from typing import TYPE_CHECKING, Any, Protocol, cast
 
 import numpy as np
 import torch
-from blake3 import blake3
 from torch import Tensor
 from torch.nn.utils.rnn import PackedSequence
 from torch.utils.data import DataLoader, Dataset, TensorDataset, default_collate
 
 from obliviate.errors import TrainingFailed
-from obliviate.recipe.contents import HASH_BYTES, NOTHING, Hashes
+from obliviate.recipe.contents import NOTHING, Hashes, hashed
 from obliviate.recipe.deal import key
 from obliviate.states.update import raw_bytes
 
@@ -162,32 +161,21 @@ def _collated(items: Sequence[tuple[Any, int | None]]) -> tuple[Any, Hashes]:
 
 def _row_hashes(batch: Sequence[Tensor], content_key: bytes) -> Hashes:
     """What `_content_hash` says of each row of some tensors, without cutting them up one by one."""
-    columns = []
-    for tensor in batch:
-        head = next(iter(content_of(tensor[:1])))
-        rows = raw_bytes(tensor.cpu())
-        size = len(rows) // max(1, len(tensor))
-        columns.append((head, rows, size))
-    count, start = len(batch[0]), str(len(batch)).encode()
-    found = np.empty(count, dtype=np.uint32)
-    for at in range(count):
-        pieces = [
-            part
-            for head, rows, size in columns
-            for part in (head, rows[at * size : (at + 1) * size])
-        ]
-        found[at] = _number(b"".join([start, *pieces]), content_key)
-    return found
+    heads = [next(iter(content_of(tensor[:1]))) for tensor in batch]
+    rows = [_row_bytes(raw_bytes(each.cpu()), len(each)) for each in batch]
+    return hashed([str(len(batch)).encode(), *heads], rows, content_key)
 
 
 def _content_hash(item: Any, content_key: bytes) -> int:
     """The keyed hash of a record, as a batch of one."""
-    return _number(b"".join(content_of(collated([item]))), content_key)
+    pieces = list(content_of(collated([item])))
+    form = [each for each in pieces if not isinstance(each, memoryview)]
+    rows = [_row_bytes(each, 1) for each in pieces if isinstance(each, memoryview)]
+    return int(hashed(form, rows, content_key)[0])
 
 
-def _number(content: bytes, content_key: bytes) -> int:
-    digest = blake3(content, key=content_key).digest(length=HASH_BYTES)
-    return int.from_bytes(digest, "little") or 1  # 0 says that nothing is known
+def _row_bytes(raw: memoryview, count: int) -> NDArray[np.uint8]:
+    return np.asarray(raw, dtype=np.uint8).reshape(count, len(raw) // max(1, count))
 
 
 def like(mapping: Mapping[str, Any], values: dict[str, Any]) -> Any:

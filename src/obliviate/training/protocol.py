@@ -119,7 +119,8 @@ class BlockTrainer(Protocol):
             erased: Sorted ids. They are never asked of the dataset.
 
         Yields:
-            Each block as `Trained`; in between, for long blocks, how far the block has come.
+            Each block as `Trained`; in between, for long blocks, how far the block has come, and
+            that it has come to its end, before a copy of the state is taken.
 
         Raises:
             NotFinite: The loss of a block, or a parameter after it, is NaN or infinite.

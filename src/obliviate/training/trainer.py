@@ -164,6 +164,7 @@ class Trainer:
                 )
         loss = _mean_loss(losses, block)
         self._check_thawed(block)
+        yield Event(task="block", done=1, total=1, block=block)
         state = captured(self.model.state_dict())
         self._check_finite(state, block)
         return Trained(

@@ -63,7 +63,16 @@ class Bucket:
     def make(self) -> None:
         """See `Storage`; a bucket is there, or whoever owns it makes it."""
 
-    def write(self, key: str, pieces: Iterable[bytes | memoryview]) -> None:
+    def flush(self, keys: Iterable[str]) -> None:
+        """Nothing: what a bucket has taken is durable; see `Storage`."""
+
+    def write(
+        self,
+        key: str,
+        pieces: Iterable[bytes | memoryview],
+        *,
+        is_durable: bool = True,  # noqa: ARG002 - it always is
+    ) -> None:
         """Store an object; see `Storage`."""
         path, file, size_bytes = self._at(key), None, 0
         parts = _parts(pieces, self._part_bytes)

@@ -27,8 +27,9 @@ class Folder:
     """A storage in the local file system; see `Storage`.
 
     An object is written to a temporary name, flushed to the disk and renamed: under its own name it
-    is complete. Reading, listing and destroying are tried again for a moment where they fail in
-    passing; writing is not, for a disk that failed to flush may say next time that all is well.
+    is complete. Where many are to be durable together, they are flushed later, in one go. Reading,
+    listing and destroying are tried again for a moment where they fail in passing; writing is not,
+    for a disk that failed to flush may say next time that all is well.
     """
 
     def __init__(self, path: Path) -> None:
@@ -56,15 +57,32 @@ class Folder:
         with self._naming():
             self.path.mkdir(mode=0o700, parents=True, exist_ok=True)
 
-    def write(self, key: str, pieces: Iterable[bytes | memoryview]) -> None:
+    def write(
+        self, key: str, pieces: Iterable[bytes | memoryview], *, is_durable: bool = True
+    ) -> None:
         """Store an object; see `Storage`."""
         path = self.path / key
         temporary = path.with_name(f"{key}.part")
         try:
-            self._write_durably(temporary, pieces)
-            self._rename(temporary, path)
+            self._fill(temporary, pieces, is_durable=is_durable)
+            with self._naming():
+                temporary.rename(path)
+                if is_durable:
+                    _flush(self.path)
         except BaseException:
             _unlink(temporary, path)
+            raise
+
+    def flush(self, keys: Iterable[str]) -> None:
+        """Make objects durable; see `Storage`."""
+        paths = [self.path / key for key in keys]
+        try:
+            with self._naming():
+                for path in paths:
+                    _flush(path)
+                _flush(self.path)
+        except BaseException:
+            _unlink(*paths)
             raise
 
     def replace(self, key: str, data: bytes) -> None:
@@ -73,8 +91,10 @@ class Folder:
         try:
             with self._naming():
                 temporary.unlink(missing_ok=True)  # what a killed call left
-            self._write_durably(temporary, [data])
-            self._rename(temporary, self.path / key)
+            self._fill(temporary, [data], is_durable=True)
+            with self._naming():
+                temporary.rename(self.path / key)
+                _flush(self.path)
         except BaseException:
             _unlink(temporary)
             raise
@@ -120,7 +140,9 @@ class Folder:
             except FileNotFoundError:
                 return []
 
-    def _write_durably(self, temporary: Path, pieces: Iterable[bytes | memoryview]) -> None:
+    def _fill(
+        self, temporary: Path, pieces: Iterable[bytes | memoryview], *, is_durable: bool
+    ) -> None:
         with self._naming():
             file = os.fdopen(os.open(temporary, _NEW, _PRIVATE), "wb")
         try:
@@ -129,23 +151,23 @@ class Folder:
                     file.write(piece)
             with self._naming():
                 file.flush()
-                os.fsync(file.fileno())
+                if is_durable:
+                    os.fsync(file.fileno())
                 file.close()
         finally:
             with contextlib.suppress(OSError):
                 file.close()
 
-    def _rename(self, temporary: Path, path: Path) -> None:
-        with self._naming():
-            temporary.rename(path)
-            descriptor = os.open(self.path, os.O_RDONLY)
-            try:
-                os.fsync(descriptor)
-            finally:
-                os.close(descriptor)
-
     def _naming(self) -> contextlib.AbstractContextManager[None]:
         return naming(self.name)
+
+
+def _flush(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def _unlink(*paths: Path) -> None:

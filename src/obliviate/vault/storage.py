@@ -35,15 +35,30 @@ class Storage(Protocol):
         """
         ...
 
-    def write(self, key: str, pieces: Iterable[bytes | memoryview]) -> None:
-        """Store an object durably, given piece by piece, under a key that is new.
+    def write(
+        self, key: str, pieces: Iterable[bytes | memoryview], *, is_durable: bool = True
+    ) -> None:
+        """Store an object, given piece by piece, under a key that is new.
 
         Whatever the pieces raise comes out as it is, and no object is left behind.
+
+        Args:
+            key: Its name.
+            pieces: Its bytes.
+            is_durable: Whether it is to survive a loss of power from now on; see `flush`.
 
         Raises:
             StorageFull: There is no room, or no permission; nothing is left behind.
             StorageFailed: The disk failed for the moment; nothing is left behind.
             ConnectionLost: It cannot be reached; something may be left behind, as an orphan.
+        """
+        ...
+
+    def flush(self, keys: Iterable[str]) -> None:
+        """Make objects durable that were written without.
+
+        Raises:
+            StorageFull, StorageFailed: It cannot be done; none of them is left behind.
         """
         ...
 

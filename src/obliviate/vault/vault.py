@@ -66,6 +66,7 @@ class Vault:
         self.storage, self._seal, self._identity = storage, seal, identity
         self.fresh: set[str] = set()
         self.announcing: Callable[[], None] | None = None
+        self._unflushed: set[str] = set()
         self._lock = threading.Lock()  # several threads may write at once
 
     @property
@@ -73,10 +74,13 @@ class Vault:
         """Whether objects are encrypted."""
         return self._seal is not None
 
-    def write(self, pieces: Iterable[bytes | memoryview]) -> Stored:
-        """Store plain bytes, given piece by piece, durably under a new key.
+    def write(self, pieces: Iterable[bytes | memoryview], *, is_durable: bool = True) -> Stored:
+        """Store plain bytes, given piece by piece, under a new key.
 
-        The item size of a memoryview is the width of its numbers; see `frames.framed`.
+        Args:
+            pieces: The item size of a memoryview is the width of its numbers; see `frames.framed`.
+            is_durable: Whether it is on the disk from now on; else once `flush` was called, which
+                has to be before the ledger names it.
 
         Raises:
             StorageFull: There is no room, or no permission; nothing is left behind.
@@ -99,10 +103,24 @@ class Vault:
 
         self._announce()
         self.fresh.add(key)
-        self.storage.write(key, counted())
+        self.storage.write(key, counted(), is_durable=is_durable)
+        if not is_durable:
+            with self._lock:
+                self._unflushed.add(key)
         return Stored(
             key=key, size_bytes=size_bytes, hash=hasher.hexdigest(), sealed_key=sealed_key
         )
+
+    def flush(self) -> None:
+        """Make durable whatever was written so far.
+
+        Raises:
+            StorageFull, StorageFailed: It cannot be done; nothing of it is left behind.
+        """
+        with self._lock:
+            keys, self._unflushed = self._unflushed, set()
+        if keys:
+            self.storage.flush(keys)
 
     def read(self, stored: Stored) -> Plain:
         """The plain bytes of an object, once the hash of what is there has been checked.
