@@ -23,6 +23,7 @@ from obliviate.ledger import Entry
 from obliviate.ledger.facts import DROPPED, STITCHED
 from obliviate.recipe.contents import packed, unpacked
 from obliviate.states.update import (
+    LARGE_BYTES,
     Update,
     applied,
     digest,
@@ -52,8 +53,6 @@ if TYPE_CHECKING:
     from obliviate.vault.frames import Plain
 
 _SMALL_BYTES = 1 << 22
-LARGE_BYTES = 1 << 26
-"""States of which there should be few in memory."""
 
 
 class Chain:

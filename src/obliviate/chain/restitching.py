@@ -11,10 +11,9 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from obliviate.chain.chain import LARGE_BYTES
 from obliviate.ledger.facts import STITCHED
 from obliviate.states.difference import subtracted
-from obliviate.states.update import digest, increased, size_bytes, without
+from obliviate.states.update import LARGE_BYTES, digest, increased, size_bytes, without
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Self
 
 import torch
 
-from obliviate.states.update import size_bytes
+from obliviate.states.update import LARGE_BYTES, size_bytes
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -34,7 +34,6 @@ GROUP_SECONDS = 0.2
 SHARE = 10
 """Where a commit takes long, as on a server far away, groups last so many times as long."""
 
-_IN_FLIGHT_BYTES = 1 << 26
 _QUICK_BYTES = 1 << 22
 
 
@@ -105,8 +104,8 @@ class Storing:
 
     def wait(self) -> None:
         """Wait until all states are let go of, where they are large; raise what has failed."""
-        if any(size > _IN_FLIGHT_BYTES for _, size in self._pending):
-            self._make_room(_IN_FLIGHT_BYTES)
+        if any(size > LARGE_BYTES for _, size in self._pending):
+            self._make_room(LARGE_BYTES)
 
     def finish(self) -> None:
         """Store and commit whatever is left.
@@ -128,7 +127,7 @@ class Storing:
         while self._pending:
             done, _ = self._pending[0]
             in_flight = sum(each for _, each in self._pending)
-            if not done.done() and in_flight + size <= _IN_FLIGHT_BYTES:
+            if not done.done() and in_flight + size <= LARGE_BYTES:
                 break
             done.result()
             self._pending.popleft()

@@ -389,7 +389,7 @@ class Erasing:
         self.replay.is_exact = False
         self.stitched.append(span)
         self.entries += restitched(self.chain, span, offset, state, self.number)
-        return Checkpoint(model=state)
+        return Checkpoint(model=state, optimizer=self.chain.optimizer(span[-1]))
 
     def reason(self, decision: Decision) -> str:
         """Why replaying stopped, and what else there is to say, in words."""

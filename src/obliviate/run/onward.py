@@ -60,7 +60,7 @@ def training_on(
     with chain.storing(commit, trainer.environment.threads) as storing:
         for item in training:
             if isinstance(item, Event):
-                if item.done == item.total:  # the next thing is to take the state
+                if item.done == item.total:
                     storing.wait()
                 yield replace(item, task="fit", done=finished + item.done, total=chain.blocks)
                 continue

@@ -34,6 +34,9 @@ CHUNK = 1 << 14
 States are compared while the next block trains. A second team of threads, once it is there, would
 keep the trainer's own from waiting actively for each other, which costs it a tenth of its speed.
 """
+LARGE_BYTES = 1 << 26
+"""States of which there should be few in memory."""
+
 _BITS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 

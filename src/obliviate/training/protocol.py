@@ -120,7 +120,7 @@ class BlockTrainer(Protocol):
 
         Yields:
             Each block as `Trained`; in between, for long blocks, how far the block has come, and
-            that it has come to its end, before a copy of the state is taken.
+            for large states that it has come to its end, before a copy is taken.
 
         Raises:
             NotFinite: The loss of a block, or a parameter after it, is NaN or infinite.

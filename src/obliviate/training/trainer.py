@@ -21,7 +21,7 @@ from obliviate.events import Event
 from obliviate.recipe.deal import key
 from obliviate.recipe.recipe import invalid
 from obliviate.recipe.user_code import named
-from obliviate.states.update import captured, digest
+from obliviate.states.update import LARGE_BYTES, captured, digest, size_bytes
 from obliviate.training.batches import content_of, moved
 from obliviate.training.determinism import Environment, seed_generators
 from obliviate.training.model import buffer_names, load_state, made_model, parameter_names
@@ -74,7 +74,7 @@ class Trainer:
                 if None.
         """
         self.recipe, self.layout = recipe, layout
-        self._is_busy = False
+        self._is_busy = self._is_large = False
         self.environment = Environment.of(recipe.device, environment)
         self.reader = Reader(recipe, data, layout, self.environment, content_key)
         with self.environment.entered():
@@ -126,12 +126,12 @@ class Trainer:
         self._is_busy = True
         try:
             load_state(self.model, start.model)
-            packed = start.optimizer
+            packed, self._is_large = start.optimizer, size_bytes(start.model) > LARGE_BYTES
             del start  # a state is large; nobody may need this one any more
             for block in blocks:
                 # whatever is not in the checkpoint starts anew, here as in every replay
                 self._hidden.put_back()
-                self._optimizer = self.optimizer(packed)
+                self._optimizer, packed = self.optimizer(packed), None
                 trained = yield from self._train_block(block, erased)
                 packed = trained.checkpoint.optimizer
                 yield trained
@@ -164,7 +164,8 @@ class Trainer:
                 )
         loss = _mean_loss(losses, block)
         self._check_thawed(block)
-        yield Event(task="block", done=1, total=1, block=block)
+        if self._is_large:  # whoever holds on to earlier ones can let go of them first
+            yield Event(task="block", done=1, total=1, block=block)
         state = captured(self.model.state_dict())
         self._check_finite(state, block)
         return Trained(
