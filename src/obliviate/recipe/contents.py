@@ -25,7 +25,6 @@ Hashes = NDArray[np.uint32]
 billion.
 """
 
-HASH_BYTES = 4
 NOTHING: Hashes = np.empty(0, dtype=np.uint32)
 _WORD_BYTES = 8
 _LARGE_BYTES = 1 << 22
