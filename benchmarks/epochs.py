@@ -86,6 +86,7 @@ def section(rows: list[dict[str, object]], cifar: ob.Project) -> None:
     gaps = [
         a - b for a, b in zip(of("epochs", "accuracy"), of("shuffled", "accuracy"), strict=True)
     ]
+    share = mean(of("epochs", "accuracy")) / 100
     write(
         "epochs",
         images=len(cifar.data),
@@ -93,7 +94,9 @@ def section(rows: list[dict[str, object]], cifar: ob.Project) -> None:
         epochs=cifar.recipe.epochs,
         blocks=cifar.blocks,
         table=table(rows, {"trained": "", "seed": "", "accuracy": ".2f", "seconds": ".0f"}),
-        chain=mean(of("epochs", "accuracy")),
+        pairs=len(gaps),
+        error=100 * (share * (1 - share) / len(cifar.test)) ** 0.5,
+        chain=100 * share,
         shuffled=mean(of("shuffled", "accuracy")),
         gap=mean(gaps),
         gaps=", ".join(f"{gap:+.2f}" for gap in gaps),
