@@ -15,8 +15,9 @@ def train(recipe, data, layout):
     inputs, targets = data.tensors
     model.train()
     for block in range(1, layout.blocks + 1):
-        optimizer = recipe.optimizer(model.parameters())
-        rates = [group["lr"] for group in optimizer.param_groups]
+        if block == 1 or recipe.optimizer_state == "fresh":
+            optimizer = recipe.optimizer(model.parameters())
+            rates = [group["lr"] for group in optimizer.param_groups]
         first = layout.first_step(block)
         for step, records in layout.batches(block, NOBODY):
             index = torch.from_numpy(records)

@@ -148,7 +148,7 @@ OTHERS = {
     "batch_size": {"batch_size": 5},
     "repeats": {"repeats": 2},
     "seed": {"seed": 4},
-    "optimizer_state": {"optimizer_state": "carried"},
+    "optimizer_state": {"optimizer_state": "fresh"},
 }
 
 

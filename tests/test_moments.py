@@ -70,10 +70,13 @@ def test_training_on_from_a_kept_checkpoint_gives_the_same_bits(name, schedule, 
     )
     whole = trained(recipe, data, None, [1, 2, 3, 4])
     half = trained(recipe, data, None, [1, 2])
-    kept = Checkpoint(model=decode(joined(half.model)), optimizer=decode(joined(half.optimizer)))
+    assert (half.optimizer is None) == (name == "SGD")  # which has nothing that could be carried
+    moments = decode(joined(half.optimizer)) if half.optimizer else None
+    kept = Checkpoint(model=decode(joined(half.model)), optimizer=moments)
     resumed = trained(recipe, data, kept, [3, 4])
     assert digest(resumed.model) == digest(whole.model)
-    assert contents(resumed.optimizer) == contents(whole.optimizer)
+    if moments is not None:
+        assert contents(resumed.optimizer) == contents(whole.optimizer)
 
 
 @pytest.mark.parametrize("name", sorted(OPTIMIZERS.keys() - {"SGD", "Rprop"}))
@@ -203,7 +206,7 @@ def test_an_optimizer_that_cannot_be_carried_is_refused_before_anything_is_writt
 
 
 def test_an_optimizer_that_cannot_be_carried_can_be_made_anew(tmp_path, recipe_of, data):
-    recipe = recipe_of(optimizer=partial(Remembering, lr=0.1))
+    recipe = recipe_of(optimizer=partial(Remembering, lr=0.1), optimizer_state="fresh")
     run = ob.fit(recipe, data, tmp_path / "run", blocks=4)
     plain = ob.fit(recipe_of(), data, tmp_path / "plain", blocks=4)
     assert digest(captured(run.model.state_dict())) == plain.digest

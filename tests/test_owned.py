@@ -131,6 +131,15 @@ def test_rows_of_several_users_over_a_jump(tmp_path):
     assert residue <= 0.01
 
 
+@pytest.mark.parametrize("name", ["momentum", "adam"])
+def test_moments_of_a_row_do_not_come_back_behind_a_stitch(tmp_path, name):
+    """The replay goes on with what the optimizer had gathered, but for the rows of the erased."""
+    options = {"optimizer": OPTIMIZERS[name], "optimizer_state": "carried", "schedule": halved}
+    residue, erasure = left(tmp_path, PAPER, members(2, 12), **options)
+    assert len(erasure.segments) == 2
+    assert residue <= 1e-5
+
+
 def test_an_optimizer_that_asks_for_more_is_no_obstacle(tmp_path):
     class Asking(SGD):
         """Steps only beside parameters of two dimensions."""

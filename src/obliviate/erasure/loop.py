@@ -389,7 +389,9 @@ class Erasing:
         self.replay.is_exact = False
         self.stitched.append(span)
         self.entries += restitched(self.chain, span, offset, state, self.number)
-        return Checkpoint(model=state, optimizer=self.chain.optimizer(span[-1]))
+        # what the optimizer gathered by then holds next to nothing of the erased records
+        moments = self.owned.untrained(self.chain.optimizer(span[-1]))
+        return Checkpoint(model=state, optimizer=moments)
 
     def reason(self, decision: Decision) -> str:
         """Why replaying stopped, and what else there is to say, in words."""

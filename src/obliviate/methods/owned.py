@@ -104,6 +104,21 @@ class Owned:
         """What becomes of values of the entries, if nobody trains them in some blocks."""
         return Idling(self._trainer, self.places, packed).after(values, blocks, self._erased)
 
+    def untrained(self, packed: State | None) -> State | None:
+        """An optimizer's state as if nobody had ever trained them; its own tensors are changed."""
+        if packed is None or not self.places:
+            return packed
+        names = {id(each): name for name, each in self._trainer.model.named_parameters()}
+        groups = self._trainer.optimizer(None).optimizer.param_groups
+        order = [names.get(id(each), "") for group in groups for each in group["params"]]
+        sizes = {name: each.numel() for name, each in self._trainer.model.named_parameters()}
+        for place, moments in packed.items():
+            number, is_of_parameter, _ = place.partition("/")
+            name = order[int(number)] if is_of_parameter else ""
+            if name in self.places and moments.numel() == sizes[name]:
+                moments.view(-1)[self.places[name]] = 0
+        return packed
+
     @property
     def count(self) -> int:
         """How many there are."""

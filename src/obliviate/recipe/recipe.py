@@ -68,9 +68,9 @@ class Recipe:
             the whole chain, so that the state of a block depends on the block alone.
         step: (model, batch) -> scalar loss; replaces `loss(model(x), y)`. None instead of a loss
             says that there is nothing to learn from this batch: the model stays as it is.
-        optimizer_state: "fresh" makes a new optimizer in each block: smaller checkpoints, and no
-            trace of erased records in moments. "carried" keeps it from block to block, as part of
-            the checkpoint.
+        optimizer_state: "carried" keeps the optimizer from block to block, as ordinary training
+            does; its moments are part of the checkpoint: one more tensor for each parameter with
+            momentum, two with Adam. "fresh" makes a new one in each block: smaller checkpoints.
         device: Where to train; states are kept on the CPU.
         workers: Processes that load data; 0 loads in this process.
         smallest_batch: Batches that erasures leave with fewer records are skipped, in training as
@@ -103,7 +103,7 @@ class Recipe:
     block_seed: int | None = None
     schedule: Callable[[int, int], float] | None = None
     step: Callable[[nn.Module, Any], Tensor | None] | None = None
-    optimizer_state: OptimizerState = "fresh"
+    optimizer_state: OptimizerState = "carried"
     device: str = "cpu"
     workers: int = 0
     smallest_batch: int | None = None

@@ -9,7 +9,7 @@ from torch.optim import Optimizer
 
 from obliviate.recipe.recipe import invalid
 from obliviate.recipe.user_code import named
-from obliviate.training.optimizer_state import packed_optimizer, unpack_optimizer
+from obliviate.training.optimizer_state import group_numbers, packed_optimizer, unpack_optimizer
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -49,6 +49,7 @@ class ScheduledOptimizer:
         self._rates: list[Any] = [group.get("lr") for group in groups]
         its = {id(each) for group in groups for each in group["params"]}
         self._others = [each for each in model.parameters() if id(each) not in its]
+        self._new = group_numbers(self.optimizer)
         if packed is not None:
             unpack_optimizer(self.optimizer, packed)
 
@@ -75,10 +76,19 @@ class ScheduledOptimizer:
         self.optimizer.step()
 
     def packed(self) -> dict[str, Tensor] | None:
-        """Its state, where the recipe says that it is carried."""
+        """Its state, where the recipe says that it is carried; None where it is as a new one's."""
         if self._recipe.optimizer_state != "carried":
             return None
+        self._put_rates_back()
+        if not self.optimizer.state and group_numbers(self.optimizer) == self._new:
+            return None
         return packed_optimizer(self.optimizer)
+
+    def _put_rates_back(self) -> None:
+        """The schedule sets them at every step: they are no state."""
+        if self._recipe.schedule is not None:
+            for group, rate in zip(self.optimizer.param_groups, self._rates, strict=True):
+                group["lr"] = rate
 
 
 def optimizer_faults(optimizer: Any, model: nn.Module, recipe: Recipe) -> Iterator[str]:

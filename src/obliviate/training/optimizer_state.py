@@ -47,12 +47,17 @@ def packed_optimizer(optimizer: Optimizer, fresh: Optimizer | None = None) -> di
                 numbers["state"][place] = value
             else:
                 raise _uncarried(optimizer, f"keeps {name!r} as {type(value).__name__}")
-    numbers["groups"] = [
+    numbers["groups"] = group_numbers(optimizer)
+    text = json.dumps(numbers).encode()
+    return tensors | {_NUMBERS: torch.frombuffer(bytearray(text), dtype=torch.uint8)}
+
+
+def group_numbers(optimizer: Optimizer) -> list[dict[str, float]]:
+    """The plain numbers in each of its parameter groups."""
+    return [
         {name: value for name, value in group.items() if isinstance(value, bool | int | float)}
         for group in optimizer.param_groups
     ]
-    text = json.dumps(numbers).encode()
-    return tensors | {_NUMBERS: torch.frombuffer(bytearray(text), dtype=torch.uint8)}
 
 
 def unpack_optimizer(optimizer: Optimizer, packed: State) -> None:

@@ -168,13 +168,14 @@ class Trainer:
             yield Event(task="block", done=1, total=1, block=block)
         state = captured(self.model.state_dict())
         self._check_finite(state, block)
+        is_learning = loss is not None and self._optimizer.is_learning
         return Trained(
             block=block,
             checkpoint=Checkpoint(model=state, optimizer=self._optimizer.packed()),
             loss=loss,
             seconds=time.perf_counter() - started,
             contents=contents,
-            is_learning=loss is not None and self._optimizer.is_learning,
+            is_learning=is_learning,
         )
 
     def _check_finite(self, state: State, block: int) -> None:
