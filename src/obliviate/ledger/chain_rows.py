@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from obliviate.ledger.change import Change
 
 OBJECT_COLUMNS = ("update", "keyframe", "optimizer")
+_ROWS_AT_ONCE = 300
 _PLAIN_COLUMNS = ("block", "origin", "guarantee", "digest", "loss", "seconds", "erasure")
 
 
@@ -161,7 +162,9 @@ class ChainRows(RunRows):
             inexact, lacking = connection.execute(ends).one()
             is_behind = is_its & (columns.block >= (lacking or 0)) & columns.keyframe.is_not(None)
             base = connection.execute(select(func.min(columns.block)).where(is_behind)).scalar()
-            seconds = list(connection.execute(each).scalars().all())
+            # many rows that live at once would set off a search for garbage every now and then
+            pieces = connection.execute(each).scalars().partitions(_ROWS_AT_ONCE)
+            seconds = [one for some in pieces for one in some]
         return seconds, inexact, len(seconds) + 1 if base is None else base + 1
 
     def length(self) -> int:
