@@ -23,9 +23,7 @@ import obliviate as ob
 from benchmarks.page import table, write
 from benchmarks.server import a_server
 from obliviate.ledger import Entry, Ledger, tables
-from obliviate.ledger.chain_rows import insert_entries, set_contents
-from obliviate.ledger.change import batched
-from obliviate.recipe.contents import HASH_BYTES
+from obliviate.recipe.contents import NOTHING
 from obliviate.recipe.subjects import Subjects
 from obliviate.run.make import make
 from obliviate.vault import VaultSettings
@@ -34,7 +32,7 @@ from obliviate.vault.vault import Stored
 if TYPE_CHECKING:
     from obliviate.recipe.parts import Part
 
-BLOCKS, TIMED, PREVIEWS, OPENINGS = 500, 100, 300, 5
+BLOCKS, GROUP, PREVIEWS, OPENINGS = 500, 100, 300, 5
 
 
 def recipe(epochs: int = 1) -> ob.Recipe:
@@ -95,24 +93,24 @@ def trained(part: Part, block: int) -> Entry:
 
 
 def write_chain(folder: Path) -> float:
-    """Write every block down as training does, without training; return the seconds for one.
+    """Write every block down as training does, in groups, without training.
 
-    The first ones are written one by one, as training writes them, and timed; the rest together.
+    Returns:
+        The seconds for one block.
     """
     ledger = Ledger(folder)
     part = ledger.run().parts[0]
     entries = [trained(part, block) for block in range(1, part.length + 1)]
-    hashes = [secrets.token_bytes(HASH_BYTES * size) for size in part.sizes.tolist()]
+    hashes = {
+        block: secrets.token_bytes(NOTHING.itemsize * size)
+        for block, size in enumerate(part.sizes.tolist(), start=1)
+    }
     started = time.perf_counter()
-    for entry, its in zip(entries[:TIMED], hashes, strict=False):
-        ledger.chain.append(entry, its)
-    seconds = (time.perf_counter() - started) / TIMED
-    for some in batched(entries[TIMED:]):
-        with ledger._changing("blocks trained") as change:
-            insert_entries(change, tables.chain, some)
-            set_contents(change, {entry.block: hashes[entry.block - 1] for entry in some})
+    for at in range(0, part.length, GROUP):
+        some = entries[at : at + GROUP]
+        ledger.chain.append(some, {entry.block: hashes[entry.block] for entry in some})
     ledger.close()
-    return seconds
+    return (time.perf_counter() - started) / part.length
 
 
 def ledger_bytes(folder: Path, url: str | None) -> int:
@@ -202,8 +200,8 @@ if __name__ == "__main__":
         epochs=chosen.epochs,
         blocks=BLOCKS,
         previews=PREVIEWS,
-        timed=TIMED,
-        hash_bytes=HASH_BYTES,
+        group=GROUP,
+        hash_bytes=NOTHING.itemsize,
         load=os.getloadavg()[2] / (os.cpu_count() or 1),
         rows=table(rows, columns),
     )
