@@ -17,17 +17,27 @@ CONTEXT.set_forkserver_preload(["tests.kill_child", "tests.models", "obliviate"]
 """Children are forked from a server that has torch loaded: a kill costs tenths of a second."""
 
 
-def story(folder):
+CHAINS = {
+    "one pass": {},
+    "epochs with gaps": {"epochs": 3, "repeats": 1},
+}
+
+
+def story(folder, kind="one pass"):
     """Fit, forget one person fast and two exactly, forget two more fast, settle."""
-    made = recipe("dropout-cnn", "momentum-carried", "cosine")
-    run = ob.fit(made, images(), folder, blocks=BLOCKS)
-    first, second, third, fourth, fifth = records_in(run, 2, 4, 5, 1, 3)
-    fast = ob.DeepObliviate(epsilon=9)
+    made = recipe("dropout-cnn", "momentum-carried", "cosine", **CHAINS[kind])
+    keep = 1 if made.epochs > 1 else None
+    run = ob.fit(made, images(), folder, blocks=BLOCKS, keep=keep)
+    last = BLOCKS * (made.epochs - 1)
+    places = (last + 2, last + 4, last + 5, last + 1, last + 3)
+    first, second, third, fourth, fifth = records_in(run, *places)
+    fast = ob.DeepObliviate(epsilon=9, back=keep)
+    other = fast if keep else ob.Calibrated(tolerance=100)
     steps = [
         lambda: run.forget(records=[first, second], method=fast),
         lambda: run.forget(records=[third], method="exact"),
         lambda: run.forget(records=[fourth], method=fast),
-        lambda: run.forget(records=[fifth], method=ob.Calibrated(tolerance=100)),
+        lambda: run.forget(records=[fifth], method=other),
         run.settle,
     ]
     done = [facts for facts in run.ledger.erasures.all() if facts.state in ERASED]
@@ -48,28 +58,29 @@ def evidence(run):
     return run.digest, erasures, entries
 
 
-@pytest.fixture(scope="module")
-def undisturbed(tmp_path_factory):
+@pytest.fixture(scope="module", params=CHAINS)
+def undisturbed(request, tmp_path_factory):
+    """A kind of chain, what becomes of its story, and how long that takes."""
     folder = tmp_path_factory.mktemp("undisturbed")
     started = time.perf_counter()
-    run = story(folder / "run")
-    return evidence(run), time.perf_counter() - started
+    run = story(folder / "run", request.param)
+    return request.param, evidence(run), time.perf_counter() - started
 
 
-def live(folder, kill):
+def live(folder, kind, kill):
     """One life of a process that is to be killed: the whole story, from its first call on."""
     from tests.kill_child import arm
 
     arm(kill)
-    story(folder)
+    story(folder, kind)
     os._exit(0)
 
 
-def lives(folder, kills):
+def lives(folder, kind, kills):
     """Process after process, each killed in its own way; returns how many were killed in time."""
     killed = 0
     for kill in kills:
-        child = CONTEXT.Process(target=live, args=(folder, kill))
+        child = CONTEXT.Process(target=live, args=(folder, kind, kill))
         child.start()
         if isinstance(kill, float):
             child.join(kill)
@@ -82,8 +93,9 @@ def lives(folder, kills):
 
 
 def check(folder, undisturbed, kills):
-    killed = lives(folder, kills)
-    assert evidence(story(folder)) == undisturbed[0]
+    kind, expected, _ = undisturbed
+    killed = lives(folder, kind, kills)
+    assert evidence(story(folder, kind)) == expected
     return killed
 
 
@@ -110,7 +122,7 @@ def test_fifty_random_kills(tmp_path, undisturbed):
     rng = random.Random(2)
     killed, stories = 0, 0
     while killed < 50:
-        delays = [rng.uniform(0.0, 0.9 * undisturbed[1]) for _ in range(6)]
+        delays = [rng.uniform(0.0, 0.9 * undisturbed[2]) for _ in range(6)]
         killed += check(tmp_path / str(stories), undisturbed, delays)
         stories += 1
         assert stories < 60, f"only {killed} processes were killed before they were done"

@@ -31,16 +31,25 @@ def test_excluded_records_are_not_read_even_by_fit(tmp_path):
     assert run.verify().passed
 
 
-@pytest.mark.parametrize("order", range(6))
-def test_any_sequence_of_calls(tmp_path, order):
-    rng = random.Random(order)
-    data, run = guarded_run(tmp_path)
+CHAINS = {
+    "one pass": ({}, {}),
+    "epochs with gaps": ({"epochs": 3, "repeats": 1}, {"keep": 2}),
+}
+
+
+@pytest.mark.parametrize("order", range(4))
+@pytest.mark.parametrize("kind", CHAINS)
+def test_any_sequence_of_calls(tmp_path, kind, order):
+    rng, (options, kept) = random.Random(order), CHAINS[kind]
+    made, data = recipe("dropout-cnn", "momentum-carried", **options), Guarded(images())
+    run = ob.fit(made, data, tmp_path, blocks=BLOCKS, **kept)
+    fast = [ob.DeepObliviate(epsilon=0.01), ob.DeepObliviate(epsilon=9)]
+    fast += [ob.DeepObliviate(epsilon=9, back=1)] if kept else [EAGER]
     victims = rng.sample(range(len(data)), 20)
     for _ in range(8):
         call = rng.choice(["fast", "fast", "exact", "settle", "verify", "reload", "fit"])
         if call in ("fast", "exact"):
             asked = [victims.pop() for _ in range(rng.randint(1, 2))]
-            fast = [ob.DeepObliviate(epsilon=0.01), ob.DeepObliviate(epsilon=9), EAGER]
             method = "exact" if call == "exact" else rng.choice(fast)
             run.forget(records=asked, method=method)
             data.forbidden.update(asked)
@@ -49,13 +58,13 @@ def test_any_sequence_of_calls(tmp_path, order):
         elif call == "verify":
             assert run.verify().passed
         elif call == "reload":
-            run = ob.load(tmp_path, recipe("dropout-cnn"), data)
+            run = ob.load(tmp_path, made, data)
         else:
-            run = ob.fit(recipe("dropout-cnn"), data, tmp_path, blocks=BLOCKS)
+            run = ob.fit(made, data, tmp_path, blocks=BLOCKS, **kept)
     run.settle()
     erased = sorted(data.forbidden)
     np.testing.assert_array_equal(run.ledger.records.erased(), erased)
-    never = ob.fit(recipe("dropout-cnn"), data, tmp_path / "never", blocks=BLOCKS, exclude=erased)
+    never = ob.fit(made, data, tmp_path / "never", blocks=BLOCKS, exclude=erased)
     assert run.digest == never.digest
 
 
