@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shutil
 import tempfile
 from functools import partial
 from pathlib import Path
@@ -30,6 +31,17 @@ settings.register_profile("ci", derandomize=True, deadline=None, max_examples=60
 settings.load_profile("ci")
 
 NOBODY = 65534
+MEMORY, ROOM_BYTES = Path("/dev/shm"), 4 << 30
+
+
+def stay_in_memory() -> None:
+    """Keep temporary files in memory where there is room: nothing of a test outlives it."""
+    is_ours = MEMORY.is_dir() and os.access(MEMORY, os.W_OK)
+    if is_ours and "TMPDIR" not in os.environ and shutil.disk_usage(MEMORY).free > ROOM_BYTES:
+        os.environ["TMPDIR"] = tempfile.tempdir = str(MEMORY)
+
+
+stay_in_memory()
 
 
 @pytest.fixture(scope="session", autouse=True)
