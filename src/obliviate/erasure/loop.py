@@ -304,17 +304,9 @@ class Erasing:
         self.replay.written[-1].result()
         finish, buffers = self.finishing(last, until)
         rho, state, finished = self.stitching(last, until, finish)
-        has_passed = (
-            not self.account.stitches
-            or self.account.stitches[-1].has_passed
-            or self.method.is_fixed
-        )
+        has_passed = self.account.has_passed() or self.method.is_fixed
         if faults := finish.faults(state, finished):
-            self.account.unsound[last] = verdict = "; ".join(faults)
-            self.account.stitches[-1:] = [
-                replace(each, has_passed=False, verdict=verdict)
-                for each in self.account.stitches[-1:]
-            ]
+            self.account.fail(last, "; ".join(faults))
         self.account.remarks.add(finish.remark)
         if faults or not has_passed:
             self.least_lag = 2 * self.plan.lag(last)

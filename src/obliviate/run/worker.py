@@ -15,9 +15,7 @@ from obliviate.chain.chain import Chain
 from obliviate.chain.custody import begin, forsake, mark
 from obliviate.chain.repair import repairing
 from obliviate.desk.policy import due_date
-from obliviate.erasure.loop import Erasing
 from obliviate.erasure.planner import left_of, planned
-from obliviate.erasure.replay import Replay
 from obliviate.errors import (
     ConnectionLost,
     ForeignData,
@@ -28,16 +26,14 @@ from obliviate.errors import (
     StorageFull,
 )
 from obliviate.events import Event
-from obliviate.ledger.facts import ERASED
 from obliviate.ledger.marking import Marking
 from obliviate.methods.exact import Exact
-from obliviate.methods.registry import method_from, options_of
-from obliviate.methods.trace import exponent_of, trace_of
+from obliviate.methods.registry import options_of
 from obliviate.recipe.parts import places_of
 from obliviate.run.carried import Carried, Resumed
 from obliviate.run.fingerprint import sample_again
 from obliviate.run.onward import training_on
-from obliviate.states.difference import Difference
+from obliviate.run.prepared import erasing_of, trace_of_request
 from obliviate.training.determinism import BITS_DEPEND_ON, environment_facts
 from obliviate.vault import VaultSettings
 
@@ -59,8 +55,6 @@ if TYPE_CHECKING:
     from obliviate.vault import Vault
 
     Kind = Literal["forget", "settle"]
-
-"""An option that is not worth a word where it is not taken."""
 
 _NOBODY = np.array([], dtype=np.int64)
 _ASK_AGAIN = (StorageFull, StorageFailed)
@@ -214,7 +208,7 @@ class Writer:
             self.check_reach(0 if plan.start is None else chain.length)
             ids = np.array(plan.records, dtype=np.int64)
             self.ledger.check(ids, names=("erased",))
-            trace = self._trace(method, ids, chain)
+            trace = trace_of_request(self, method, ids, chain)
             facts = self._begin(kind, plan, method, requests)
             outcome = yield from self._carrying_out(facts, chain, trace, is_waiting=bool(requests))
             return Carried(
@@ -382,7 +376,7 @@ class Writer:
         """
         try:
             self.marking.set(facts)
-            outcome = yield from self._erasing_of(facts, chain, trace).run()
+            outcome = yield from erasing_of(self, facts, chain, trace).run()
         except Exception as error:
             is_lost = isinstance(error, _OUT_OF_REACH)
             if isinstance(error, LeaseLost):
@@ -395,54 +389,3 @@ class Writer:
         chain.sweep()
         sample_again(self.ledger, self.trainer, self.lacks)
         return outcome
-
-    def _trace(self, method: Method, records: NDArray[np.int64], chain: Chain) -> Trace | None:
-        """What follows the trace as a function, if the method does; it reads the records once."""
-        if not (method.functional and len(records)):
-            return None
-        records = records[self.places(records).earliest <= chain.length]
-        if not len(records):
-            return None
-        gone = np.union1d(self.ledger.records.erased(), records)
-        return trace_of(self.trainer, chain, records, gone, exponent_of(self.ledger.erasures.all()))
-
-    def _erasing_of(self, facts: ErasureFacts, chain: Chain, trace: Trace | None) -> Erasing:
-        method = method_from(facts.method)
-        records = self.ledger.erasures.records_of(facts.id)
-        plan = self.plan(records, method)
-        start = plan.start or 1
-        doubts = [
-            f"the run was made with {name} {then}, not {now}"
-            for name, (then, now) in self.changed_environment().items()
-        ]
-        erased = self.ledger.records.erased(running=facts.id)
-        return Erasing(
-            chain=chain,
-            trainer=self.trainer,
-            number=facts.id,
-            plan=plan,
-            method=method,
-            erased=erased,
-            difference=Difference(
-                self.trainer.parameters,
-                self.trainer.buffers,
-                is_kept=not method.is_exact,
-            ),
-            replay=Replay(
-                chain=chain,
-                trainer=self.trainer,
-                ledger=self.ledger,
-                number=facts.id,
-                erased=erased,
-                staged=self.ledger.erasures.staged(facts.id),
-                is_exact=chain.entries[start - 1].guarantee == "exact"
-                and not (doubts or plan.unreached),
-                doubts=doubts,
-            ),
-            trace=trace or self._trace(method, records, chain),
-            unchecked=frozenset(
-                each.id
-                for each in self.ledger.erasures.all()
-                if each.state in ERASED and not (each.outcome and each.outcome.reproduced)
-            ),
-        )
