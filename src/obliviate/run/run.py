@@ -18,7 +18,7 @@ from obliviate.chain.verification import (
     journal_faults,
     verifying,
 )
-from obliviate.desk.desk import DEFAULT_METHOD, Desk
+from obliviate.desk.desk import DEFAULT_METHOD
 from obliviate.desk.policy import policy_of
 from obliviate.erasure.results import Erasure, Extension, Work
 from obliviate.errors import (
@@ -44,6 +44,7 @@ from obliviate.run.extend import (
 )
 from obliviate.run.fingerprint import check_data, check_recipe
 from obliviate.run.make import layout_of, trainer_of
+from obliviate.run.requested import Requested
 from obliviate.run.served import Served
 from obliviate.run.work import working
 from obliviate.run.worker import Writer
@@ -51,23 +52,17 @@ from obliviate.text import READS_MORE
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
-    from datetime import datetime
     from pathlib import Path
 
-    from numpy.typing import NDArray
     from torch import nn
     from torch.utils.data import Dataset
 
     from obliviate.chain.chain import Chain
     from obliviate.chain.inventory import Inventory
     from obliviate.desk.policy import Policy
-    from obliviate.desk.queue import Queue
-    from obliviate.erasure.plan import Plan
     from obliviate.erasure.results import Status
     from obliviate.events import Events
-    from obliviate.ledger import RequestFacts
     from obliviate.ledger.facts import Guarantee
-    from obliviate.ledger.journal import JournalEntry
     from obliviate.methods.method import Method
     from obliviate.recipe.recipe import Recipe
     from obliviate.recipe.subjects import Given, Subject
@@ -75,7 +70,7 @@ if TYPE_CHECKING:
     from obliviate.vault import Seal
 
 
-class Run:
+class Run(Requested):
     """A trained chain that can forget.
 
     Reading is safe from any number of processes. Whatever writes (`forget`, `settle`) takes the
@@ -132,11 +127,6 @@ class Run:
 
     def __exit__(self, *raised: object) -> None:
         self.close()
-
-    @property
-    def desk(self) -> Desk:
-        """Where requests are taken; it needs the ledger alone."""
-        return Desk(self.ledger, self.facts, str(self.folder))
 
     @property
     def model(self) -> nn.Module:
@@ -199,15 +189,6 @@ class Run:
 
     # Erasing
 
-    def preview(
-        self,
-        records: Iterable[int] | None = None,
-        subjects: Iterable[Subject] | None = None,
-        method: str | Method = DEFAULT_METHOD,
-    ) -> Plan:
-        """What a request would touch and cost; nothing changes. See `forget` for the errors."""
-        return self.desk.preview(records, subjects, method)
-
     @watched
     def forget(
         self,
@@ -247,89 +228,6 @@ class Run:
         """
         nobody = np.array([], dtype=np.int64)
         return self._served.erasure((yield from self.writer.erasing("settle", nobody, Exact())))
-
-    # Requests
-
-    def request(
-        self,
-        records: Iterable[int] | None = None,
-        subjects: Iterable[Subject] | None = None,
-        *,
-        due: str | datetime | None = None,
-        method: str | Method = DEFAULT_METHOD,
-    ) -> RequestFacts:
-        """Register a request, to be carried out later by `work`; the chain is not touched.
-
-        Any process may do this at any time, also while another one writes to the run.
-
-        Args:
-            records: Ids of the records to erase.
-            subjects: People, all of whose records are to be erased.
-            due: The deadline, by which the model has to be exact: a day or a time in ISO 8601; a
-                month from now if None.
-            method: How to carry it out until then.
-
-        Raises:
-            UnknownRecord, UnknownSubject, UnknownMethod, InvalidOption: The request is wrong, or
-                its deadline has passed.
-            NothingLeft: It would erase every record.
-        """
-        return self.desk.request(records, subjects, due=due, method=method)
-
-    def requests(self) -> list[RequestFacts]:
-        """All requests there ever were, in order."""
-        return self.ledger.requests.all()
-
-    def excluded(self) -> NDArray[np.int64]:
-        """The records that were left out before training. Sorted."""
-        return self.ledger.records.excluded()
-
-    def journal(self) -> list[JournalEntry]:
-        """All that was written down of the run, from the first entry on."""
-        return self.ledger.journal.entries()
-
-    def destroy_subject_key(self) -> None:
-        """Forget how people are hashed: nobody can be found by name any more."""
-        self.ledger.destroy_subject_key()
-
-    def lift(
-        self,
-        records: Iterable[int] | None = None,
-        subjects: Iterable[Subject] | None = None,
-        *,
-        reason: str,
-    ) -> int:
-        """Lift tombstones, where consent was given again: the data may be trained on once more.
-
-        In this run the records stay erased. They can come back as new records, by `extend` or in
-        another run.
-
-        Args:
-            records: Erased records of this run; those of the same content and person in other runs
-                go with them.
-            subjects: People, all of whose tombstones are lifted, whatever run set them.
-            reason: Why; it is kept. Do not name the person there.
-
-        Returns:
-            How many tombstones were lifted.
-
-        Raises:
-            UnknownRecord, InvalidOption: There is nothing that could be lifted.
-            TombstonesLost, TombstonesDamaged: The file is away, or damaged.
-        """
-        return self.desk.lift(records, subjects, reason=reason)
-
-    def refuse(self, request: int, reason: str) -> RequestFacts:
-        """Close a request that waits without carrying it out, for a reason that is kept.
-
-        Raises:
-            UnknownRequest: There is none of that number, or it does not wait.
-        """
-        return self.desk.refuse(request, reason)
-
-    def queue(self, policy: Policy | None = None) -> Queue:
-        """The requests that are not closed, what they will cost, and what `work` would do now."""
-        return self.desk.queue(policy)
 
     @watched
     def work(self, policy: Policy | None = None, *, everything: bool = False) -> Events[Work]:
