@@ -1,0 +1,128 @@
+"""Blocks are stored in their order, and committed in groups that are on the disk."""
+
+import threading
+import time
+
+import pytest
+import torch
+
+from obliviate.chain import storing
+from obliviate.chain.storing import Storing
+from obliviate.errors import StorageFull
+from obliviate.states.update import LARGE_BYTES
+
+SMALL = {"weight": torch.zeros(3)}
+
+
+class Disk:
+    """Writes down what is flushed and committed, in order; one commit may fail."""
+
+    def __init__(self, failing=-1):
+        self.calls, self.commits, self.failing = [], [], failing
+
+    def flush(self):
+        self.calls.append("flush")
+
+    def commit(self, entries):
+        self.calls.append("commit")
+        if len(self.commits) == self.failing:
+            self.failing = -1
+            raise StorageFull("no room", hint="make some")
+        self.commits.append(list(entries))
+
+    @property
+    def committed(self):
+        return [entry for group in self.commits for entry in group]
+
+
+@pytest.fixture(params=["a core to spare", "every core busy"])
+def threads(request):
+    """How many threads training takes: then blocks are stored in a thread of their own, or not."""
+    return 0 if request.param == "a core to spare" else 10_000
+
+
+@pytest.fixture(params=[0.0, 60.0], ids=["each by itself", "all together"])
+def seconds(request, monkeypatch):
+    monkeypatch.setattr(storing, "GROUP_SECONDS", request.param)
+    monkeypatch.setattr(storing, "SHARE", 0)
+    return request.param
+
+
+def fill(disk, threads, calls, error=None):
+    """Store what some calls give, and fail then."""
+    with Storing(disk, disk.commit, threads=threads) as store:
+        futures = [store.put(SMALL, call) for call in calls]
+        if error is not None:
+            raise error
+    return futures
+
+
+def giving(*numbers):
+    return [lambda number=number: number for number in numbers]
+
+
+def broken():
+    raise StorageFull("no room", hint="make some")
+
+
+def test_all_are_committed_in_their_order_and_flushed_before(threads, seconds):
+    disk = Disk()
+    futures = fill(disk, threads, giving(*range(20)))
+    assert [future.result() for future in futures] == disk.committed == list(range(20))
+    assert disk.calls == ["flush", "commit"] * len(disk.commits)
+    assert (len(disk.commits) == 1) == (seconds > 0)
+
+
+def test_what_was_stored_before_a_failure_is_committed_and_nothing_behind_it(threads, seconds):
+    disk = Disk()
+    with pytest.raises(StorageFull, match="no room"):
+        fill(disk, threads, [*giving(0, 1, 2), broken, *giving(4, 5)])
+    assert disk.committed == [0, 1, 2]
+
+
+def test_nothing_is_committed_behind_a_commit_that_failed(threads, monkeypatch):
+    monkeypatch.setattr(storing, "GROUP_SECONDS", 0.0)
+    monkeypatch.setattr(storing, "SHARE", 0)
+    disk = Disk(failing=2)
+    slowly = [lambda number=number: time.sleep(0.002) or number for number in range(20)]
+    with pytest.raises(StorageFull):
+        fill(disk, threads, slowly)
+    assert disk.committed == list(range(len(disk.committed)))
+    assert len(disk.commits) == 2
+
+
+def test_an_error_of_the_training_is_not_hidden_by_one_of_the_disk(threads):
+    with pytest.raises(ValueError, match="diverged"):
+        fill(disk := Disk(failing=0), threads, giving(0), ValueError("diverged"))
+    assert disk.committed == []
+
+
+def test_training_that_fails_keeps_the_blocks_before(threads):
+    with pytest.raises(ValueError, match="diverged"):
+        fill(disk := Disk(), threads, giving(0, 1), ValueError("diverged"))
+    assert disk.committed == [0, 1]
+
+
+def test_of_large_states_one_is_on_its_way_at_a_time():
+    """Whatever storing takes, training waits rather than fill the memory."""
+    large = {"weight": torch.empty(LARGE_BYTES + 1, dtype=torch.uint8)}
+    disk, is_free, running, most = Disk(), threading.Event(), [], []
+
+    def slow():
+        running.append(1)
+        most.append(len(running))
+        is_free.wait(10)
+        running.pop()
+        return len(most)
+
+    with Storing(disk, disk.commit, threads=10_000) as store:
+        first = store.put(large, slow)
+        assert not first.done()
+        timer = threading.Timer(0.1, is_free.set)
+        timer.start()
+        store.wait()
+        assert first.done()
+        store.put(large, slow)
+        store.put(large, slow)
+    assert most == [1, 1, 1]
+    assert disk.committed == [1, 2, 3]
