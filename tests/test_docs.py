@@ -24,6 +24,7 @@ DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("**/*.md"))]
 SETTING_UP = {"git", "cd", "make", "pip", "python3"}
 FENCE = re.compile(r"^ {0,3}(`{3,}|~{3,})\s*([^\n]*)$")
 FILE_NAME = re.compile(r"# (\w+\.py)\n")
+APART = re.compile(r"<!-- apart -->.*?(?=<!-- together -->|\Z)", flags=re.DOTALL)
 EXIT_CODE = re.compile(r"\s#\s*exit code (\d+)\s*$")
 
 
@@ -81,12 +82,33 @@ def clone(tmp_path, monkeypatch):
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
 
 
+def parts_of(document: str) -> list[str]:
+    """What stands between `<!-- apart -->` and `<!-- together -->`, and all the rest.
+
+    Parts need nothing of each other, and take long enough to be tested side by side. Lines keep
+    their numbers.
+    """
+    parts, rest = [], document
+    for found in APART.finditer(document):
+        before, apart = document[: found.start()], found[0]
+        parts.append("\n" * before.count("\n") + apart)
+        rest = rest.replace(apart, "\n" * apart.count("\n"))
+    return [rest, *parts]
+
+
+PARTS = [
+    pytest.param(path, part, id=f"{path.name}-{number}" if number else path.name)
+    for path in DOCUMENTS
+    for number, part in enumerate(parts_of(path.read_text(encoding="utf-8")))
+]
+
+
 @pytest.mark.e2e
 @pytest.mark.usefixtures("clone")
-@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
-def test_what_is_shown_works(document):
+@pytest.mark.parametrize(("document", "part"), PARTS)
+def test_what_is_shown_works(document, part):
     namespace = {"__name__": "__main__"}
-    for block in blocks_of(document.read_text(encoding="utf-8")):
+    for block in blocks_of(part):
         execute(block, document, namespace)
 
 
@@ -130,6 +152,14 @@ def test_every_block_is_found():
         ("console", 6, "$ b\n```\n"),
         ("text", 10, "```python\n```\n"),
     ]
+
+
+def test_parts_are_cut_out_and_lines_keep_their_numbers():
+    text = "a\n<!-- apart -->\nb\n<!-- together -->\nc\n<!-- apart -->\nd\n"
+    rest, first, second = parts_of(text)
+    assert rest.splitlines() == ["a", "", "", "<!-- together -->", "c"] + [""] * 2
+    assert first.splitlines() == ["", "<!-- apart -->", "b"]
+    assert second.splitlines() == [""] * 5 + ["<!-- apart -->", "d"]
 
 
 def test_a_block_that_is_never_closed_is_found():

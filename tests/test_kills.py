@@ -111,7 +111,16 @@ def test_a_few_random_kills(tmp_path, undisturbed):
     check(tmp_path / "run", undisturbed, [rng.uniform(0.05, 0.6) for _ in range(5)])
 
 
-@pytest.mark.parametrize("call", ["fsync", "rename", "unlink", "commit"])
+@pytest.mark.parametrize(
+    ("undisturbed", "call"),
+    [
+        ("one pass", "rename"),
+        ("one pass", "unlink"),
+        ("epochs with gaps", "fsync"),
+        ("epochs with gaps", "commit"),
+    ],
+    indirect=["undisturbed"],
+)
 def test_kills_around_some_writes(tmp_path, undisturbed, call):
     kills = writes(call, total=24, every=11)
     assert check(tmp_path / "run", undisturbed, kills) > 0

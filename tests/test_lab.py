@@ -202,7 +202,7 @@ if __name__ == "__main__":
 
 
 @pytest.mark.e2e
-@pytest.mark.parametrize("workers", [1, 2])
+@pytest.mark.parametrize("workers", [pytest.param(1, marks=pytest.mark.slow), 2])
 def test_a_killed_call_goes_on(found, tmp_path, workers):
     folder = tmp_path / "lab"
     script = tmp_path / "child.py"

@@ -15,6 +15,7 @@ import obliviate as ob
 from obliviate.errors import InvalidRecipe, ObliviateError
 from obliviate.run.make import new_trainer
 from obliviate.states.update import captured, digest
+from obliviate.training.optimizer import moments_bytes
 from obliviate.training.optimizer_state import packed_optimizer, unpack_optimizer
 from obliviate.training.protocol import Checkpoint, Trained
 from obliviate.vault.codec import decode, encode
@@ -210,3 +211,21 @@ def test_an_optimizer_that_cannot_be_carried_can_be_made_anew(tmp_path, recipe_o
     run = ob.fit(recipe, data, tmp_path / "run", blocks=4)
     plain = ob.fit(recipe_of(), data, tmp_path / "plain", blocks=4)
     assert digest(captured(run.model.state_dict())) == plain.digest
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "copies"),
+    [("SGD", 0), ("momentum", 1), ("Adam", 2), ("SparseAdam", 2)],
+)
+def test_how_much_an_optimizer_keeps_is_found_out_without_training(optimizer, copies, recipe_of):
+    made = {
+        "SGD": partial(SGD, lr=0.1),
+        "momentum": partial(SGD, lr=0.1, momentum=0.9),
+        "Adam": torch.optim.Adam,
+        "SparseAdam": torch.optim.SparseAdam,  # which takes no gradients but sparse ones
+    }[optimizer]
+    recipe = recipe_of(optimizer=made)
+    model = recipe.model()
+    size = sum(each.numel() * each.element_size() for each in model.parameters())
+    counters = moments_bytes(recipe, model) - copies * size
+    assert 0 <= counters <= 4 * len(list(model.parameters()))

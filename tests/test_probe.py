@@ -247,8 +247,9 @@ class Rarely(torch.optim.SGD):
 
 
 def test_a_block_that_changes_nothing_is_told(tmp_path, recipe_of, data):
+    made = recipe_of(optimizer=partial(Rarely, lr=0.1), optimizer_state="fresh")
     with pytest.warns(errors.NothingLearned, match="was trained on, and changed no parameter"):
-        ob.fit(recipe_of(optimizer=partial(Rarely, lr=0.1)), data, tmp_path / "run", blocks=4)
+        ob.fit(made, data, tmp_path / "run", blocks=4)
 
 
 def test_a_rate_of_zero_is_no_fault(tmp_path, recipe_of, data):

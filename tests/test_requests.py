@@ -217,11 +217,11 @@ def test_what_was_carried_out_stays_in_the_answer_when_later_ones_fail(tmp_path,
     run.request(records=[near], method=ob.DeepObliviate(epsilon=8))
     write, kept = type(run.vault).write, []
 
-    def full(vault, *given):
+    def full(vault, *given, **options):
         if any(state == "destroyed" for state in states(run).values()):
             raise errors.StorageFull("no room")
         kept.append(given)
-        return write(vault, *given)
+        return write(vault, *given, **options)
 
     monkeypatch.setattr(type(run.vault), "write", full)
     work = run.work()

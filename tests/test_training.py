@@ -291,8 +291,10 @@ def test_a_block_of_which_all_are_erased_changes_nothing(recipe_of, data):
 def test_a_fresh_optimizer_is_fresh_in_every_block(recipe_of, data):
     """The state after a block is a function of the state before it and of the block alone."""
     momentum = partial(torch.optim.SGD, lr=0.1, momentum=0.9)
-    fresh = trained(trainer_of(recipe_of(optimizer=momentum), data))
-    carried = trained(trainer_of(recipe_of(optimizer=momentum, optimizer_state="carried"), data))
+    fresh, carried = (
+        trained(trainer_of(recipe_of(optimizer=momentum, optimizer_state=each), data))
+        for each in ("fresh", "carried")
+    )
     assert digest(fresh[0].checkpoint.model) == digest(carried[0].checkpoint.model)
     assert digest(fresh[1].checkpoint.model) != digest(carried[1].checkpoint.model)
     assert all(each.checkpoint.optimizer is None for each in fresh)

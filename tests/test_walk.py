@@ -8,6 +8,7 @@ import pytest
 import torch
 
 import obliviate as ob
+from obliviate.chain import storing
 from obliviate.chain.spacing import ROOM, Sizes
 from obliviate.chain.walk import Walk
 from obliviate.errors import RunDamaged
@@ -151,8 +152,10 @@ def steps_by_block(events):
 
 
 def test_fit_and_settle_ask_no_more_for_a_late_block_than_for_an_early_one(
-    tmp_path, recipe_of, data
+    tmp_path, recipe_of, data, monkeypatch
 ):
+    monkeypatch.setattr(storing, "GROUP_SECONDS", 0.0)  # every block is committed by itself
+    monkeypatch.setattr(storing, "SHARE", 0)
     fitted = steps_by_block(ob.fit.events(recipe_of(), data, tmp_path / "run", blocks=30))
     run = ob.load(tmp_path / "run", recipe_of(), data)
     for record in run.trainer.layout.members(2).tolist():

@@ -32,11 +32,12 @@ from obliviate.recipe.parts import with_part
 from obliviate.run.arguments import data_length
 from obliviate.run.fingerprint import content_hashes, sampled
 from obliviate.run.tombstoned import Reingested
-from obliviate.states.update import captured, digest, size_bytes
+from obliviate.states.update import digest, size_bytes
 from obliviate.training.determinism import Environment, environment_facts
 from obliviate.training.first_step import probe
 from obliviate.training.layout import Layout
 from obliviate.training.model import has_batch_norm, made_model
+from obliviate.training.optimizer import moments_bytes
 from obliviate.training.trainer import Trainer
 from obliviate.vault.codec import encode
 from obliviate.vault.folder import Folder
@@ -297,12 +298,12 @@ def _facts(
 
 
 def sizes_of(recipe: Recipe) -> Sizes:
-    """What a recipe's blocks are expected to take; of an optimizer's state, the most usual."""
+    """What a recipe's blocks are expected to take."""
     with Environment(recipe.device, torch.get_num_threads()).entered():
-        state = captured(made_model(recipe).state_dict())
-    state_bytes = size_bytes(state)
-    is_carried = recipe.optimizer_state == "carried"
-    return Sizes.expected(state_bytes, 2 * state_bytes if is_carried else 0)
+        model = made_model(recipe)
+        state_bytes = size_bytes(model.state_dict())
+        is_carried = recipe.optimizer_state == "carried"
+        return Sizes.expected(state_bytes, moments_bytes(recipe, model) if is_carried else 0)
 
 
 def check_place(folder: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 from typing import TYPE_CHECKING, Any
 
+import torch
 from torch.optim import Optimizer
 
 from obliviate.recipe.recipe import invalid
@@ -89,6 +90,25 @@ class ScheduledOptimizer:
         if self._recipe.schedule is not None:
             for group, rate in zip(self.optimizer.param_groups, self._rates, strict=True):
                 group["lr"] = rate
+
+
+def moments_bytes(recipe: Recipe, model: nn.Module) -> int:
+    """What a recipe's optimizer keeps of its own after a step; the gradients of a model are lost.
+
+    Of one that makes no step without real gradients, the most that is usual: two tensors for each
+    parameter.
+    """
+    parameters = [each for each in model.parameters() if each.requires_grad]
+    try:
+        optimizer = recipe.optimizer(model.parameters())
+        for each in parameters:
+            each.grad = torch.zeros_like(each)
+        optimizer.step()
+        held = [value for each in optimizer.state.values() for value in each.values()]
+    except Exception:  # whatever it is: that it cannot be trained by is said elsewhere
+        return 2 * sum(each.numel() * each.element_size() for each in parameters)
+    tensors = [value for value in held if isinstance(value, torch.Tensor)]
+    return sum(each.numel() * each.element_size() for each in tensors)
 
 
 def optimizer_faults(optimizer: Any, model: nn.Module, recipe: Recipe) -> Iterator[str]:
