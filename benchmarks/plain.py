@@ -11,6 +11,12 @@ NOBODY = np.array([], dtype=np.int64)
 
 def train(recipe, data, layout):
     """Train over the very batches of a layout."""
+    *_, model = blocks(recipe, data, layout)
+    return model.eval()
+
+
+def blocks(recipe, data, layout):
+    """The same, block by block: the model after each."""
     model = recipe.model()
     inputs, targets = data.tensors
     model.train()
@@ -28,7 +34,7 @@ def train(recipe, data, layout):
             optimizer.zero_grad(set_to_none=True)
             recipe.loss(model(inputs[index]), targets[index]).backward()
             optimizer.step()
-    return model.eval()
+        yield model
 
 
 def train_shuffled(recipe, data, steps=None):
