@@ -84,7 +84,7 @@ OPTIMIZERS = {
     "adam-decay": partial(ADAM, lr=0.001, weight_decay=0.01),
     "adamw": partial(ADAMW, lr=0.02, weight_decay=0.1),
     # at a larger rate decay alone would take a row to 0, around which its sign is rounding
-    "rmsprop": partial(torch.optim.RMSprop, lr=0.0005, weight_decay=0.001),
+    "rmsprop": partial(torch.optim.RMSprop, lr=0.0002, weight_decay=0.001),
 }
 
 
