@@ -6,6 +6,7 @@ import time
 import pytest
 import torch
 
+import obliviate as ob
 from obliviate.chain import storing
 from obliviate.chain.storing import Storing
 from obliviate.errors import StorageFull
@@ -36,9 +37,9 @@ class Disk:
 
 
 @pytest.fixture(params=["a core to spare", "every core busy"])
-def threads(request):
-    """How many threads training takes: then blocks are stored in a thread of their own, or not."""
-    return 0 if request.param == "a core to spare" else 10_000
+def is_between(request):
+    """Whether blocks are stored before the next one trains, or in a thread of their own."""
+    return lambda _state: request.param == "every core busy"
 
 
 @pytest.fixture(params=[0.0, 60.0], ids=["each by itself", "all together"])
@@ -48,9 +49,9 @@ def seconds(request, monkeypatch):
     return request.param
 
 
-def fill(disk, threads, calls, error=None):
+def fill(disk, is_between, calls, error=None):
     """Store what some calls give, and fail then."""
-    with Storing(disk, disk.commit, threads=threads) as store:
+    with Storing(disk, disk.commit, is_between=is_between) as store:
         futures = [store.put(SMALL, call) for call in calls]
         if error is not None:
             raise error
@@ -65,41 +66,41 @@ def broken():
     raise StorageFull("no room", hint="make some")
 
 
-def test_all_are_committed_in_their_order_and_flushed_before(threads, seconds):
+def test_all_are_committed_in_their_order_and_flushed_before(is_between, seconds):
     disk = Disk()
-    futures = fill(disk, threads, giving(*range(20)))
+    futures = fill(disk, is_between, giving(*range(20)))
     assert [future.result() for future in futures] == disk.committed == list(range(20))
     assert disk.calls == ["flush", "commit"] * len(disk.commits)
     assert (len(disk.commits) == 1) == (seconds > 0)
 
 
-def test_what_was_stored_before_a_failure_is_committed_and_nothing_behind_it(threads, seconds):
+def test_what_was_stored_before_a_failure_is_committed_and_nothing_behind_it(is_between, seconds):
     disk = Disk()
     with pytest.raises(StorageFull, match="no room"):
-        fill(disk, threads, [*giving(0, 1, 2), broken, *giving(4, 5)])
+        fill(disk, is_between, [*giving(0, 1, 2), broken, *giving(4, 5)])
     assert disk.committed == [0, 1, 2]
 
 
-def test_nothing_is_committed_behind_a_commit_that_failed(threads, monkeypatch):
+def test_nothing_is_committed_behind_a_commit_that_failed(is_between, monkeypatch):
     monkeypatch.setattr(storing, "GROUP_SECONDS", 0.0)
     monkeypatch.setattr(storing, "SHARE", 0)
     disk = Disk(failing=2)
     slowly = [lambda number=number: time.sleep(0.002) or number for number in range(20)]
     with pytest.raises(StorageFull):
-        fill(disk, threads, slowly)
+        fill(disk, is_between, slowly)
     assert disk.committed == list(range(len(disk.committed)))
     assert len(disk.commits) == 2
 
 
-def test_an_error_of_the_training_is_not_hidden_by_one_of_the_disk(threads):
+def test_an_error_of_the_training_is_not_hidden_by_one_of_the_disk(is_between):
     with pytest.raises(ValueError, match="diverged"):
-        fill(disk := Disk(failing=0), threads, giving(0), ValueError("diverged"))
+        fill(disk := Disk(failing=0), is_between, giving(0), ValueError("diverged"))
     assert disk.committed == []
 
 
-def test_training_that_fails_keeps_the_blocks_before(threads):
+def test_training_that_fails_keeps_the_blocks_before(is_between):
     with pytest.raises(ValueError, match="diverged"):
-        fill(disk := Disk(), threads, giving(0, 1), ValueError("diverged"))
+        fill(disk := Disk(), is_between, giving(0, 1), ValueError("diverged"))
     assert disk.committed == [0, 1]
 
 
@@ -115,7 +116,7 @@ def test_of_large_states_one_is_on_its_way_at_a_time():
         running.pop()
         return len(most)
 
-    with Storing(disk, disk.commit, threads=10_000) as store:
+    with Storing(disk, disk.commit, is_between=lambda _state: False) as store:
         first = store.put(large, slow)
         assert not first.done()
         timer = threading.Timer(0.1, is_free.set)
@@ -126,3 +127,18 @@ def test_of_large_states_one_is_on_its_way_at_a_time():
         store.put(large, slow)
     assert most == [1, 1, 1]
     assert disk.committed == [1, 2, 3]
+
+
+@pytest.mark.parametrize("vault", [None, "memory://storing/vault"], ids=["folder", "bucket"])
+def test_with_every_core_busy_training_waits_for_a_folder_and_for_no_bucket(
+    tmp_path, recipe_of, data, vault
+):
+    chain = ob.fit(recipe_of(), data, tmp_path / "run", blocks=4, vault=vault).chain()
+    is_free = threading.Event()
+    with chain.storing(lambda _entries: None, threads=10_000) as store:
+        if vault is None:
+            assert store.put(SMALL, lambda: 1).done()
+        else:
+            first = store.put(SMALL, lambda: is_free.wait(10))
+            assert not first.done()
+            is_free.set()

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 from obliviate.chain.ahead import AHEAD, ahead
 from obliviate.chain.custody import sweep
 from obliviate.chain.spacing import keyframe_spacing
-from obliviate.chain.storing import Storing
+from obliviate.chain.storing import Storing, cores
 from obliviate.errors import PUT_BACK, Mismatch, RunDamaged
 from obliviate.ledger import Entry
 from obliviate.ledger.facts import DROPPED, STITCHED
@@ -279,7 +279,7 @@ class Chain:
         )
 
     def is_quick(self, state: State) -> bool:
-        """Whether a state is read so soon that another thread would only be in the way.
+        """Whether a state is read or stored so soon that another thread would only be in the way.
 
         Small states on a local disk take a few milliseconds, nearly all of them computing: beside
         training that keeps every core busy, they take longer than before it.
@@ -288,7 +288,10 @@ class Chain:
 
     def storing(self, commit: Commit, threads: int) -> Storing:
         """What stores blocks of it beside training with so many threads; see `Storing`."""
-        return Storing(self._vault, commit, threads=threads)
+        has_spare = threads < cores()
+        return Storing(
+            self._vault, commit, is_between=lambda state: not has_spare and self.is_quick(state)
+        )
 
     def append(
         self,

@@ -34,28 +34,26 @@ GROUP_SECONDS = 0.2
 SHARE = 10
 """Where a commit takes long, as on a server far away, groups last so many times as long."""
 
-_QUICK_BYTES = 1 << 22
-
 
 class Storing:
     """Stores blocks of a chain, in their order, and commits them.
 
-    Where training leaves a core free, or states are large enough to be worth a wait, blocks are
-    stored in a thread of their own; else before the next one trains. They are committed in the
-    thread in any case. What fails there is raised by the next call; blocks behind it are not
-    committed.
+    Blocks are stored in a thread of their own, or before the next one trains where a thread would
+    only be in the way. They are committed in the thread in any case. What fails there is raised by
+    the next call; blocks behind it are not committed.
     """
 
-    def __init__(self, vault: Vault, commit: Commit, *, threads: int) -> None:
+    def __init__(
+        self, vault: Vault, commit: Commit, *, is_between: Callable[[State], bool]
+    ) -> None:
         """Begin.
 
         Args:
             vault: Where the objects go.
             commit: Writes a group of entries down, durably; their objects are on the disk then.
-            threads: How many threads training computes with.
+            is_between: Whether a block that ends in a state is stored before the next one trains.
         """
-        self._vault, self._commit = vault, commit
-        self._has_spare = threads < cores()
+        self._vault, self._commit, self._is_between = vault, commit, is_between
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="storing")
         self._pending: deque[tuple[Future[Entry], int]] = deque()
         self._commits: deque[Future[None]] = deque()
@@ -92,13 +90,13 @@ class Storing:
         """
         size = size_bytes(state)
         self._make_room(size)
-        if self._has_spare or size > _QUICK_BYTES:
-            done = self._thread.submit(self._store, store)
-        else:
-            done = Future()
+        if self._is_between(state):
+            done: Future[Entry] = Future()
             done.set_result(self._stored(store))
             if self._is_due():
                 self._commits.append(self._thread.submit(self._commit_group, self._taken_group()))
+        else:
+            done = self._thread.submit(self._store, store)
         self._pending.append((done, size))
         return done
 
