@@ -1,6 +1,5 @@
 """Growing: new records in new blocks; old ids, old blocks and old erasures stay as they were."""
 
-import multiprocessing
 import os
 
 import numpy as np
@@ -11,11 +10,10 @@ from torch.utils.data import ConcatDataset, Dataset, Subset, TensorDataset
 import obliviate as ob
 from obliviate import errors
 from tests.models import BLOCKS, Guarded, images, recipe, records_in
+from tests.prepared import PROCESSES
 
 OLD, NEW = images(), images(24, seed=9)
 BOTH = TensorDataset(*(torch.cat(pair) for pair in zip(OLD.tensors, NEW.tensors, strict=True)))
-CONTEXT = multiprocessing.get_context("forkserver")
-CONTEXT.set_forkserver_preload(["tests.kill_child", "tests.models", "obliviate"])
 
 
 def made(**options):
@@ -118,7 +116,7 @@ def extend_and_die(folder, kill):
 @pytest.mark.parametrize("number", [3, 12, 21, 22, 23])
 @pytest.mark.parametrize("side", ["before", "after"])
 def test_the_same_script_goes_on_where_it_was_killed(tmp_path, number, side):
-    child = CONTEXT.Process(
+    child = PROCESSES.Process(
         target=extend_and_die, args=(tmp_path / "run", ("commit", number, side))
     )
     child.start()

@@ -5,7 +5,6 @@ Whatever came in whatever order, the settled chain is that of a training that ne
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 import random
 import signal
@@ -17,12 +16,11 @@ from torch.utils.data import Dataset
 import obliviate as ob
 from obliviate.errors import ObliviateError
 from tests.models import BLOCKS, RECORDS, images, recipe
+from tests.prepared import PROCESSES
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-CONTEXT = multiprocessing.get_context("forkserver")
-CONTEXT.set_forkserver_preload(["obliviate"])
 FAST = ob.DeepObliviate(epsilon=9)
 METHODS = ["exact", FAST, ob.Calibrated(tolerance=100)]
 PEOPLE = [f"u{record % 24}" for record in range(RECORDS + 24)]
@@ -179,7 +177,7 @@ def test_killed_anywhere_it_ends_as_if_they_had_never_been_there(tmp_path, seed)
     killed = 0
     for number in sorted(chance.sample(range(90), 3)):
         kill = (chance.choice(["commit", "fsync"]), number, chance.choice(["before", "after"]))
-        child = CONTEXT.Process(target=live, args=(tmp_path / "run", seed, kill))
+        child = PROCESSES.Process(target=live, args=(tmp_path / "run", seed, kill))
         child.start()
         child.join(120)
         assert child.exitcode in (0, -signal.SIGKILL), f"{kill}: exit {child.exitcode}"

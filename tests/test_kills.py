@@ -1,21 +1,19 @@
 """Killed at any instant, the next call finishes, with the same digests."""
 
-import multiprocessing
 import os
 import random
 import signal
+import tempfile
 import time
+from functools import cache
+from pathlib import Path
 
 import pytest
 
 import obliviate as ob
 from obliviate.ledger.facts import ERASED
 from tests.models import BLOCKS, images, recipe, records_in
-
-CONTEXT = multiprocessing.get_context("forkserver")
-CONTEXT.set_forkserver_preload(["tests.kill_child", "tests.models", "obliviate"])
-"""Children are forked from a server that has torch loaded: a kill costs tenths of a second."""
-
+from tests.prepared import PROCESSES
 
 CHAINS = {
     "one pass": {},
@@ -58,13 +56,18 @@ def evidence(run):
     return run.digest, erasures, entries
 
 
-@pytest.fixture(scope="module", params=CHAINS)
-def undisturbed(request, tmp_path_factory):
+@pytest.fixture(params=CHAINS)
+def undisturbed(request):
     """A kind of chain, what becomes of its story, and how long that takes."""
-    folder = tmp_path_factory.mktemp("undisturbed")
-    started = time.perf_counter()
-    run = story(folder / "run", request.param)
-    return request.param, evidence(run), time.perf_counter() - started
+    return undisturbed_story(request.param)
+
+
+@cache
+def undisturbed_story(kind):
+    with tempfile.TemporaryDirectory() as folder:
+        started = time.perf_counter()
+        run = story(Path(folder, "run"), kind)
+        return kind, evidence(run), time.perf_counter() - started
 
 
 def live(folder, kind, kill):
@@ -80,7 +83,7 @@ def lives(folder, kind, kills):
     """Process after process, each killed in its own way; returns how many were killed in time."""
     killed = 0
     for kill in kills:
-        child = CONTEXT.Process(target=live, args=(folder, kind, kill))
+        child = PROCESSES.Process(target=live, args=(folder, kind, kill))
         child.start()
         if isinstance(kill, float):
             child.join(kill)

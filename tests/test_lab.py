@@ -4,12 +4,9 @@ import csv
 import json
 import os
 import signal
-import subprocess
-import sys
 import time
 from dataclasses import replace
 from functools import partial
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -31,6 +28,7 @@ from obliviate.methods.scores import margins
 from obliviate.training.batches import feed_of
 from obliviate.training.layout import Layout
 from tests.models import parts_of
+from tests.prepared import PROCESSES
 
 SEEDS, BLOCKS, SPOILT = 5, 6, 4
 
@@ -192,31 +190,26 @@ def test_workers_need_a_project_they_can_make(project, tmp_path):
     assert not (tmp_path / "lab").exists()
 
 
-CHILD = """
-import sys
-sys.path.insert(0, {root!r})
-from tests.test_lab import measure, sourced
-if __name__ == "__main__":
-    measure({folder!r}, project=sourced, workers={workers})
-"""
+def measure_in_a_group(folder, workers):
+    """What the process that is to be killed does; its workers are of its process group."""
+    os.setsid()
+    measure(folder, project=sourced, workers=workers)
 
 
 @pytest.mark.e2e
 @pytest.mark.parametrize("workers", [pytest.param(1, marks=pytest.mark.slow), 2])
 def test_a_killed_call_goes_on(found, tmp_path, workers):
     folder = tmp_path / "lab"
-    script = tmp_path / "child.py"
-    root = str(Path(__file__).parents[1])
-    script.write_text(CHILD.format(root=root, folder=str(folder), workers=workers))
-    child = subprocess.Popen([sys.executable, script], start_new_session=True)
+    child = PROCESSES.Process(target=measure_in_a_group, args=(folder, workers))
+    child.start()
     cells = folder / "cells"
     patience = time.monotonic() + 120
     while not (cells.exists() and len(list(cells.glob("*.json"))) >= 3):
         assert time.monotonic() < patience
-        assert child.poll() is None
+        assert child.is_alive()
         time.sleep(0.02)
     os.kill(child.pid, signal.SIGKILL)
-    child.wait()
+    child.join()
     while processes_of(child.pid):  # workers end by themselves
         assert time.monotonic() < patience
         time.sleep(0.05)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import multiprocessing
 import os
 import signal
 import subprocess
@@ -20,10 +19,9 @@ from obliviate.ledger import Ledger
 from obliviate.ledger.lease import is_dead, this_process
 from obliviate.vault import Vault
 from tests.models import BLOCKS, images, recipe, records_in
+from tests.prepared import PROCESSES
 from tests.stories import CHAIN, DUE, FIRST, METHOD, ids, make
 
-CONTEXT = multiprocessing.get_context("forkserver")
-CONTEXT.set_forkserver_preload(["tests.models", "obliviate"])
 LONG = 30.0
 
 
@@ -288,7 +286,9 @@ def forgetting(folder, record):
 def test_two_processes_that_forget_at_once_queue_up(tmp_path):
     run = ob.fit(recipe(), images(), tmp_path / "run", blocks=BLOCKS)
     records = records_in(run, 2, 4)
-    children = [CONTEXT.Process(target=forgetting, args=(run.folder, record)) for record in records]
+    children = [
+        PROCESSES.Process(target=forgetting, args=(run.folder, record)) for record in records
+    ]
     for child in children:
         child.start()
     for child in children:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import threading
 import time
 
@@ -27,10 +26,9 @@ from obliviate.ledger import Ledger, tables
 from obliviate.ledger.migrations.versions import r0001_first
 from obliviate.ledger.open import checked_url
 from tests.models import BLOCKS, images, recipe, records_in
+from tests.prepared import PROCESSES
 from tests.stories import DUE, METHOD, carried_out, ids, lived, trained
 
-CONTEXT = multiprocessing.get_context("forkserver")
-CONTEXT.set_forkserver_preload(["tests.models", "obliviate"])
 SUBJECTS = [f"user-{record % 24}" for record in range(72)]
 
 
@@ -81,7 +79,7 @@ def making(folder, url):
 
 def test_two_processes_make_runs_at_once(tmp_path, database):
     folders = [tmp_path / name for name in ("one", "two")]
-    children = [CONTEXT.Process(target=making, args=(folder, database)) for folder in folders]
+    children = [PROCESSES.Process(target=making, args=(folder, database)) for folder in folders]
     for child in children:
         child.start()
     for child in children:

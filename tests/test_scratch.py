@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 import signal
 import stat
@@ -11,6 +10,7 @@ import tempfile
 import pytest
 
 from obliviate.disk.scratch import scratch
+from tests.prepared import PROCESSES
 
 
 @pytest.fixture(autouse=True)
@@ -45,7 +45,7 @@ def test_it_is_gone_whatever_ends_it(place, error):
 
 
 def test_what_a_killed_process_left_goes_with_the_next(place):
-    process = multiprocessing.get_context("forkserver").Process(target=killed, args=(place,))
+    process = PROCESSES.Process(target=killed, args=(place,))
     process.start()
     process.join(60)
     assert process.exitcode == -signal.SIGKILL

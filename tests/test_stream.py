@@ -1,16 +1,13 @@
 """A stream of requests, by every method, settled and reloaded on the way, and killed."""
 
-import multiprocessing
 import os
 import random
 import signal
 
 import pytest
 
+from tests.prepared import PROCESSES
 from tests.stream import PEOPLE, never_asked, serve
-
-CONTEXT = multiprocessing.get_context("forkserver")
-CONTEXT.set_forkserver_preload(["tests.kill_child", "tests.stream", "obliviate"])
 
 
 def check(run, folder, requests):
@@ -51,7 +48,7 @@ def serve_through(folder, kills, until):
     """Serve the stream in process after process; return how many were killed before its end."""
     killed = 0
     for kill in kills:
-        child = CONTEXT.Process(target=live, args=(folder, kill, until))
+        child = PROCESSES.Process(target=live, args=(folder, kill, until))
         child.start()
         child.join(300)
         assert child.exitcode in (0, -signal.SIGKILL), f"{kill}: exit {child.exitcode}"
