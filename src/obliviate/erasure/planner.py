@@ -149,6 +149,26 @@ def check_left(records: int, erased: int, asked: int) -> None:
         )
 
 
+def check_start(plan: Plan, method: Method) -> None:
+    """See that a method can do something from where a replay begins.
+
+    Raises:
+        InvalidOption: It cannot.
+    """
+    if plan.start is None and plan.unreached:
+        raise InvalidOption(
+            f"the last block that holds the records is {plan.unreached[-1]}, and the run "
+            "keeps nothing that a fast method could go back to there",
+            hint='give method="exact"',
+        )
+    if method.functional and plan.start is not None and plan.start < plan.window:
+        raise InvalidOption(
+            f"the replay begins at block {plan.start}, and the run keeps every state only "
+            f"from block {plan.window - 1} on: before, nothing can be measured",
+            hint="leave functional out, or make a run that keeps all epochs",
+        )
+
+
 def expected_lag(ledger: Ledger) -> float:
     """How many blocks a fast erasure replays in one go: the median of this run's own."""
     lengths = [

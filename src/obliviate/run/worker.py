@@ -15,11 +15,10 @@ from obliviate.chain.chain import Chain
 from obliviate.chain.custody import begin, forsake, mark
 from obliviate.chain.repair import repairing
 from obliviate.desk.policy import due_date
-from obliviate.erasure.planner import left_of, planned
+from obliviate.erasure.planner import check_start, left_of, planned
 from obliviate.errors import (
     ConnectionLost,
     ForeignData,
-    InvalidOption,
     LeaseLost,
     ObliviateError,
     StorageFailed,
@@ -193,18 +192,7 @@ class Writer:
             plan = self.plan(named, method)
             if not plan.records and plan.start is None:
                 return self._nothing_to_do(kind, named, resumed, chain, plan)
-            if plan.start is None and plan.unreached:
-                raise InvalidOption(
-                    f"the last block that holds the records is {plan.unreached[-1]}, and the run "
-                    "keeps nothing that a fast method could go back to there",
-                    hint='give method="exact"',
-                )
-            if method.functional and plan.start is not None and plan.start < plan.window:
-                raise InvalidOption(
-                    f"the replay begins at block {plan.start}, and the run keeps every state only "
-                    f"from block {plan.window - 1} on: before, nothing can be measured",
-                    hint="leave functional out, or make a run that keeps all epochs",
-                )
+            check_start(plan, method)
             self.check_reach(0 if plan.start is None else chain.length)
             ids = np.array(plan.records, dtype=np.int64)
             self.ledger.check(ids, names=("erased",))
