@@ -160,15 +160,14 @@ def _collated(items: Sequence[tuple[Any, int | None]]) -> tuple[Any, Hashes]:
 
 
 def _row_hashes(batch: Sequence[Tensor], content_key: bytes) -> Hashes:
-    """What `_content_hash` says of each row of some tensors, without cutting them up one by one."""
+    """What `content_hash` says of each row of some tensors, without cutting them up one by one."""
     heads = [next(iter(content_of(tensor[:1]))) for tensor in batch]
     rows = [_row_bytes(raw_bytes(each.cpu()), len(each)) for each in batch]
     return hashed([str(len(batch)).encode(), *heads], rows, content_key)
 
 
-def _content_hash(item: Any, content_key: bytes) -> int:
-    """The keyed hash of a record, as a batch of one."""
-    pieces = list(content_of(collated([item])))
+def content_hash(pieces: Sequence[bytes | memoryview], content_key: bytes) -> int:
+    """The keyed hash of a record, by the content of a batch of it alone."""
     form = [each for each in pieces if not isinstance(each, memoryview)]
     rows = [_row_bytes(each, 1) for each in pieces if isinstance(each, memoryview)]
     return int(hashed(form, rows, content_key)[0])
@@ -283,7 +282,9 @@ class _Seeded(Dataset[Any]):
         random.seed(seed)
         np.random.seed(seed & 0xFFFFFFFF)
         item = self._fetched(record)
-        return item, _content_hash(item, self._key) if is_hashed and self._key else None
+        if not (is_hashed and self._key):
+            return item, None
+        return item, content_hash(list(content_of(collated([item]))), self._key)
 
     def _fetched(self, record: int) -> Any:
         threads = torch.get_num_threads()

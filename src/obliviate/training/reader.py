@@ -9,7 +9,7 @@ import numpy as np
 from obliviate.recipe.contents import placed
 from obliviate.recipe.deal import key
 from obliviate.recipe.user_code import named
-from obliviate.training.batches import content_of, feed_of, moved
+from obliviate.training.records import Records
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -19,13 +19,13 @@ if TYPE_CHECKING:
 
     from obliviate.recipe.contents import Hashes
     from obliviate.recipe.recipe import Recipe
-    from obliviate.training.batches import Feed, Fetched
+    from obliviate.training.batches import Fetched
     from obliviate.training.determinism import Environment
     from obliviate.training.layout import Layout
 
 
-class Reader:
-    """Reads the records of one dataset, in the places that a layout gives them."""
+class Reader(Records):
+    """Reads the records of a run, in the places that a layout gives them."""
 
     def __init__(
         self,
@@ -44,18 +44,8 @@ class Reader:
             environment: In what environment.
             content_key: What records are hashed under; see `feed_of`.
         """
-        self._recipe, self._layout, self._environment = recipe, layout, environment
-        data_threads = int(environment.facts["data threads"])
-        self._feed: Feed = feed_of(data, recipe.workers, data_threads, content_key)
-
-    def batch(self, records: NDArray[np.int64], seed: int = 0) -> Any:
-        """The batch of some records, on the recipe's device.
-
-        Raises:
-            TrainingFailed: The dataset raised.
-        """
-        with self._environment.entered(), named("the dataset"):
-            return moved(self._feed.batch(records, seed), self._recipe.device)
+        super().__init__(recipe, data, environment, content_key)
+        self._layout = layout
 
     def batch_of_step(self, block: int, step: int, records: NDArray[np.int64]) -> Any:
         """The batch of some records as a step of training reads them, on the recipe's device.
@@ -64,15 +54,6 @@ class Reader:
             TrainingFailed: The dataset raised.
         """
         return self.batch(records, key(self._recipe.seed, "fetch", block, step))
-
-    def content(self, record: int) -> list[bytes | memoryview]:
-        """The content of a record, which depends neither on its id nor on its neighbours.
-
-        Raises:
-            TrainingFailed: The dataset raised.
-        """
-        with self._environment.entered(), named("the dataset"):
-            return list(content_of(self._feed.alone(record)))
 
     def unhashed(self, block: int) -> Hashes:
         """Room for the hashes of a block's records."""
@@ -111,7 +92,7 @@ class Reader:
             TrainingFailed: The dataset raised.
         """
         contents = self.unhashed(block)
-        with self._environment.entered(), named(f"block {block}: the dataset"):
+        with self._environment.entered(), named(f"block {block}: {self.what}"):
             for _ in self.batches(block, erased, contents, is_once=True):
                 pass
         return contents

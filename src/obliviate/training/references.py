@@ -1,0 +1,78 @@
+"""References: records of the same kind as the run's, and none of them: never trained on.
+
+How a model behaves that never saw a record is read off them.
+"""
+
+from __future__ import annotations
+
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
+
+from obliviate.recipe.contents import NOTHING
+from obliviate.recipe.deal import key
+from obliviate.recipe.user_code import named
+from obliviate.training.records import Records
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+    from torch.utils.data import Dataset
+
+    from obliviate.recipe.contents import Hashes
+    from obliviate.recipe.recipe import Recipe
+    from obliviate.training.determinism import Environment
+
+
+class References(Records):
+    """Reads references. A reference is known by its index in its own dataset."""
+
+    what: ClassVar[str] = "the reference dataset"
+
+    def __init__(
+        self,
+        recipe: Recipe,
+        data: Dataset[Any],
+        environment: Environment,
+        content_key: bytes,
+    ) -> None:
+        """Ask for their number, and for none of them yet.
+
+        Args:
+            recipe: Of the run, by which they are scored.
+            data: They: a map-style dataset.
+            environment: In what environment.
+            content_key: What the run's records are hashed under.
+
+        Raises:
+            TrainingFailed: The dataset raised.
+        """
+        super().__init__(recipe, data, environment, content_key)
+        with named(f"the length of {self.what}"):
+            self._length = len(data)  # type: ignore[arg-type]
+
+    def __len__(self) -> int:
+        return self._length
+
+    def hashes(self, ids: NDArray[np.int64]) -> Hashes:
+        """What hashes these references would have, if they were records of the run. Shape (n,).
+
+        Equal content shows by equal hashes, unless the dataset draws what a record is anew each
+        time.
+
+        Raises:
+            TrainingFailed: The dataset raised, or they cannot be collated.
+        """
+        size = self._recipe.batch_size
+        steps = [
+            (at, ids[first : first + size]) for at, first in enumerate(range(0, len(ids), size))
+        ]
+        seed = key(self._recipe.seed, "references")
+        with self._environment.entered(), named(self.what):
+            fetched = self._feed.batches(steps, seed, hashed_steps=len(steps))
+            return np.concatenate([NOTHING, *(each.hashes for each in fetched)])
+
+    @cached_property
+    def all_hashes(self) -> Hashes:
+        """The hashes of all references; each is read once for it. Shape (n,)."""
+        return self.hashes(np.arange(self._length, dtype=np.int64))
