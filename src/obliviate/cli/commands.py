@@ -83,6 +83,7 @@ def fit(
         blocks=source.blocks,
         keep=source.keep,
         subjects=source.subjects,
+        reference=source.reference,
         project=remembered(project, options),
         vault=vault,
         seal=_seal(key_file, key_variable) or source.seal,

@@ -210,6 +210,7 @@ def _fitted(source: Project, place: Path, console: Console) -> Run:
             place,
             blocks=source.blocks,
             subjects=source.subjects,
+            reference=source.reference,
             project=remembered,
         )
 

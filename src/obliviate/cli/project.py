@@ -76,7 +76,15 @@ def open_run(place: str, file: Path | None, wait: float | None = None) -> tuple[
     ledger.close()
     project = project_of(folder, facts.project, file)
     data = own_data(project, facts.records)
-    return project, load(folder, project.recipe, data, patience_seconds=wait, seal=project.seal)
+    run = load(
+        folder,
+        project.recipe,
+        data,
+        reference=project.reference,
+        patience_seconds=wait,
+        seal=project.seal,
+    )
+    return project, run
 
 
 def project_of(folder: Path, known: Mapping[str, str], file: Path | None) -> Project:

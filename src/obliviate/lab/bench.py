@@ -91,6 +91,7 @@ def bench(project: Project, blocks: int | None = None) -> Events[Bench]:
             folder / "run",
             blocks=project.blocks if blocks is None else blocks,
             subjects=project.subjects,
+            reference=project.reference,
         )
         seconds = time.perf_counter() - started
         training = sum(entry.seconds for entry in run.chain().entries)
@@ -102,7 +103,7 @@ def bench(project: Project, blocks: int | None = None) -> Events[Bench]:
         refused: dict[str, str] = {}
         for method in names():
             shutil.copytree(run.folder, folder / method)
-            copy = load(folder / method, project.recipe, project.data)
+            copy = load(folder / method, project.recipe, project.data, reference=project.reference)
             try:
                 rows.append((yield from _row(copy, record, method, project)))
             except InvalidRecipe as error:  # calibrated needs a loss of single records

@@ -220,6 +220,8 @@ def _context(project: Project, trainer: BlockTrainer, question: Question) -> str
         "probes": probes,
         "sets": [question.erased, question.retained, question.tested, question.controls],
     }
+    if project.reference is not None:
+        words["reference"] = _content(project.reference)
     return hashlib.sha256(json.dumps(words, sort_keys=True).encode()).hexdigest()
 
 

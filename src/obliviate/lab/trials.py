@@ -126,13 +126,14 @@ class Bench:
             blocks=source.blocks,
             subjects=source.subjects,
             exclude=exclude,
+            reference=source.reference,
         )
 
     def _unlearn(self, run: Run, method: Method, name: str) -> None:
         place = run.folder.with_name(f"{run.folder.name}-{method.name}")
         shutil.rmtree(place, ignore_errors=True)  # a killed process's; a copy is made in no time
         shutil.copytree(run.folder, place)
-        copy = load(place, run.recipe, run.data)
+        copy = load(place, run.recipe, run.data, reference=self.project.reference)
         erasure = copy.forget(records=self.question.erased, method=method)
         facts = erasure.facts()
         if method.is_exact:

@@ -158,6 +158,7 @@ def _insert_run(connection: Connection, number: int, name: str, run: RunFacts) -
         "content_key": with_check(run.content_key),
         "tombstones": dict(run.tombstones),
         "vault": dict(run.vault),
+        "references": run.references,
         "project": dict(run.project),
         "made": run.made,
     }

@@ -31,6 +31,7 @@ class RunFacts:
         tombstones: Where tombstones are kept and what becomes of records that have one; empty
             where none are.
         vault: Where the objects are kept, how they are sealed; see `vault.settings`.
+        references: How many references it was made with; 0 where with none.
         project: Where the command line finds the project, and its options.
         made: When, ISO 8601 in UTC.
     """
@@ -44,6 +45,7 @@ class RunFacts:
     samples: Mapping[int, str] = field(default_factory=dict)
     tombstones: Mapping[str, str] = field(default_factory=dict)
     vault: Mapping[str, Any] = field(default_factory=dict)
+    references: int = 0
     project: Mapping[str, str] = field(default_factory=dict)
     made: str = ""
 

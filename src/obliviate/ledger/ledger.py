@@ -168,6 +168,7 @@ class Ledger:
                 content_key=self._keys.key(row.content_key, "content"),
                 tombstones=row.tombstones or {},
                 vault=row.vault or {},
+                references=row.references,
                 project=row.project,
                 made=row.made,
             )

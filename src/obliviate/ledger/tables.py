@@ -80,6 +80,7 @@ runs = Table(
     Column("content_key", LargeBinary, nullable=False),
     Column("tombstones", JsonText),
     Column("vault", JsonText),
+    Column("references", Integer, nullable=False),
     Column("project", JsonText, nullable=False),
     Column("made", String, nullable=False),
 )

@@ -75,7 +75,7 @@ class Scorer:
             InvalidRecipe: The loss has no form for single records, and the recipe no score.
             TrainingFailed: A retained record cannot be read.
         """
-        self._recipe, self._environment = _with_own_loss(trainer.recipe), trainer.environment
+        self._recipe, self._environment = with_own_loss(trainer.recipe), trainer.environment
         self._all: Sample | None = None  # until it is known which records can be scored
         with self._environment.entered():
             self._model = made_model(trainer.recipe)
@@ -177,7 +177,7 @@ class Scorer:
         self.controls = chosen(self.controls, np.isfinite(controls))
 
 
-def _with_own_loss(recipe: Recipe) -> Recipe:
+def with_own_loss(recipe: Recipe) -> Recipe:
     """The recipe with a copy of its loss on its device, where the loss is a module."""
     if not isinstance(recipe.loss, nn.Module):
         return recipe

@@ -8,9 +8,7 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset
 
-from obliviate.errors import (
-    InvalidOption,
-)
+from obliviate.errors import InvalidOption
 from obliviate.options import MOST_WHOLE, noted, whole
 from obliviate.recipe.recipe import Recipe, invalid
 from obliviate.recipe.subjects import Subjects
@@ -19,6 +17,12 @@ from obliviate.text import shown
 
 if TYPE_CHECKING:
     from torch.utils.data import Dataset
+
+FEWEST_REFERENCES = 20
+"""A conformal interval of 90 % needs 19 at the least: of n, one in n + 1 lies beyond the largest.
+
+Vovk, Gammerman and Shafer, Algorithmic Learning in a Random World, section 2.2.
+"""
 
 
 def data_length(data: Dataset[Any]) -> int:
@@ -36,6 +40,35 @@ def data_length(data: Dataset[Any]) -> int:
     if not 1 <= records <= MOST_WHOLE:
         raise invalid([f"data holds {records:,} records; it must hold 1 to {MOST_WHOLE:,}"])
     return records
+
+
+def check_reference(reference: Any, data: Any) -> None:
+    """See that references can be some: as many as are needed, and not the very data.
+
+    Args:
+        reference: As they were given; None where none were.
+        data: What is trained on.
+
+    Raises:
+        InvalidOption: They are none.
+        TrainingFailed: The dataset raised when it was asked for its length.
+    """
+    if reference is None:
+        return
+    hint = "give a map-style Dataset of records that are never trained on, such as a test set"
+    fault = _data_fault(reference)
+    if fault:
+        raise InvalidOption(f"reference is {fault}", hint=hint)
+    if reference is data:
+        raise InvalidOption("reference is the very data that is trained on", hint=hint)
+    with named("the length of the reference dataset"):
+        count = len(reference)
+    if not FEWEST_REFERENCES <= count <= MOST_WHOLE:
+        raise InvalidOption(
+            f"reference holds {count:,} records; it must hold {FEWEST_REFERENCES} or more, so that "
+            "an interval of 90 % can be read off them",
+            hint=hint,
+        )
 
 
 def _data_fault(data: Any) -> str:

@@ -31,6 +31,7 @@ from obliviate.recipe.deal import groups_of
 from obliviate.recipe.parts import with_part
 from obliviate.run.arguments import data_length
 from obliviate.run.fingerprint import content_hashes, sampled
+from obliviate.run.references import tried_references
 from obliviate.run.tombstoned import Reingested
 from obliviate.states.update import digest, size_bytes
 from obliviate.training.determinism import Environment, environment_facts
@@ -154,6 +155,7 @@ def make(
     subjects: Subjects | None,
     left_out: NDArray[np.int64],
     project: Mapping[str, str] | None,
+    reference: Dataset[Any] | None,
     tombstones: Mapping[str, str],
     ledger: str | None,
     settings: VaultSettings,
@@ -175,6 +177,7 @@ def make(
     facts = _facts(
         recipe, trainer, left_out, project or {}, tombstones=found.options, settings=settings
     )
+    facts = replace(facts, references=tried_references(trainer, reference, left_out))
     if ledger is not None:
         prepare(ledger)
     with _or_nothing(folder) as elsewhere, alone(folder):

@@ -32,7 +32,7 @@ from obliviate.ledger import Ledger
 from obliviate.methods.exact import Exact
 from obliviate.methods.registry import method_of
 from obliviate.options import flag
-from obliviate.run.arguments import data_length
+from obliviate.run.arguments import check_reference, data_length
 from obliviate.run.extend import (
     Addition,
     extending,
@@ -49,6 +49,7 @@ from obliviate.run.served import Served
 from obliviate.run.work import working
 from obliviate.run.worker import Writer
 from obliviate.text import READS_MORE
+from obliviate.training.references import References
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -84,11 +85,13 @@ class Run(Requested):
         recipe: Recipe,
         data: Dataset[Any],
         *,
+        reference: Dataset[Any] | None = None,
         patience_seconds: float | None = None,
         seal: Seal | None = None,
     ) -> None:
         """Open a run; see `load`."""
         self.folder, self.recipe, self._patience_seconds = folder, recipe, patience_seconds
+        self.reference = reference
         self.ledger = Ledger(folder, patience_seconds)
         self.ledger.check(names=("runs", "parts", "samples"))  # before any of it is believed
         self.vault = opened(self.ledger, folder, seal)
@@ -117,6 +120,10 @@ class Run(Requested):
         self.writer = Writer(self.ledger, self.vault, self.trainer, self.facts)
         self.writer.patience_seconds = self._patience_seconds
         self.writer.lacks = lacking(self.facts, data_length(data))
+        if self.reference is not None:
+            self.writer.references = References(
+                self.recipe, self.reference, self.trainer.environment, self.facts.content_key
+            )
 
     def close(self) -> None:
         """Let go of the ledger; what is asked of the run afterwards opens it again."""
@@ -294,6 +301,7 @@ class Run(Requested):
             ForeignData: An extension was interrupted, and these are not its records.
             Tombstoned: Some of the records were erased before.
         """
+        check_reference(self.reference, data)
         addition = Addition(
             data=data,
             blocks=blocks,

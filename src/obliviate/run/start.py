@@ -14,8 +14,9 @@ from obliviate.events import Events, watched
 from obliviate.options import real
 from obliviate.recipe.parts import usual_keep
 from obliviate.recipe.subjects import Subjects
-from obliviate.run.arguments import checked_keep, checked_recipe, cut, data_length
+from obliviate.run.arguments import check_reference, checked_keep, checked_recipe, cut, data_length
 from obliviate.run.make import MAKING_NAME, check_place, is_made, make, sizes_of
+from obliviate.run.references import check_references
 from obliviate.run.run import Run
 from obliviate.run.tombstoned import tombstone_options
 from obliviate.vault import VaultSettings, check_seal, kept_form
@@ -42,6 +43,7 @@ def fit(
     blocks: int = 100,
     keep: int | None = None,
     subjects: Given | None = None,
+    reference: Dataset[Any] | None = None,
     exclude: Iterable[int] = (),
     ledger: str | None = None,
     tombstones: str | Path | None = None,
@@ -65,6 +67,9 @@ def fit(
         subjects: Whose each record is: a string, an int or a UUID; several of them in a tuple, a
             list or a set; None where it is nobody's. Kept as keyed hashes of one spelling: case,
             Unicode form and surrounding blanks make no difference.
+        reference: A map-style dataset of records of the same kind that are never trained on, 20 or
+            more, such as a test set: how a model behaves that never saw a record is read off them
+            when somebody is erased. None of them may be a record of `data`, by its content.
         exclude: Records to leave out, as if they had been erased before training.
         ledger: The database that the ledger is kept in, such as
             "postgresql+psycopg://user@host/database"; many runs may share it. An SQLite file in
@@ -103,6 +108,7 @@ def fit(
     """
     folder, recipe = local_folder(path), checked_recipe(recipe)
     records = data_length(data)
+    check_reference(reference, data)
     blocks, people = cut(blocks, subjects, records)
     keep = checked_keep(keep, recipe.epochs)
     left_out = record_ids(exclude, records, what="exclude")
@@ -125,6 +131,7 @@ def fit(
             keep=keep,
             subjects=people,
             left_out=left_out,
+            reference=reference,
             project=project,
             tombstones=kept,
             ledger=ledger,
@@ -133,14 +140,16 @@ def fit(
         )
     with naming(folder):
         (folder / MAKING_NAME).unlink(missing_ok=True)
-    run = Run(folder, recipe, data, seal=seal)
+    run = Run(folder, recipe, data, reference=reference, seal=seal)
     if disk_budget is None:
         _check_blocks(run, blocks, keep)
     _check_same(run, people, left_out)
     _check_vault(run, vault, seal)
     _check_tombstones(run, kept)
     if records == run.facts.records:  # else an extension was interrupted, and goes on with `extend`
+        check_references(run.writer)  # before hours are spent, as far as it is trained
         yield from run.writer.training()
+        check_references(run.writer)
     return run
 
 
@@ -149,6 +158,7 @@ def load(
     recipe: Recipe,
     data: Dataset[Any],
     *,
+    reference: Dataset[Any] | None = None,
     patience_seconds: float | None = None,
     seal: Seal | None = None,
 ) -> Run:
@@ -159,6 +169,7 @@ def load(
         recipe: The recipe that it was made with.
         data: The dataset that it was made with. Erased records are never read: anything may stand
             in their places.
+        reference: References, as for `fit`; they need not be those that the run was made with.
         patience_seconds: How long calls that write wait for another live process that writes to
             the run; None: until it is done.
         seal: The master key of a sealed vault; where it is remembered to be if None.
@@ -167,6 +178,7 @@ def load(
         RunMissing: There is none.
         WrongKey, KeyMissing: The vault was sealed with another key, or there is none.
         ForeignVault: The vault's place holds something else.
+        InvalidOption: The references cannot be used.
         ForeignRecipe, ForeignData: It was made with something else.
         RunOutdated: Another ledger than this one last wrote to the vault: this is an older copy.
         RunDamaged, OtherFormat: It cannot be read.
@@ -177,7 +189,10 @@ def load(
         patience_seconds = real(patience_seconds, "patience_seconds", least=0, hint=hint)
     check_seal(seal)
     data_length(data)
-    return Run(folder, recipe, data, patience_seconds=patience_seconds, seal=seal)
+    check_reference(reference, data)
+    return Run(
+        folder, recipe, data, reference=reference, patience_seconds=patience_seconds, seal=seal
+    )
 
 
 def _check_blocks(run: Run, blocks: int, keep: int | None) -> None:

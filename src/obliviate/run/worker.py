@@ -33,6 +33,7 @@ from obliviate.run.carried import Carried, Resumed
 from obliviate.run.fingerprint import sample_again
 from obliviate.run.onward import training_on
 from obliviate.run.prepared import erasing_of, trace_of_request
+from obliviate.run.references import check_given
 from obliviate.training.determinism import BITS_DEPEND_ON, environment_facts
 from obliviate.vault import VaultSettings
 
@@ -51,6 +52,7 @@ if TYPE_CHECKING:
     from obliviate.recipe.parts import Places
     from obliviate.run.onward import Commit
     from obliviate.training.protocol import BlockTrainer
+    from obliviate.training.references import References
     from obliviate.vault import Vault
 
     Kind = Literal["forget", "settle"]
@@ -70,6 +72,7 @@ class Writer:
         patience_seconds: How long to wait for another live process that writes to the run; None:
             until it is done.
         lacks: How many records at the end the dataset lacks; see `growth.lacking`.
+        references: What was given at this opening of the run; None where nothing was.
     """
 
     def __init__(
@@ -78,6 +81,7 @@ class Writer:
         self.ledger, self.vault, self.trainer, self.facts = ledger, vault, trainer, facts
         self.marking = Marking(ledger, facts)
         self.lacks = 0
+        self.references: References | None = None
         self.patience_seconds: float | None = None
 
     def chain(self) -> Chain:
@@ -196,6 +200,8 @@ class Writer:
             self.check_reach(0 if plan.start is None else chain.length)
             ids = np.array(plan.records, dtype=np.int64)
             self.ledger.check(ids, names=("erased",))
+            if plan.start is not None:
+                check_given(self, method, ids)
             trace = trace_of_request(self, method, ids, chain)
             facts = self._begin(kind, plan, method, requests)
             outcome = yield from self._carrying_out(facts, chain, trace, is_waiting=bool(requests))
