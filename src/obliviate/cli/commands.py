@@ -24,6 +24,7 @@ from obliviate.cli.options import (
     Subjects,
     Wait,
     check_named,
+    method_named,
 )
 from obliviate.cli.output import Answer, over
 from obliviate.cli.project import (
@@ -33,11 +34,9 @@ from obliviate.cli.project import (
     remembered,
 )
 from obliviate.cli.terminal import watch_replay
-from obliviate.desk.desk import DEFAULT_METHOD
 from obliviate.desk.policy import Policy
 from obliviate.errors import InvalidOption
 from obliviate.events import watch
-from obliviate.methods.registry import method_of
 from obliviate.recipe.project import load_project
 from obliviate.run import start
 from obliviate.run.extend import addition_of
@@ -110,13 +109,13 @@ def forget(
     *,
     subject: Subjects = None,
     record: Records = None,
-    method: MethodName = DEFAULT_METHOD,
+    method: MethodName = None,
     project: Moved = None,
     wait: Wait = None,
     _json: Json = False,
 ) -> Answer:
     """Erase people or records from a run, for good."""
-    chosen = method_of(method)
+    chosen = method_named(method)
     check_named(subject, record, run)
 
     def one(run: str) -> Answer:

@@ -8,10 +8,12 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from obliviate.errors import InvalidOption
-from obliviate.methods.registry import names
+from obliviate.methods.registry import method_of, names
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+
+    from obliviate.methods.method import Method
 
 
 ProjectPath = Annotated[
@@ -39,11 +41,13 @@ Records = Annotated[
     typer.Option("--record", "-r", metavar="ID", help="A record; can be given several times."),
 ]
 MethodName = Annotated[
-    str,
+    str | None,
     typer.Option(
         "--method",
         "-m",
-        help=f"One of {', '.join(names())}; with options as in deepobliviate:epsilon=0.01.",
+        metavar="NAME",
+        help=f"One of {', '.join(names())}; with options as in deepobliviate:epsilon=0.01. If not "
+        "given, calibrated where the run was made with references, else deepobliviate.",
     ),
 ]
 Blocks = Annotated[
@@ -73,6 +77,15 @@ Due = Annotated[
 Number = Annotated[int, typer.Argument(metavar="REQUEST", help="The request's number.")]
 Reason = Annotated[str, typer.Option(help="Why; it is kept.")]
 Json = Annotated[bool, typer.Option("--json", help="Answer with one JSON object.")]
+
+
+def method_named(name: str | None) -> Method | None:
+    """The method of a name, or None for the best one of each run.
+
+    Raises:
+        UnknownMethod, InvalidOption: There is none like that.
+    """
+    return None if name is None else method_of(name)
 
 
 def check_named(

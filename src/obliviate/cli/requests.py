@@ -21,14 +21,14 @@ from obliviate.cli.options import (
     RunFolders,
     Subjects,
     check_named,
+    method_named,
 )
 from obliviate.cli.output import Answer, over
-from obliviate.desk.desk import DEFAULT_METHOD, Desk
+from obliviate.desk.desk import Desk
 from obliviate.desk.policy import Policy
 from obliviate.disk.paths import local_folder
 from obliviate.errors import KeyMissing
 from obliviate.ledger import Ledger
-from obliviate.methods.registry import method_of
 from obliviate.text import counted
 
 if TYPE_CHECKING:
@@ -73,12 +73,12 @@ def preview(
     *,
     subject: Subjects = None,
     record: Records = None,
-    method: MethodName = DEFAULT_METHOD,
+    method: MethodName = None,
     project: Moved = None,
     _json: Json = False,
 ) -> Answer:
     """Say what a request would touch and cost; nothing changes."""
-    chosen = method_of(method)
+    chosen = method_named(method)
     check_named(subject, record, run)
 
     def one(run: str) -> Answer:
@@ -95,12 +95,12 @@ def request(
     subject: Subjects = None,
     record: Records = None,
     due: Due = None,
-    method: MethodName = DEFAULT_METHOD,
+    method: MethodName = None,
     project: Moved = None,
     _json: Json = False,
 ) -> Answer:
     """Register a request, to be carried out later by `work`."""
-    chosen = method_of(method)
+    chosen = method_named(method)
     check_named(subject, record, run)
 
     def one(run: str) -> Answer:

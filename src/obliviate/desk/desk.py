@@ -21,6 +21,7 @@ from obliviate.erasure.results import Status
 from obliviate.errors import InvalidOption, UnknownRequest
 from obliviate.ledger import Ledger
 from obliviate.ledger.marking import Marking
+from obliviate.methods.calibrated import Calibrated
 from obliviate.methods.deepobliviate import DeepObliviate
 from obliviate.methods.registry import method_of, options_of
 from obliviate.options import text, whole
@@ -42,7 +43,20 @@ if TYPE_CHECKING:
     from obliviate.recipe.subjects import Subject
     from obliviate.vault import Seal
 
-DEFAULT_METHOD = DeepObliviate.name
+
+def chosen_method(method: str | Method | None, run: RunFacts) -> Method:
+    """The method that was asked for, or the best one for a run.
+
+    Args:
+        method: None for "calibrated" where the run was made with references, else "deepobliviate".
+        run: What the ledger says of it.
+
+    Raises:
+        UnknownMethod, InvalidOption: There is none like that.
+    """
+    if method is None:
+        method = Calibrated.name if run.references else DeepObliviate.name
+    return method_of(method)
 
 
 class Desk:
@@ -89,11 +103,14 @@ class Desk:
         subjects: Iterable[Subject] | None = None,
         *,
         due: str | datetime | None = None,
-        method: str | Method = DEFAULT_METHOD,
+        method: str | Method | None = None,
     ) -> RequestFacts:
         """Register a request; see `Run.request`."""
         deadline = due_date(due, clock.now())
-        chosen, named = method_of(method), self.named(records, subjects, is_final=True)
+        chosen, named = (
+            chosen_method(method, self._facts),
+            self.named(records, subjects, is_final=True),
+        )
         left_of(self._ledger, self._facts.records, named)
         return self._ledger.requests.register(options_of(chosen), named, due=clock.stamp(deadline))
 
@@ -117,10 +134,10 @@ class Desk:
         self,
         records: Iterable[int] | None = None,
         subjects: Iterable[Subject] | None = None,
-        method: str | Method = DEFAULT_METHOD,
+        method: str | Method | None = None,
     ) -> Plan:
         """What a request would touch and cost; nothing changes. See `Run.preview`."""
-        chosen, named = method_of(method), self.named(records, subjects)
+        chosen, named = chosen_method(method, self._facts), self.named(records, subjects)
         return planned(self._ledger, self._facts, named, chosen)
 
     def lift(

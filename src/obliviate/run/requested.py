@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from obliviate.desk.desk import DEFAULT_METHOD, Desk
+from obliviate.desk.desk import Desk
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -45,7 +45,7 @@ class Requested:
         self,
         records: Iterable[int] | None = None,
         subjects: Iterable[Subject] | None = None,
-        method: str | Method = DEFAULT_METHOD,
+        method: str | Method | None = None,
     ) -> Plan:
         """What a request would touch and cost; nothing changes. See `forget` for the errors."""
         return self.desk.preview(records, subjects, method)
@@ -56,7 +56,7 @@ class Requested:
         subjects: Iterable[Subject] | None = None,
         *,
         due: str | datetime | None = None,
-        method: str | Method = DEFAULT_METHOD,
+        method: str | Method | None = None,
     ) -> RequestFacts:
         """Register a request, to be carried out later by `work`; the chain is not touched.
 
@@ -67,7 +67,7 @@ class Requested:
             subjects: People, all of whose records are to be erased.
             due: The deadline, by which the model has to be exact: a day or a time in ISO 8601; a
                 month from now if None.
-            method: How to carry it out until then.
+            method: How to carry it out until then; see `forget`.
 
         Raises:
             UnknownRecord, UnknownSubject, UnknownMethod, InvalidOption: The request is wrong, or

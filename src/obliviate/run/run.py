@@ -18,19 +18,13 @@ from obliviate.chain.verification import (
     journal_faults,
     verifying,
 )
-from obliviate.desk.desk import DEFAULT_METHOD
+from obliviate.desk.desk import chosen_method
 from obliviate.desk.policy import policy_of
 from obliviate.erasure.results import Erasure, Extension, Work
-from obliviate.errors import (
-    RunDamaged,
-    RunLocked,
-    StorageFailed,
-    StorageFull,
-)
+from obliviate.errors import RunDamaged, RunLocked, StorageFailed, StorageFull
 from obliviate.events import finish, watch, watched
 from obliviate.ledger import Ledger
 from obliviate.methods.exact import Exact
-from obliviate.methods.registry import method_of
 from obliviate.options import flag
 from obliviate.run.arguments import check_reference, data_length
 from obliviate.run.extend import (
@@ -201,7 +195,7 @@ class Run(Requested):
         self,
         records: Iterable[int] | None = None,
         subjects: Iterable[Subject] | None = None,
-        method: str | Method = DEFAULT_METHOD,
+        method: str | Method | None = None,
     ) -> Events[Erasure]:
         """Erase records, for good.
 
@@ -210,7 +204,8 @@ class Run(Requested):
             subjects: People, all of whose records are erased.
             method: "deepobliviate" (fast, approximate), "calibrated" (the same, stitching only what
                 training would not have faded by itself), "exact", or an object with options such as
-                `ob.DeepObliviate(epsilon=0.02)`.
+                `ob.DeepObliviate(epsilon=0.02)`. If None, "calibrated" where the run was made with
+                references, else "deepobliviate".
 
         Raises:
             UnknownRecord, UnknownSubject, UnknownMethod, InvalidOption: The request is wrong.
@@ -221,7 +216,8 @@ class Run(Requested):
             NotFinite, TrainingFailed, StorageFull, RunDamaged: It could not be carried out and was
                 taken back.
         """
-        chosen, named = method_of(method), self.desk.named(records, subjects, is_final=True)
+        chosen = chosen_method(method, self.facts)
+        named = self.desk.named(records, subjects, is_final=True)
         self.writer.left_of(named)
         return self._served.erasure((yield from self.writer.erasing("forget", named, chosen)))
 
