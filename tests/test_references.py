@@ -1,6 +1,7 @@
 """References: records that are never trained on, and are seen not to be the run's own."""
 
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -10,6 +11,8 @@ from torch.utils.data import ConcatDataset, DataLoader, Dataset, Subset, TensorD
 import obliviate as ob
 from obliviate import errors
 from obliviate.lab.bench import bench
+from obliviate.lab.experiment import question_of
+from obliviate.lab.trials import Bench, trials_of
 from obliviate.recipe.contents import NOTHING
 from obliviate.run.fingerprint import sampled
 from obliviate.run.references import check_references
@@ -330,11 +333,35 @@ def test_the_command_line_brings_the_projects(project, tmp_path):
     assert "none are given" in call("forget", folder, "--record", 7, code=2).output
 
 
-def test_the_bench_takes_them(data, recipe_of):
-    project = ob.Project(
+@pytest.fixture
+def small(data, recipe_of):
+    return ob.Project(
         recipe=recipe_of(epochs=2), data=data, reference=Listed(own_kind(data)), blocks=5
     )
-    assert "calibrated" in [row.method for row in bench(project).rows]
+
+
+def test_the_bench_takes_them(small):
+    assert "calibrated" in [row.method for row in bench(small).rows]
+
+
+def test_the_laboratory_takes_them(small, tmp_path):
+    question = question_of(small, records=[3], subjects=(), methods=["calibrated"], seeds=3)
+    trial = trials_of(question)[0]
+    workbench = Bench(small, question, tmp_path, keeps=False)
+    workbench.carry_out(trial)
+    assert trial.is_original
+    assert not trial.missing(question, workbench.cells)
+
+
+def test_what_they_are_is_part_of_what_the_laboratory_is_asked(small):
+    def context(reference):
+        project = replace(small, reference=reference)
+        return question_of(project, records=[3], subjects=(), methods=(), seeds=3).context
+
+    contexts = [context(None), context(small.reference), context(small.reference)]
+    contexts.append(context(Listed(others())))
+    assert contexts[1] == contexts[2]
+    assert len(set(contexts)) == 3
 
 
 def own_kind(data):
