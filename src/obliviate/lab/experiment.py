@@ -13,11 +13,12 @@ import obliviate
 from obliviate.desk.subjects import record_ids
 from obliviate.errors import InvalidOption, NothingLeft, UnknownSubject
 from obliviate.methods.exact import Exact
-from obliviate.methods.registry import method_of, options_of
+from obliviate.methods.registry import label_of, method_of, options_of
 from obliviate.options import whole
 from obliviate.recipe.deal import key, keyed_hash
+from obliviate.recipe.parts import usual_keep
 from obliviate.recipe.subjects import named_once
-from obliviate.run.arguments import cut, data_length
+from obliviate.run.arguments import checked_keep, cut, data_length
 from obliviate.run.make import new_trainer
 from obliviate.text import shown
 from obliviate.training.batches import TensorFeed, content_of, feed_of
@@ -47,8 +48,8 @@ class Question:
         erased: Ids of the records to forget, sorted.
         retained: Ids of some records that stay.
         tested: Ids of some test records.
-        controls: Ids of some retained records of the erased records' blocks.
-        affected: The blocks that hold the erased records, ascending.
+        controls: Ids of some retained records of the blocks of the last epoch that hold them.
+        affected: The positions in the chain that hold the erased records, of all epochs, ascending.
         methods: The methods, "exact" first.
         seeds: How many originals, and as many independent retrains.
         context: A digest of everything else that a measurement depends on.
@@ -124,6 +125,7 @@ def question_of(
     project = replace(project, blocks=blocks)
     erased = _erased(people, records, subjects, count)
     recipe = recipe_of(project.recipe, 0, is_original=True)
+    _check_reach(chosen, checked_keep(project.keep, recipe.epochs) or usual_keep(recipe.epochs))
     with Environment(recipe.device, threads=1).entered():
         trainer = new_trainer(recipe, project.data, count, project.blocks, people)
         probe(trainer, erased)
@@ -140,6 +142,17 @@ def _with_exact(methods: Sequence[str | Method]) -> tuple[Method, ...]:
         if method not in found:
             found.append(method)
     return tuple(found)
+
+
+def _check_reach(methods: Iterable[Method], kept: int) -> None:
+    """See that every method finds the epochs that it goes back to, before hours are spent."""
+    for method in methods:
+        if method.reach is not None and method.reach > kept:
+            raise InvalidOption(
+                f"{label_of(method)} goes {method.reach} epochs back; the runs keep the last "
+                f"{kept} in full",
+                hint=f"give back={kept} or less, or the project keep={method.reach}",
+            )
 
 
 def _erased(
@@ -172,7 +185,8 @@ def _put_down(
 ) -> Question:
     layout = trainer.layout
     affected = layout.places(erased).touched
-    near = np.concatenate([layout.members(int(block)) for block in affected])
+    last = affected[affected > layout.blocks - project.blocks]  # those of the last epoch
+    near = np.concatenate([layout.members(int(block)) for block in last])
     tests = data_length(project.test) if project.test is not None else 0
     seed, everyone = project.recipe.seed, np.arange(layout.records, dtype=np.int64)
     sets = {
@@ -215,6 +229,8 @@ def _context(project: Project, trainer: BlockTrainer, question: Question) -> str
         "recipe": trainer.fingerprint(),
         "first step": vars(trainer.try_steps(trainer.initial(), block, [(step, records)])),
         "blocks": trainer.layout.blocks,
+        "affected": question.affected,
+        "keep": project.keep,
         "data": _content(project.data, scored),
         "test": _content(project.test) if project.test is not None else "",
         "probes": probes,

@@ -125,7 +125,7 @@ class Fade:
     """The gap of the erased records between original and exact replay, over lags.
 
     Attributes:
-        lags: 1 is the last block that holds one of the records.
+        lags: 1 is the last position that holds one of the records, in the last epoch.
         erased: Mean gap over the records and seeds, in units of the score.
         deviation: Of that mean over the seeds.
         controls: Mean over retained records of the same blocks.
@@ -148,8 +148,8 @@ class Lab:
     Attributes:
         seeds: How many originals, and as many independent retrains.
         records: How many were to be forgotten.
-        affected: The blocks that held them.
-        blocks: How many there are.
+        affected: The positions in the chain that held them, of all epochs.
+        blocks: How many positions there are, blocks times epochs.
         findings: The originals first, then the exact replay, then the methods.
         floor: What chance alone gives.
         fade: How the trace fades.

@@ -124,6 +124,7 @@ class Bench:
             source.data,
             place,
             blocks=source.blocks,
+            keep=source.keep,
             subjects=source.subjects,
             exclude=exclude,
             reference=source.reference,
@@ -163,13 +164,14 @@ class Bench:
     def _gap(self, original: Run, replayed: Run) -> dict[str, list[float]]:
         """How much better the erased records fit the original than the exact replay, over lags.
 
-        The lag counts from the last block that holds one: 1 is that block itself.
+        The lag counts from the last position that holds one: 1 is that block itself, in the last
+        epoch, all of whose states are kept.
         """
         first, chains = self.question.affected[-1], (original.chain(), replayed.chain())
         recipe, feed = original.recipe, feed_of(self.project.data, 0)
         model = original.trainer.model.eval()
         found: dict[str, list[float]] = {"lags": [], "erased": [], "controls": []}
-        for lag in lags_up_to(self.project.blocks - first + 1):
+        for lag in lags_up_to(chains[0].length - first + 1):
             found["lags"].append(lag)
             states = [chain.state(first + lag - 1) for chain in chains]
             for name in ("erased", "controls"):
