@@ -61,7 +61,7 @@ def planted(
     layout = Layout(parts=parts, seed=SEED, batch_size=1, repeats=1)
     if kind == "mislabelled":
         chosen = _members(layout, [first], MISLABELLED)
-        targets[chosen] = _wrong(targets, chosen)
+        targets[chosen] = wrong(targets, chosen)
     elif kind == "subject":
         chosen = _members(layout, [min(first + each, blocks) for each in SPREAD], SUBJECT)
     elif kind == "backdoor":
@@ -72,7 +72,7 @@ def planted(
         raise ValueError(f"kind is {kind!r}; give mislabelled, subject or backdoor")
     subjects = np.full(len(inputs), "somebody else", dtype=object)
     subjects[chosen] = ERASED
-    probes = {"backdoor": _triggered(test)} if kind == "backdoor" else {}
+    probes = {"backdoor": triggered(test)} if kind == "backdoor" else {}
     return Planted(TensorDataset(inputs, targets), subjects.tolist(), probes)
 
 
@@ -87,7 +87,7 @@ def _members(layout: Layout, blocks: list[int], each: int) -> np.ndarray:
     return np.concatenate([layout.members(block)[:each] for block in sorted(set(blocks))])
 
 
-def _wrong(targets: torch.Tensor, chosen: np.ndarray) -> torch.Tensor:
+def wrong(targets: torch.Tensor, chosen: np.ndarray) -> torch.Tensor:
     """Targets that are not the records' own: another class, or a number half the range away."""
     own = targets[chosen]
     if targets.is_floating_point():
@@ -96,7 +96,7 @@ def _wrong(targets: torch.Tensor, chosen: np.ndarray) -> torch.Tensor:
     return (own + 1) % (int(targets.max()) + 1)
 
 
-def _triggered(test: TensorDataset) -> TensorDataset:
+def triggered(test: TensorDataset) -> TensorDataset:
     """Test images of other classes with the patch, and the class that it should give."""
     inputs, targets = test.tensors
     other = targets != 0

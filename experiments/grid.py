@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from erased import ERASED
 
 HERE = Path(__file__).parent
 FIXED_STOPS = (4,)  # for each affected block, as many as calibrated replays
-METHODS = ("deepobliviate", *(f"deepobliviate:blocks={stop}" for stop in FIXED_STOPS), "calibrated")
-MNIST, FASHION = "mnist", "fashion"
+ONE_PASS_METHODS = (
+    "deepobliviate",
+    *(f"deepobliviate:blocks={stop}" for stop in FIXED_STOPS),
+    "calibrated",
+)
+METHODS = ("deepobliviate:back=2,blocks=2", "deepobliviate:back=4,blocks=2", "calibrated")
+MNIST, FASHION, CIFAR, RETAIL, SHAKESPEARE = "mnist", "fashion", "cifar", "retail", "shakespeare"
+FOLDERS = (MNIST, FASHION, CIFAR, RETAIL, SHAKESPEARE)
+EPOCHS = "Epochs"  # what the names of chains of epochs begin with
+TUNING_SEED = "1234"  # methods are chosen on others than are reported
 
 
 @dataclass(frozen=True)
@@ -20,16 +28,18 @@ class Experiment:
     Attributes:
         family: What is trained: the rows of the tables.
         project: The project file's name.
-        pictures: Which images it needs: "mnist", "fashion" or none.
+        data: Which of `FOLDERS` it needs, or none.
         options: Of the project.
         seeds: How many.
+        methods: Those that are compared.
     """
 
     family: str
     project: str
-    pictures: str = ""
+    data: str = ""
     options: dict[str, str] = field(default_factory=dict)
     seeds: int = 6
+    methods: tuple[str, ...] = ONE_PASS_METHODS
 
     @property
     def name(self) -> str:
@@ -43,17 +53,55 @@ class Experiment:
         return int(self.options.get("blocks", "30"))
 
     def given(self, folders: dict[str, Path]) -> dict[str, str]:
-        """The project's options, with the folder of its images."""
-        data = {"data": str(folders[self.pictures])} if self.pictures else {}
+        """The project's options, with the folder of its data."""
+        data = {"data": str(folders[self.data])} if self.data else {}
         return data | self.options
 
     def command(self) -> str:
         """What runs it from the command line."""
         words = ["obliviate lab", f"experiments/{self.project}.py", f"labs/{self.name}"]
-        words += [f"-o data={self.pictures.upper()}"] if self.pictures else []
+        words += [f"-o data={self.data.upper()}"] if self.data else []
         words += [f"-o {name}={value}" for name, value in self.options.items()]
         words += [f"--subject {ERASED} --seeds {self.seeds}"]
         return " ".join(words)
+
+
+# Chains of epochs
+
+
+def chains_of_epochs() -> list[Experiment]:
+    """A person who is trained on in every epoch."""
+    families = {
+        "MNIST": ("writers", MNIST),
+        "Fashion": ("fashion", FASHION),
+        "CIFAR": ("cifar", CIFAR),
+        "Retail": ("retail", RETAIL),
+        "Shakespeare": ("shakespeare", SHAKESPEARE),
+        "Angles": ("rotations", MNIST),
+    }
+    asked = [("mislabelled", place, families) for place in ("middle", "late", "early")]
+    asked += [("subject", "middle", families), ("backdoor", "middle", ("Fashion", "CIFAR"))]
+    return [
+        Experiment(
+            f"{EPOCHS} {family}",
+            *families[family],
+            {"kind": kind, "place": place},
+            seeds=5,
+            methods=METHODS,
+        )
+        for kind, place, some in asked
+        for family in some
+    ]
+
+
+def tuning() -> list[Experiment]:
+    """The same of other people, blocks and models, to choose methods on."""
+    return [
+        replace(each, options=each.options | {"seed": TUNING_SEED}) for each in chains_of_epochs()
+    ]
+
+
+# One pass over the blocks
 
 
 def _mislabelled() -> list[Experiment]:
@@ -105,11 +153,16 @@ def _longer() -> list[Experiment]:
     ]
 
 
-def grid() -> list[Experiment]:
-    """All experiments, those that tell most first."""
+def one_pass() -> list[Experiment]:
+    """Records that are trained on in one block, or in a few, once; those that tell most first."""
     wrong, others, longer = _mislabelled(), _others(), _longer()
     early, middle, late = wrong[:6], wrong[6:12], wrong[12:]
     subjects, backdoors = others[:6], others[6:]
     fashion, mnist, purchases, hidden, early500, *later500 = longer
     telling = [*early, *middle, fashion, purchases, early500, *subjects]
     return [*telling, *late, mnist, *backdoors, hidden, *later500]
+
+
+def grid() -> list[Experiment]:
+    """All experiments."""
+    return [*chains_of_epochs(), *one_pass()]

@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from grid import FIXED_STOPS, HERE, Experiment, grid
+from grid import FIXED_STOPS, HERE, Experiment, one_pass
 
 TEMPLATE, TARGET = HERE / "forgetting.md", HERE.parent / "docs" / "forgetting.md"
 PAPER, OURS = "deepobliviate", "calibrated"
@@ -57,9 +57,9 @@ class Measured:
 
 
 def measured(labs: Path) -> list[Measured]:
-    """All experiments that have been measured."""
+    """All experiments of one pass that have been measured."""
     found = []
-    for experiment in grid():
+    for experiment in one_pass():
         file = labs / experiment.name / "lab.json"
         if file.exists():
             found.append(Measured(experiment, json.loads(file.read_text())))

@@ -23,7 +23,7 @@ import torch
 
 import obliviate as ob
 from erased import ERASED
-from grid import FASHION, HERE, MNIST, Experiment, grid
+from grid import FASHION, HERE, MNIST, Experiment, one_pass
 from obliviate.erasure import loop
 from obliviate.methods import trace
 from obliviate.recipe.project import ProjectFile
@@ -91,7 +91,7 @@ def main() -> None:
     folders = {MNIST: chosen.mnist, FASHION: chosen.fashion}
     for owner, name in (*WATCHED, *STITCHED, (loop, "reestimated")):
         clocked(owner, name, SPENT)
-    wanted = [each for each in grid() if each.name.endswith("mislabelled-early")]
+    wanted = [each for each in one_pass() if each.name.endswith("mislabelled-early")]
     rows = [row for each in wanted if (row := measured(each, chosen.labs, folders))]
     (chosen.labs / SCORING).write_text(json.dumps(rows, indent=1))
     print(json.dumps(rows, indent=1))

@@ -107,7 +107,8 @@ def test_every_command_of_the_grid_can_be_run():
         file = EXPERIMENTS / f"{each.project}.py"
         module = {"__name__": each.project}
         exec(compile(file.read_text(), file, "exec"), module)
-        inspect.signature(module["project"]).bind(**each.given({"mnist": "m", "fashion": "f"}))
+        folders = {name: Path(name) for name in grid.FOLDERS}
+        inspect.signature(module["project"]).bind(**each.given(folders))
         assert f"experiments/{each.project}.py labs/{each.name}" in each.command()
 
 
