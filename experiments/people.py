@@ -99,6 +99,7 @@ class Cohort:
             ),
             data=self.data,
             test=self.test,
+            reference=self.reference,
             subjects=self.subjects,
             probes=self.probes,
             blocks=terms.blocks,
@@ -149,7 +150,7 @@ def cohort(load: Load, people: np.ndarray, terms: Terms, *, spoil: Spoil = misla
         data=data,
         subjects=names,
         block_seed=_block_seed(names, chosen, terms),
-        reference=load(reference),
+        reference=_apart(load(reference), data),
         test=test,
         probes={"backdoor": triggered(test)} if terms.kind == "backdoor" else {},
     )
@@ -186,6 +187,16 @@ def _block_seed(names: list[str], chosen: np.ndarray, terms: Terms) -> int:
         if set(deal.blocks_of(chosen, groups[chosen]).tolist()) == wanted:
             return seed
     raise AssertionError
+
+
+def _apart(reference: TensorDataset, data: TensorDataset) -> TensorDataset:
+    """References less those whose input is trained on: some pictures are in a pool twice."""
+    known = {each.numpy().tobytes() for each in data.tensors[0]}
+    inputs = reference.tensors[0]
+    return some(
+        reference,
+        np.array([at for at, each in enumerate(inputs) if each.numpy().tobytes() not in known]),
+    )
 
 
 def _with_trigger(data: TensorDataset, chosen: np.ndarray) -> TensorDataset:
