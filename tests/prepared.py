@@ -112,7 +112,7 @@ def carry_out(words, place, variables, streams, strict):
 
         main()
     elif arguments[0] == "-c":
-        sys.argv = arguments
+        sys.argv = ["-c", *arguments[2:]]
         exec(compile(arguments[1], "<string>", "exec"), {"__name__": "__main__"})
     else:
         sys.argv = arguments

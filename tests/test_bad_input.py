@@ -4,7 +4,6 @@ import contextlib
 import errno
 import itertools
 import json
-import multiprocessing
 import os
 import resource
 import sqlite3
@@ -18,6 +17,7 @@ import obliviate as ob
 from obliviate import errors
 from obliviate.vault.marker import MARKER_NAME
 from tests.models import BLOCKS, RECORDS, Guarded, images, mlp, recipe, records_in
+from tests.prepared import PROCESSES
 
 PEOPLE = [f"u{record // 3}" for record in range(RECORDS)]
 
@@ -350,9 +350,8 @@ def hold(folder, held, release):
 
 @pytest.mark.usefixtures("unchanged")
 def test_a_run_that_a_live_process_writes_to(run):
-    context = multiprocessing.get_context("spawn")
-    held, release = context.Event(), context.Event()
-    other = context.Process(target=hold, args=(run.folder, held, release))
+    held, release = PROCESSES.Event(), PROCESSES.Event()
+    other = PROCESSES.Process(target=hold, args=(run.folder, held, release))
     other.start()
     try:
         assert held.wait(30)

@@ -4,8 +4,6 @@ import contextlib
 import json
 import re
 import sqlite3
-import subprocess
-import sys
 import traceback
 from pathlib import Path
 
@@ -18,6 +16,7 @@ from obliviate.cli import app, commands
 from obliviate.ledger import Ledger
 from obliviate.text import plain
 from obliviate.training.layout import Layout
+from tests import prepared
 from tests.models import parts_of
 from tests.project_file import write_project
 
@@ -383,10 +382,8 @@ def test_the_laboratory_measures_and_leaves_its_tables(question, tmp_path):
 @pytest.mark.e2e
 def test_workers_of_the_laboratory_leave_the_answer_alone(question):
     # in a process of its own: what workers print goes past the test's own standard output
-    words = [Path(sys.executable).with_name("obliviate"), *question, "--workers", 2, "--json"]
-    done = subprocess.run(
-        [str(word) for word in words], capture_output=True, text=True, timeout=300, check=True
-    )
+    done = prepared.run(["obliviate", *question, "--workers", 2, "--json"])
+    assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["seeds"] == 3
     assert done.stderr.count("the project is being loaded") == 3
 

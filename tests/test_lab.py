@@ -166,6 +166,7 @@ def sourced():
     return tiny_project()
 
 
+@pytest.mark.slow
 def test_several_workers_find_the_same(found, tmp_path):
     result = measure(tmp_path / "lab", project=sourced, workers=2)
     assert timeless(result) == timeless(found[0])

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import subprocess
-import sys
 import textwrap
 from dataclasses import replace
 from functools import partial
@@ -21,6 +19,7 @@ import obliviate as ob
 from obliviate import errors
 from obliviate.chain.reproduction import chosen_blocks
 from obliviate.ledger import Entry
+from tests import prepared
 from tests.models import BLOCKS, CLASSES, Guarded, images, mlp, recipe, records_in
 
 AS_SOON_AS_POSSIBLE = ob.DeepObliviate(epsilon=10.0)
@@ -430,13 +429,7 @@ print(json.dumps([erasure.guarantee, erasure.digest == never.digest]))
 @pytest.mark.parametrize(("made", "used"), [(0, 2), (2, 0)])
 def test_data_is_computed_with_the_threads_it_was(tmp_path, made, used):
     program = textwrap.dedent(WORKERS)
-    ran = subprocess.run(
-        [sys.executable, "-c", program, str(tmp_path), str(made), str(used)],
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-    )
+    ran = prepared.run(["python", "-c", program, tmp_path, made, used])
     assert ran.returncode == 0, ran.stderr
     assert json.loads(ran.stdout.splitlines()[-1]) == ["exact", True]
 
