@@ -8,6 +8,7 @@ from obliviate.lab.metrics import (
     agreement,
     bias,
     klom,
+    klom_easydub,
     null_of,
     shift,
     u_lira,
@@ -84,6 +85,39 @@ def test_klom_grows_with_the_distance_and_clips():
     assert near.mean() < far.mean()
     clipped = klom(np.full((4, 1), 1e9), np.full((4, 1), CLIP), bins=5)
     assert clipped[0] == 0
+
+
+def test_easydub_s_klom_by_hand():
+    left = np.array([[0.0], [0.1], [0.2], [20.0]])  # bins of 1: the 20 is the largest, and out
+    right = np.array([[0.0], [10.0], [11.0], [12.0]])
+    # all unlearned models that count are in the first bin, a quarter of the retrained ones
+    assert klom_easydub(left, right)[0] == pytest.approx(np.log(4))
+    apart = klom_easydub(np.zeros((5, 1)), np.full((5, 1), 3.0))
+    assert apart[0] == pytest.approx(np.log(1e5))  # no retrained model where the unlearned are
+    assert klom_easydub(np.full((5, 1), 3.0), np.zeros((5, 1)))[0] == 0  # as they compute it
+
+
+def test_easydub_s_klom_of_models_that_agree_is_nothing():
+    same = np.full((4, 2), 7.0)
+    assert klom_easydub(same, same).tolist() == [0, 0]
+    assert klom_easydub(np.full((4, 1), 1e9), np.full((4, 1), CLIP)).tolist() == [0]
+    models = family(30, 7)
+    assert klom_easydub(models, models) == pytest.approx(0)
+
+
+def test_easydub_s_klom_is_that_of_its_histograms():
+    left, right = family(40, 6), family(40, 6, mean=1.0, seed=1)
+    assert klom_easydub(left, right) == pytest.approx(
+        [divergence(*pair) for pair in zip(left.T, right.T, strict=True)]
+    )
+
+
+def divergence(left, right):
+    """The published definition, one record at a time."""
+    edges = np.linspace(min(left.min(), right.min()), max(left.max(), right.max()), 21)
+    counts = [np.bincount(np.digitize(each, edges), minlength=22)[1:21] for each in (left, right)]
+    p, q = (each / each.sum() for each in counts)
+    return sum(a * np.log(a / max(b, 1e-5)) for a, b in zip(p, q, strict=True) if a > 0)
 
 
 # U-LiRA

@@ -16,6 +16,7 @@ from obliviate.lab.metrics import (
     agreement,
     bias,
     klom,
+    klom_easydub,
     null_of,
     shift,
     u_lira,
@@ -34,12 +35,16 @@ if TYPE_CHECKING:
 
     Scores = NDArray[np.float64]
 
-FEW_BINS, MANY_BINS = 5, 20
-MANY_MODELS = 100  # from so many on, 20 bins say more than 5
+FEW_BINS = 5  # with fewer than a hundred models
 _PERCENTILE = 95
 _FALSE_POSITIVES = 0.05
 ORIGINAL = "nothing"
-_NESTED = ("accuracies", "foretold")
+_NESTED = ("accuracies", "easydub", "foretold")
+_EASYDUB_COLUMNS = {
+    "erased": "easydub",  # the column that has a floor
+    "retained": "easydub_retained",
+    "tested": "easydub_tested",
+}
 _KINDS = ("mean", "low", "high")
 
 
@@ -75,9 +80,10 @@ class Finding:
             where the method over-forgets.
         bias_error: Its standard error over the seeds.
         klom: 95th percentile over the erased records, 5 bins.
-        klom_many: The same with 20 bins: to be read from 100 models on.
-        klom_retained: With 5 bins, over retained records.
-        klom_tested: With 5 bins, over test records; None without any.
+        klom_retained: The same over retained records.
+        klom_tested: The same over test records; None without any.
+        easydub: KLoM as EasyDUB reports it, with 20 bins: to be read from 100 models on. 95th
+            percentile over the records of each set: erased, retained and, with any, tested.
         auc: Of U-LiRA over the erased records.
         rate: Of U-LiRA: true positives at 5 % false positives.
         accuracies: Mean on the test records and on each probe.
@@ -96,9 +102,9 @@ class Finding:
     bias: float
     bias_error: float
     klom: float
-    klom_many: float
     klom_retained: float
     klom_tested: float | None
+    easydub: dict[str, float]
     auc: float
     rate: float
     accuracies: dict[str, float | None]
@@ -114,8 +120,8 @@ class Floor:
 
     shift: Null
     klom: Null
-    klom_many: Null
     klom_retained: Null
+    easydub: Null
     auc: Null
     rate: Null
 
@@ -227,12 +233,13 @@ def _finding(
         shift_tested=shift(tests[0], tests[1]) if tests else None,
         bias=missed,
         bias_error=error,
-        klom=_percentile(erased, others, FEW_BINS),
-        klom_many=_percentile(erased, others, MANY_BINS),
-        klom_retained=_percentile(
-            _matrix(family, "retained"), _matrix(retrained, "retained"), FEW_BINS
-        ),
-        klom_tested=_percentile(tests[0], tests[1], FEW_BINS) if tests else None,
+        klom=_klom(erased, others),
+        klom_retained=_klom(_matrix(family, "retained"), _matrix(retrained, "retained")),
+        klom_tested=_klom(tests[0], tests[1]) if tests else None,
+        easydub={
+            name: _easydub(_matrix(family, name), _matrix(retrained, name))
+            for name in family[0].scores
+        },
         auc=attack.auc,
         rate=attack.rates[_FALSE_POSITIVES],
         accuracies={name: _mean_of(family, name) for name in family[0].accuracies},
@@ -282,21 +289,25 @@ def _mean_of(family: Sequence[Cell], name: str) -> float | None:
     return float(np.mean(known)) if len(known) == len(values) else None
 
 
-def _percentile(unlearned: Scores, retrained: Scores, bins: int) -> float:
-    return float(np.percentile(klom(unlearned, retrained, bins=bins), _PERCENTILE))
+def _klom(unlearned: Scores, retrained: Scores) -> float:
+    return float(np.percentile(klom(unlearned, retrained, bins=FEW_BINS), _PERCENTILE))
+
+
+def _easydub(unlearned: Scores, retrained: Scores) -> float:
+    return float(np.percentile(klom_easydub(unlearned, retrained), _PERCENTILE))
 
 
 def _floor(retrained: Sequence[Cell]) -> Floor:
     erased = _matrix(retrained, "erased")
     measures: dict[str, Callable[[Scores, Scores], float]] = {
         "shift": shift,
-        "klom": lambda left, right: _percentile(left, right, FEW_BINS),
-        "klom_many": lambda left, right: _percentile(left, right, MANY_BINS),
+        "klom": _klom,
+        "easydub": _easydub,
         "auc": lambda left, right: u_lira(left, right).auc,
         "rate": lambda left, right: u_lira(left, right).rates[_FALSE_POSITIVES],
     }
     nulls = {name: null_of(measure, erased) for name, measure in measures.items()}
-    return Floor(**nulls, klom_retained=null_of(measures["klom"], _matrix(retrained, "retained")))
+    return Floor(**nulls, klom_retained=null_of(_klom, _matrix(retrained, "retained")))
 
 
 def _fade(gaps: Sequence[dict[str, Any]]) -> Fade:
@@ -359,6 +370,7 @@ def as_csv(found: Lab) -> str:
     for each in found.findings:
         facts = {name: value for name, value in vars(each).items() if name not in _NESTED}
         facts |= {f"accuracy_{name}": at for name, at in each.accuracies.items()}
+        facts |= {_EASYDUB_COLUMNS[name]: at for name, at in each.easydub.items()}
         foretold = vars(each.foretold) if each.foretold else {}
         rows.append(facts | {f"foretold_{name}": value for name, value in foretold.items()})
     for kind in _KINDS:
