@@ -429,15 +429,23 @@ def deterministic():
         torch.use_deterministic_algorithms(False)
 
 
-CASES = [
-    (feature, state)
-    for feature in FEATURES
-    for state in ("fresh", "carried")
-    if not (state == "carried" and feature in FRESH_ONLY)
-]
+OF_THE_OPTIMIZER = {
+    "plain", "accumulation", "nothing to learn", "clipping", "groups", "fused", "schedule",
+    "momentum", "sparse embedding, sparse adam", "gathering optimizer",
+}  # fmt: skip
+"""What meets the optimizer: tried with both of its states, the rest in `make test` with one."""
 
 
-@pytest.mark.parametrize(("feature", "state"), CASES, ids=["/".join(each) for each in CASES])
+def cases():
+    for feature in FEATURES:
+        states = ["fresh"] if feature in FRESH_ONLY else ["carried", "fresh"]
+        for state in states:
+            is_quick = state == states[0] or feature in OF_THE_OPTIMIZER
+            marks = () if is_quick else pytest.mark.slow
+            yield pytest.param(feature, state, marks=marks, id=f"{feature}/{state}")
+
+
+@pytest.mark.parametrize(("feature", "state"), list(cases()))
 def test_fit_is_the_loop_that_one_would_write(feature, state, records, tmp_path):
     recipe, data = recipe_of(feature, state), FEATURES[feature].get("data", lambda x: x)(records)
     with warnings.catch_warnings():
