@@ -67,8 +67,8 @@ def main() -> None:
                 f"bias {row.bias:+.2f}±{row.bias_error:.2f}  agree {row.agreeing:.2f}",
                 flush=True,
             )
-    if not chosen.tuning:
-        page.write(chosen.labs)
+    if page.measured(labs):
+        page.write(labs)
 
 
 if __name__ == "__main__":
