@@ -76,7 +76,7 @@ def project(  # noqa: PLR0917 - options come by name
     records: str = "4000",
     epochs: str = "10",
     blocks: str = "10",
-    keep: str = "4",
+    keep: str = "",
     seed: str = str(SEED),
 ) -> ob.Project:
     """What the laboratory trains.
@@ -88,11 +88,11 @@ def project(  # noqa: PLR0917 - options come by name
         records: How many images are trained on.
         epochs: How often.
         blocks: How many blocks an epoch is cut into.
-        keep: Of how many of the last epochs every state is kept.
+        keep: Of how many of the last epochs every state is kept; of all if empty.
         seed: Chooses images, people, blocks and models.
     """
     pictures = Pictures(data)
-    terms = terms_of(kind, place, records, epochs, blocks, keep, seed)
+    terms = terms_of(kind, place, records, epochs, blocks, seed, keep=keep)
     made = cohort(pictures, terms.alike(len(pictures.files)), terms)
     return made.project(
         model=net,

@@ -107,9 +107,10 @@ class Cohort:
         )
 
 
-def terms_of(kind: str, place: str, *numbers: str) -> Terms:
-    """Terms from options: kind, place, records, epochs, blocks, keep, seed."""
-    return Terms(kind, place, *map(int, numbers))
+def terms_of(kind: str, place: str, *numbers: str, keep: str) -> Terms:
+    """Terms from options: kind, place, records, epochs, blocks, seed; keep, all epochs if empty."""
+    records, epochs, blocks, seed = map(int, numbers)
+    return Terms(kind, place, records, epochs, blocks, int(keep or epochs), seed)
 
 
 def cosine(step: int, total: int) -> float:

@@ -59,12 +59,12 @@ def project(  # noqa: PLR0917 - options come by name
     records: str = "5000",
     epochs: str = "10",
     blocks: str = "10",
-    keep: str = "4",
+    keep: str = "",
     seed: str = str(SEED),
 ) -> ob.Project:
     """What the laboratory trains; the options are `cifar`'s, with no backdoor."""
     known, people = baskets(data)
-    terms = terms_of(kind, place, records, epochs, blocks, keep, seed)
+    terms = terms_of(kind, place, records, epochs, blocks, seed, keep=keep)
     made = cohort(partial(some, known), people, terms)
     return made.project(
         model=net,

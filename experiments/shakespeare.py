@@ -101,12 +101,12 @@ def project(  # noqa: PLR0917 - options come by name
     records: str = "3000",
     epochs: str = "10",
     blocks: str = "10",
-    keep: str = "4",
+    keep: str = "",
     seed: str = str(SEED),
 ) -> ob.Project:
     """What the laboratory trains; the options are `cifar`'s, with no backdoor."""
     known, people = pieces(data)
-    terms = terms_of(kind, place, records, epochs, blocks, keep, seed)
+    terms = terms_of(kind, place, records, epochs, blocks, seed, keep=keep)
     made = cohort(partial(some, known), people, terms, spoil=shuffled)
     if kind == "mislabelled":
         kept = np.arange(len(made.reference))
