@@ -17,7 +17,7 @@ from obliviate.recipe.subjects import Subjects
 from obliviate.run.make import new_layout
 from tests.test_lab import tiny_project
 
-EPOCHS, BLOCKS, SEEDS, KEEP = 4, 5, 3, 2
+EPOCHS, BLOCKS, SEEDS, KEEP = 4, 5, 3, 3
 FAST = f"deepobliviate:blocks=1,back={KEEP}"
 SPOILT = np.arange(36, 40)
 
@@ -39,7 +39,7 @@ def project_of(**options):
     right[SPOILT] = 1 - right[SPOILT]
     recipe = replace(made.recipe, epochs=EPOCHS, repeats=3, deal="subject", block_seed=5)
     data = TensorDataset(inputs, right)
-    given = {"recipe": recipe, "data": data, "subjects": subjects(), "blocks": BLOCKS}
+    given = {"recipe": recipe, "data": data, "subjects": subjects(), "blocks": BLOCKS, "keep": KEEP}
     return replace(made, **given | options)
 
 
@@ -70,7 +70,7 @@ def test_lags_count_from_the_last_position_to_the_end(found):
     assert result.fade.erased[0] > 0
 
 
-def test_a_method_goes_back_as_far_as_it_says(found):
+def test_a_method_goes_back_as_far_as_it_says_where_the_project_keeps_so_much(found):
     result = found[0]
     assert result.of(FAST).blocks_replayed == KEEP
     assert result.of("exact").blocks_replayed == EPOCHS * BLOCKS - result.affected[0] + 1
@@ -103,10 +103,10 @@ def test_controls_are_neighbours_of_the_last_epoch():
 
 def test_a_method_that_goes_back_further_than_is_kept_is_refused_at_once(tmp_path):
     with pytest.raises(errors.InvalidOption, match="3 epochs back") as caught:
-        asked(project_of(), methods=["deepobliviate:back=3"])
+        asked(project_of(keep=None), methods=[FAST])
     assert "the last 2 in full" in str(caught.value)
     assert "keep=3" in caught.value.hint
-    assert asked(project_of(keep=3), methods=["deepobliviate:back=3"])
+    assert asked(project_of(keep=None), methods=["deepobliviate:back=2"])
     with pytest.raises(errors.InvalidOption, match="keep"):
         asked(project_of(keep=9))
 
@@ -114,10 +114,3 @@ def test_a_method_that_goes_back_further_than_is_kept_is_refused_at_once(tmp_pat
 def test_what_is_kept_is_part_of_the_question():
     contexts = {asked(project_of(keep=keep)).context for keep in (None, 1, EPOCHS)}
     assert len(contexts) == 3
-
-
-def test_originals_keep_what_the_project_says(tmp_path):
-    project = project_of(keep=EPOCHS)
-    methods = [f"deepobliviate:blocks=1,back={EPOCHS}"]
-    result = lab(project, tmp_path, subjects=["spoilt"], methods=methods, seeds=SEEDS)
-    assert result.of(methods[0]).blocks_replayed == EPOCHS
