@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
     from obliviate.ledger import Entry
-    from obliviate.ledger.outcome import Stitch
+    from obliviate.ledger.outcome import Ending, Stitch
     from obliviate.methods.method import Decision
     from obliviate.methods.trace import Trace
 
@@ -68,6 +68,7 @@ class Account:
         reason: str,
         seconds: float,
         reproduced: tuple[int, ...],
+        ending: Ending | None = None,
     ) -> Outcome:
         """What is written down of an erasure, where `result` is the last block of its chain."""
         assert result.digest is not None  # noqa: S101 - block B always has one
@@ -82,6 +83,7 @@ class Account:
             functional_memory=tuple(self.trace.memory) if self.trace else (),
             control_memory=tuple(self.trace.control_memory) if self.trace else (),
             stitches=tuple(self.stitches),
+            ending=ending,
             seconds=seconds,
             reproduced=reproduced,
         )

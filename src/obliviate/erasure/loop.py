@@ -49,6 +49,7 @@ if TYPE_CHECKING:
     from obliviate.erasure.plan import Plan
     from obliviate.erasure.replay import Replay, Replayed
     from obliviate.ledger import Entry
+    from obliviate.methods.aim import Aim
     from obliviate.methods.method import Method, Pursuit
     from obliviate.methods.trace import Trace
     from obliviate.states.difference import Difference
@@ -68,6 +69,8 @@ class Erasing:
         erased: All erased records, those of this erasure among them; sorted.
         replay: The blocks that are trained again.
         trace: What follows the trace as a function, where the method asks for it.
+        aim: What knows where the records should end, where the run has references.
+        remarks: What there is to say of it beforehand, in words.
         unchecked: Earlier erasures that replayed blocks without comparing any.
         account: What was done and measured so far.
         pursuit: The method's own view of this erasure.
@@ -87,6 +90,8 @@ class Erasing:
     difference: Difference
     replay: Replay
     trace: Trace | None = None
+    aim: Aim | None = None
+    remarks: tuple[str, ...] = ()
     unchecked: frozenset[int] = frozenset()
     entries: list[Entry] = field(default_factory=list)
     stitched: list[range] = field(default_factory=list)
@@ -103,7 +108,12 @@ class Erasing:
         self.owned = Owned(self.trainer, self.erased)
         self.taken = Taken(steps={}, idle=0, others=0, left=0.0)
         self.pursuit = self.method.begin(
-            Context(affected=self.plan.affected, blocks=self.chain.length, trace=self.trace)
+            Context(
+                affected=self.plan.affected,
+                blocks=self.chain.length,
+                trace=self.trace,
+                aim=self.aim,
+            )
         )
 
     def run(self) -> Generator[Event, None, Outcome]:
@@ -134,6 +144,8 @@ class Erasing:
                 break
             first = until + 1
         self.replay.storing.finish()
+        if last == self.chain.length:
+            self.pursuit.end(self.replay.at.model)
         entries = [*self.entries, *(entry.result() for entry in self.replay.written)]
         buffers = {name: self.replay.at.model[name] for name in self.trainer.buffers}
         self.replay.at, self.original = None, {}  # states are large
@@ -149,6 +161,7 @@ class Erasing:
             reason=self.reason(decision),
             seconds=seconds,
             reproduced=reproduction.blocks,
+            ending=self.pursuit.ending,
         )
         dropped = range(0)
         if self.plan.unreached:
@@ -390,7 +403,7 @@ class Erasing:
         reason = decision.reason
         if self.account.segments[-1][1] == self.chain.length and not self.method.is_exact:
             reason = f"the end of the chain was reached ({reason})"
-        remarks = [*self.account.in_words()]
+        remarks = [*self.remarks, *self.account.in_words()]
         remarks += [str(self.taken)] if self.taken.steps else []
         remarks += [f"not exact: {doubt}" for doubt in dict.fromkeys(self.replay.doubts)]
         if self.trainer.recipe.reads == "more":

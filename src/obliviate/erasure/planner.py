@@ -81,6 +81,8 @@ class Planner:
             reach = int(places.last(method.reach).touched[0])
             if is_checked:
                 self._check_reach(method.reach, reach)
+        elif method.usual_reach is not None and len(ids):
+            reach = int(places.last(method.usual_reach).touched[0])
         return make_plan(
             method=method.name,
             reach=reach,

@@ -176,6 +176,19 @@ class Erasures(RunRows):
             move(change, erasure, "committed")
             commit_overtaken(change, erasure)
 
+    def begin_again(self, erasure: int, method: Mapping[str, object]) -> ErasureFacts:
+        """Go on with a running erasure by another method; what was staged is condemned.
+
+        Args:
+            erasure: Its number.
+            method: The method's name and options.
+        """
+        with self._changing(f"erasure begun again, by {method['name']}") as change:
+            _condemn_staged(change, erasure)
+            is_its = tables.erasures.c.id == erasure
+            change.update(tables.erasures, is_its, {"method": dict(method)})
+        return self.erasure(erasure)
+
     def give_up(self, erasure: int, reason: str, *, is_refused: bool = True) -> None:
         """Take a running erasure back: what it staged is condemned, its records are not erased.
 
@@ -186,10 +199,7 @@ class Erasures(RunRows):
         """
         reason = writable(reason)
         with self._changing("erasure taken back") as change:
-            is_staged = tables.staged.c.erasure == erasure
-            keys = objects_of(change, is_staged, OBJECT_COLUMNS, table=tables.staged)
-            set_state(change, keys - objects_of(change, true(), OBJECT_COLUMNS), "condemned")
-            change.delete(tables.staged, is_staged)
+            _condemn_staged(change, erasure)
             change.delete(tables.erased, tables.erased.c.erasure == erasure)
             self._finish(change, erasure, state="failed", outcome=Outcome(stop_reason=reason))
             if is_refused:
@@ -201,6 +211,14 @@ class Erasures(RunRows):
     def _finish(change: Change, number: int, *, state: str, outcome: Outcome) -> None:
         values = {"state": state, "outcome": outcome.to_json(), "finished": stamp()}
         change.update(tables.erasures, tables.erasures.c.id == number, values)
+
+
+def _condemn_staged(change: Change, erasure: int) -> None:
+    """Let go of what an erasure has staged, but for objects that the chain holds, too."""
+    is_staged = tables.staged.c.erasure == erasure
+    keys = objects_of(change, is_staged, OBJECT_COLUMNS, table=tables.staged)
+    set_state(change, keys - objects_of(change, true(), OBJECT_COLUMNS), "condemned")
+    change.delete(tables.staged, is_staged)
 
 
 def _outcome(values: Mapping[str, Any] | None) -> Outcome | None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Self
 from obliviate.errors import PUT_BACK, RunDamaged
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping
 
     from obliviate.ledger.facts import Guarantee
 
@@ -26,7 +26,8 @@ class Stitch:
         after: The last replayed block, e.
         until: The last stitched block.
         rho: The share of u that was taken off.
-        exponent: h, as fitted or, without a trace to fit it to, as unlike models have in common.
+        exponent: h, as fitted or, without a trace to fit it to, as unlike models have in common;
+            None where ρ follows from no law.
         exponent_deviation: How uncertain h is.
         predicted: The mean gap at `until` that an exact replay is predicted to have: the residue of
             the original model on the erased records. In units of the score; None where unmeasured.
@@ -43,16 +44,75 @@ class Stitch:
     after: int
     until: int
     rho: float
-    exponent: float
-    exponent_deviation: float
-    predicted: float | None
-    low: float | None
-    high: float | None
-    reached: float | None
-    control: float | None
-    noise: float
     has_passed: bool
     verdict: str
+    exponent: float | None = None
+    exponent_deviation: float | None = None
+    predicted: float | None = None
+    low: float | None = None
+    high: float | None = None
+    reached: float | None = None
+    control: float | None = None
+    noise: float | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ending:
+    """Where the erased records ended, beside where a model that never saw them would score them.
+
+    Attributes:
+        records: How many erased records were scored.
+        references: How many records that were never trained on the target was read off.
+        level: Of the intervals, such as 0.9.
+        before: Mean score of the erased records under the model before.
+        target: What the model left is expected to score them on average.
+        low: Lower end of its interval.
+        high: Upper end.
+        reached: What it scores them.
+        inside: The share of single records that ended in an interval of their own.
+        wrong: The share of records whose target is taken to be a wrong one.
+        reference: Mean score of the references, before and after: what was lost elsewhere.
+        accuracy: The share of references that are classified rightly, before and after; None of
+            what is no classifier.
+        is_met: Whether the records ended at the target or below, and nothing was lost elsewhere.
+        verdict: The same in words.
+        scores: Of the erased records before and after, sorted.
+        expected: What scores such records are expected to have: evenly spaced quantiles.
+    """
+
+    records: int
+    references: int
+    level: float
+    before: float
+    target: float
+    low: float
+    high: float
+    reached: float
+    inside: float
+    wrong: float
+    reference: tuple[float, float]
+    accuracy: tuple[float, float] | None
+    is_met: bool
+    verdict: str
+    scores: tuple[tuple[float, ...], tuple[float, ...]]
+    expected: tuple[float, ...]
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> Self:
+        """From what JSON has kept."""
+        ending = cls(**values)
+        return replace(
+            ending,
+            reference=_pair(ending.reference),
+            accuracy=None if ending.accuracy is None else _pair(ending.accuracy),
+            scores=(tuple(ending.scores[0]), tuple(ending.scores[1])),
+            expected=tuple(ending.expected),
+        )
+
+
+def _pair(values: Iterable[float]) -> tuple[float, float]:
+    before, after = values
+    return float(before), float(after)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,6 +141,7 @@ class Outcome:
             method does not measure it, None where the records could not be scored.
         control_memory: The same over control records, retained ones of the same blocks.
         stitches: How each stretch of blocks was put back, where ρ was chosen.
+        ending: Where the erased records ended, beside their target; None where the method has none.
         seconds: Until the new model was in place.
         reproduced: Blocks that were trained again, as they are stored, before the result was called
             exact; 0 is the initial state. Empty where it is not exact.
@@ -96,6 +157,7 @@ class Outcome:
     functional_memory: tuple[float | None, ...] = ()
     control_memory: tuple[float | None, ...] = ()
     stitches: tuple[Stitch, ...] = ()
+    ending: Ending | None = None
     seconds: float = 0.0
     reproduced: tuple[int, ...] = ()
 
@@ -146,6 +208,7 @@ class Outcome:
                 functional_memory=tuple(outcome.functional_memory),
                 control_memory=tuple(outcome.control_memory),
                 stitches=tuple(Stitch(**each) for each in values.get("stitches", ())),
+                ending=Ending.from_json(ending) if (ending := values.get("ending")) else None,
                 reproduced=tuple(outcome.reproduced),
             )
         except (TypeError, ValueError) as error:

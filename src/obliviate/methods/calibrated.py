@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, ClassVar
 
 from obliviate.methods.method import (
@@ -54,6 +54,8 @@ class Calibrated(Method):
     functional: ClassVar[bool] = True
     name: ClassVar[str] = "calibrated"
     checks: ClassVar[bool] = True
+    aims: ClassVar[bool] = True
+    usual_reach: ClassVar[int | None] = 4
 
     def __post_init__(self) -> None:
         hint = (
@@ -91,8 +93,17 @@ class Calibrated(Method):
         )
         return Decision(is_final=is_final, reason=reason)
 
+    def further_back(self, kept: int) -> Method | None:
+        """From twice as many epochs back, as far as they are kept."""
+        back = self.back or self.usual_reach or 1
+        return replace(self, back=min(2 * back, kept)) if back < kept else None
+
     def begin(self, erasure: Context) -> Pursuit:
         """Begin an erasure."""
+        if erasure.aim is not None:
+            from obliviate.methods.aim import UntilMet  # noqa: PLC0415 - it needs torch
+
+            return UntilMet(erasure.aim, erasure.blocks, self.blocks)
         assert erasure.trace is not None  # noqa: S101 - the method asks for one
         return UntilCertain(self, erasure.trace)
 

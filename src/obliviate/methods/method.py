@@ -21,7 +21,8 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-    from obliviate.ledger.outcome import Stitch
+    from obliviate.ledger.outcome import Ending, Stitch
+    from obliviate.methods.aim import Aim
     from obliviate.methods.power_law import PowerLaw
     from obliviate.methods.trace import Trace
     from obliviate.states.update import State
@@ -50,11 +51,13 @@ class Context:
         affected: The blocks that hold erased records, ascending.
         blocks: The last block of the chain.
         trace: What follows the trace as a function, where the method asks for it.
+        aim: What knows where the records should end, where the run has references.
     """
 
     affected: tuple[int, ...]
     blocks: int
     trace: Trace | None = None
+    aim: Aim | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,7 +101,7 @@ class Stitched:
     """A stretch of training that was put back on.
 
     Attributes:
-        rho: The share of u that was taken off.
+        rho: The share of u that was taken off; it may be more than 1.
         state: P_B - ρ·u.
         finished: The same as it is served.
         report: How it was done and checked, for whoever reads the answer.
@@ -110,8 +113,18 @@ class Stitched:
     report: Stitch | None = None
 
 
+class TooShallow(Exception):
+    """A method asks for the replay to begin further back; its argument says why."""
+
+
 class Pursuit(ABC):
-    """One erasure, as a method follows it."""
+    """One erasure, as a method follows it.
+
+    Attributes:
+        ending: Where the erased records ended, for a method that has a target for them.
+    """
+
+    ending: Ending | None = None
 
     @abstractmethod
     def decide(self, progress: Progress) -> Decision:
@@ -127,6 +140,17 @@ class Pursuit(ABC):
         """ρ, from 0 to 1: how much of u is taken off. All of it, as the paper does."""
         return 1.0
 
+    def end(self, state: State) -> None:  # noqa: ARG002
+        """Look at the state that a replay has come to at the end of the chain.
+
+        Args:
+            state: Q_K.
+
+        Raises:
+            TooShallow: It has to begin further back.
+        """
+        self.ending = None
+
 
 class Method(ABC):
     """How an erasure is carried out.
@@ -134,6 +158,9 @@ class Method(ABC):
     Attributes:
         name: What it is called in the ledger, on the command line and in reports.
         is_exact: Whether it replays to the end, whatever is felt. Only "exact" may say so.
+        aims: Whether its pursuit makes use of references, where the run has some.
+        usual_reach: How many of the last epochs of a record are replayed where nobody says it, and
+            so many are kept.
         checks: Whether its pursuit checks each stitch on records, and says so in its report.
         functional: Whether the erased records are read once more before they are erased, so that
             the trace can be followed as a function; see `trace`.
@@ -144,6 +171,8 @@ class Method(ABC):
     name: ClassVar[str]
     is_exact: ClassVar[bool] = False
     checks: ClassVar[bool] = False
+    aims: ClassVar[bool] = False
+    usual_reach: ClassVar[int | None] = None
 
     @property
     def functional(self) -> bool:
@@ -159,6 +188,14 @@ class Method(ABC):
     def is_fixed(self) -> bool:
         """See above."""
         return getattr(self, "blocks", None) is not None
+
+    def further_back(self, kept: int) -> Method | None:  # noqa: ARG002
+        """The same, from further back; None where nothing but an exact replay is left.
+
+        Args:
+            kept: Of how many epochs every update is kept.
+        """
+        return None
 
     @abstractmethod
     def begin(self, erasure: Context) -> Pursuit:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import torch
@@ -19,8 +19,18 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from obliviate.recipe.recipe import Recipe
     from obliviate.training.layout import Layout
     from obliviate.training.protocol import BlockTrainer
+
+
+class Source(Protocol):
+    """What records are read from."""
+
+    def batch(self, records: NDArray[np.int64], seed: int = 0) -> Any:
+        """Some records, collated, on the recipe's device."""
+        ...
+
 
 CONTROLS = 32
 MOST_ERASED = 128  # so many of the erased records are scored at most
@@ -76,11 +86,26 @@ def read(trainer: BlockTrainer, ids: NDArray[np.int64]) -> Sample:
     Raises:
         TrainingFailed: The dataset raised.
     """
-    at_once = BATCHES_AT_ONCE * trainer.recipe.batch_size
+    return read_from(trainer.reader, trainer.recipe, ids)
+
+
+def read_from(source: Source, recipe: Recipe, ids: NDArray[np.int64]) -> Sample:
+    """Read records of the training data, or of another dataset.
+
+    Raises:
+        TrainingFailed: The dataset raised.
+    """
+    at_once = BATCHES_AT_ONCE * recipe.batch_size
     parts = [ids[start : start + at_once] for start in range(0, len(ids), at_once)]
-    seed = key(trainer.recipe.seed, "score")
-    batches = tuple(trainer.reader.batch(part, seed) for part in parts)
+    seed = key(recipe.seed, "score")
+    batches = tuple(source.batch(part, seed) for part in parts)
     return Sample(ids=ids, batches=batches, sizes=tuple(map(len, parts)))
+
+
+def reference_ids(count: int, seed: int, wanted: int) -> NDArray[np.int64]:
+    """Some of so many references: the same ones in every erasure of a run. Sorted."""
+    ids = np.arange(count, dtype=np.int64)
+    return np.sort(ids[np.argsort(keyed_hash(ids, key(seed, "references")))[:wanted]])
 
 
 def read_what_is_there(trainer: BlockTrainer, ids: NDArray[np.int64]) -> Sample:

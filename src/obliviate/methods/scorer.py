@@ -7,6 +7,7 @@ progress is not disturbed. A margin is taken only where the loss that was traine
 
 from __future__ import annotations
 
+import contextlib
 import copy
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -36,6 +37,8 @@ from obliviate.training.determinism import seed_generators
 from obliviate.training.model import load_state, made_model
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from numpy.typing import NDArray
 
     from obliviate.methods.scores import Kind
@@ -51,6 +54,7 @@ class Scorer:
     """Scores states on the erased records and on controls.
 
     Attributes:
+        recipe: By which records are scored.
         erased: The records to erase, as far as they can be read and scored.
         controls: Retained records of the same blocks.
         missing: How many erased records could not be read or scored.
@@ -75,7 +79,7 @@ class Scorer:
             InvalidRecipe: The loss has no form for single records, and the recipe no score.
             TrainingFailed: A retained record cannot be read.
         """
-        self._recipe, self._environment = with_own_loss(trainer.recipe), trainer.environment
+        self.recipe, self._environment = with_own_loss(trainer.recipe), trainer.environment
         self._all: Sample | None = None  # until it is known which records can be scored
         with self._environment.entered():
             self._model = made_model(trainer.recipe)
@@ -96,25 +100,27 @@ class Scorer:
 
     def scores(self, state: State) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """The scores of the erased records and of the controls under a state."""
-        with self._environment.entered():
-            self._load(state)
+        with self.loaded(state):
             scores = self._of(self._all or joined([self.erased, self.controls]))
         return scores[: len(self.erased.ids)], scores[len(self.erased.ids) :]
 
     def erased_mean(self, state: State) -> float:
         """The mean score of the erased records under a state."""
-        with self._environment.entered():
-            self._load(state)
+        with self.loaded(state):
             return float(self._of(self.erased).mean())
 
-    def _load(self, state: State) -> None:
-        load_state(self._model, state)
-        self._model.eval()
-        seed_generators(key(self._recipe.seed, "score"), self._recipe.device)
+    @contextlib.contextmanager
+    def loaded(self, state: State) -> Iterator[nn.Module]:
+        """The model in a state, in evaluation mode and in the run's environment."""
+        with self._environment.entered():
+            load_state(self._model, state)
+            self._model.eval()
+            seed_generators(key(self.recipe.seed, "score"), self.recipe.device)
+            yield self._model
 
     def _of(self, sample: Sample) -> NDArray[np.float64]:
         scored = [
-            batch_scores(self._model, self._recipe, batch, size, self._kind)
+            batch_scores(self._model, self.recipe, batch, size, self._kind)
             for batch, size in zip(sample.batches, sample.sizes, strict=True)
         ]
         return np.concatenate([np.empty(0), *scored])
@@ -122,14 +128,13 @@ class Scorer:
     # Finding out how
 
     def _kind_of(self, state: State) -> Kind:
-        recipe = self._recipe
+        recipe = self.recipe
         if recipe.score is not None:
             return "score"
         if not len(self.controls.ids):
             return "single"
         batch, size = self.controls.batches[0], self.controls.sizes[0]
-        with self._environment.entered():
-            self._load(state)
+        with self.loaded(state):
             kind = kind_of(self._model, recipe, batch, size)
             if kind != "single" and is_cross_entropy(recipe.loss):
                 return kind  # whatever its weights and ignored targets do to a batch's mean
@@ -145,7 +150,7 @@ class Scorer:
         """The losses of single records, if their mean is the loss of the batch, and of a half."""
         try:
             form: Kind = "single" if kind == "single" else "loss"
-            losses = -batch_scores(self._model, self._recipe, batch, size, form)
+            losses = -batch_scores(self._model, self.recipe, batch, size, form)
         except TrainingFailed as error:
             message = f"the loss cannot be taken of a single record: {error.message}"
             raise InvalidRecipe(message, hint=REMEDY) from error
@@ -154,7 +159,7 @@ class Scorer:
         for count in {size, (size + 1) // 2}:
             part = sliced(batch, slice(count), size)
             with named("scoring"):
-                whole, mean = loss_of(self._model, self._recipe, part), float(losses[:count].mean())
+                whole, mean = loss_of(self._model, self.recipe, part), float(losses[:count].mean())
             if not abs(mean - whole) <= tolerance * (1 + abs(whole)):
                 raise InvalidRecipe(
                     f"the loss has no form for single records: of {count} records it is "

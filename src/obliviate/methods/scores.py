@@ -59,7 +59,7 @@ def batch_scores(
                 if kind == "margin":
                     return margins(outputs, targets).cpu().numpy()
                 if kind == "loss":
-                    return -_losses(recipe, outputs, targets)
+                    return -losses(recipe, outputs, targets)
         return -np.array([loss_of(model, recipe, each) for each in singles(batch, size)])
 
 
@@ -136,7 +136,8 @@ def loss_of(model: nn.Module, recipe: Recipe, batch: Any) -> float:
         return _scalar(recipe.loss(model(inputs), targets))
 
 
-def _losses(recipe: Recipe, outputs: Tensor, targets: Tensor) -> NDArray[np.float64]:
+def losses(recipe: Recipe, outputs: Tensor, targets: Tensor) -> NDArray[np.float64]:
+    """The loss of each record by itself. Shape (n,)."""
     assert recipe.loss is not None  # noqa: S101 - the kind says so
     rows = (slice(at, at + 1) for at in range(len(outputs)))
     return np.array([_scalar(recipe.loss(outputs[row], targets[row])) for row in rows])

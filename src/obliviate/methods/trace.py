@@ -284,4 +284,6 @@ def exponent_of(erasures: Iterable[ErasureFacts]) -> Exponent:
     if not found:
         return Exponent()
     last = found[-1]
+    assert last.exponent is not None  # noqa: S101 - what is predicted follows from a law
+    assert last.exponent_deviation is not None  # noqa: S101
     return Exponent(mean=last.exponent, deviation=last.exponent_deviation).later()

@@ -2,39 +2,50 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
 
 from obliviate.erasure.loop import Erasing
 from obliviate.erasure.replay import Replay
 from obliviate.ledger.facts import ERASED
+from obliviate.methods.aim import STRIDE, Aim, aim_of
 from obliviate.methods.registry import method_from
-from obliviate.methods.trace import exponent_of, trace_of
+from obliviate.methods.trace import Trace, exponent_of, trace_of
 from obliviate.states.difference import Difference
 
 if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
     from obliviate.chain.chain import Chain
+    from obliviate.erasure.plan import Plan
     from obliviate.ledger import ErasureFacts
     from obliviate.methods.method import Method
-    from obliviate.methods.trace import Trace
     from obliviate.run.worker import Writer
 
 
-def erasing_of(writer: Writer, facts: ErasureFacts, chain: Chain, trace: Trace | None) -> Erasing:
+Observer: TypeAlias = "Trace | Aim | None"
+"""What looks at the erased records, where a method asks for it."""
+
+
+def erasing_of(
+    writer: Writer,
+    facts: ErasureFacts,
+    chain: Chain,
+    observer: Observer,
+    remarks: tuple[str, ...] = (),
+) -> Erasing:
     """An erasure that the ledger knows of, ready to be carried out.
 
     Args:
         writer: Who carries it out.
         facts: What the ledger says of it.
         chain: The chain as it is.
-        trace: Of its records, where they have been read for it already.
+        observer: Of its records, where they have been read for it already.
+        remarks: What there is to say of it beforehand, in words.
     """
     ledger, trainer, method = writer.ledger, writer.trainer, method_from(facts.method)
     records = ledger.erasures.records_of(facts.id)
     plan = writer.plan(records, method)
+    observer = observer or observer_of(writer, method, plan, chain)
     doubts = [
         f"the run was made with {name} {then}, not {now}"
         for name, (then, now) in writer.changed_environment().items()
@@ -59,7 +70,9 @@ def erasing_of(writer: Writer, facts: ErasureFacts, chain: Chain, trace: Trace |
             is_exact=rests_on_exact and not (doubts or plan.unreached),
             doubts=doubts,
         ),
-        trace=trace or trace_of_request(writer, method, records, chain),
+        trace=observer if isinstance(observer, Trace) else None,
+        aim=observer if isinstance(observer, Aim) else None,
+        remarks=remarks,
         unchecked=frozenset(
             each.id
             for each in ledger.erasures.all()
@@ -68,14 +81,25 @@ def erasing_of(writer: Writer, facts: ErasureFacts, chain: Chain, trace: Trace |
     )
 
 
-def trace_of_request(
-    writer: Writer, method: Method, records: NDArray[np.int64], chain: Chain
-) -> Trace | None:
-    """What follows the trace as a function, if the method does; it reads the records once."""
+def observer_of(writer: Writer, method: Method, plan: Plan, chain: Chain) -> Observer:
+    """What looks at the records of a request, if the method does; it reads them once."""
+    records = np.array(plan.records, dtype=np.int64)
     if not (method.functional and len(records)):
         return None
     records = records[writer.places(records).earliest <= chain.length]
     if not len(records):
         return None
+    trainer, layout = writer.trainer, writer.trainer.layout
     gone = np.union1d(writer.ledger.records.erased(), records)
-    return trace_of(writer.trainer, chain, records, gone, exponent_of(writer.ledger.erasures.all()))
+    references = writer.references
+    if method.aims and references is not None and trainer.recipe.epochs > 1:
+        return aim_of(
+            trainer,
+            references,
+            len(references),
+            state=chain.state(chain.length),
+            records=records,
+            gone=gone,
+            replayed=STRIDE * len(plan.affected) * layout.records // layout.parts[-1].blocks,
+        )
+    return trace_of(trainer, chain, records, gone, exponent_of(writer.ledger.erasures.all()))

@@ -27,12 +27,13 @@ from obliviate.errors import (
 from obliviate.events import Event
 from obliviate.ledger.marking import Marking
 from obliviate.methods.exact import Exact
+from obliviate.methods.method import TooShallow
 from obliviate.methods.registry import options_of
 from obliviate.recipe.parts import places_of
 from obliviate.run.carried import Carried, Resumed
 from obliviate.run.fingerprint import sample_again
 from obliviate.run.onward import training_on
-from obliviate.run.prepared import erasing_of, trace_of_request
+from obliviate.run.prepared import erasing_of, observer_of
 from obliviate.run.references import check_given
 from obliviate.training.determinism import BITS_DEPEND_ON, environment_facts
 from obliviate.vault import VaultSettings
@@ -48,9 +49,9 @@ if TYPE_CHECKING:
     from obliviate.ledger import ErasureFacts, Ledger, RunFacts
     from obliviate.ledger.outcome import Outcome
     from obliviate.methods.method import Method
-    from obliviate.methods.trace import Trace
     from obliviate.recipe.parts import Places
     from obliviate.run.onward import Commit
+    from obliviate.run.prepared import Observer
     from obliviate.training.protocol import BlockTrainer
     from obliviate.training.references import References
     from obliviate.vault import Vault
@@ -202,9 +203,11 @@ class Writer:
             self.ledger.check(ids, names=("erased",))
             if plan.start is not None:
                 check_given(self, method, ids)
-            trace = trace_of_request(self, method, ids, chain)
+            observer = observer_of(self, method, plan, chain)
             facts = self._begin(kind, plan, method, requests)
-            outcome = yield from self._carrying_out(facts, chain, trace, is_waiting=bool(requests))
+            outcome = yield from self._carrying_out(
+                facts, chain, observer, is_waiting=bool(requests)
+            )
             return Carried(
                 chain=chain,
                 number=facts.id,
@@ -361,7 +364,7 @@ class Writer:
         return chain.entries[-1].guarantee == "exact" and not self.changed_environment()
 
     def _carrying_out(
-        self, facts: ErasureFacts, chain: Chain, trace: Trace | None, *, is_waiting: bool
+        self, facts: ErasureFacts, chain: Chain, observer: Observer, *, is_waiting: bool
     ) -> Generator[Event, None, Outcome]:
         """Carry an erasure out, or take it back.
 
@@ -370,7 +373,7 @@ class Writer:
         """
         try:
             self.marking.set(facts)
-            outcome = yield from erasing_of(self, facts, chain, trace).run()
+            outcome = yield from self._deep_enough(facts, chain, observer)
         except Exception as error:
             is_lost = isinstance(error, _OUT_OF_REACH)
             if isinstance(error, LeaseLost):
@@ -383,3 +386,20 @@ class Writer:
         chain.sweep()
         sample_again(self.ledger, self.trainer, self.lacks)
         return outcome
+
+    def _deep_enough(
+        self, facts: ErasureFacts, chain: Chain, observer: Observer
+    ) -> Generator[Event, None, Outcome]:
+        """Carry an erasure out from as far back as its method asks for, at last exactly."""
+        remarks: tuple[str, ...] = ()
+        while True:
+            erasing = erasing_of(self, facts, chain, observer, remarks)
+            try:
+                return (yield from erasing.run())
+            except TooShallow as reason:
+                further = erasing.method.further_back(self.facts.parts[-1].keep) or Exact()
+                remarks += (f"from {len(erasing.plan.affected)} blocks that hold them: {reason}",)
+            observer = erasing.aim
+            del erasing  # states are large
+            facts = self.ledger.erasures.begin_again(facts.id, options_of(further))
+            chain.sweep()
