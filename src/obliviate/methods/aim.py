@@ -26,7 +26,7 @@ from obliviate.ledger.outcome import Ending, Stitch
 from obliviate.methods.method import Decision, Progress, Pursuit, Rest, Stitched, TooShallow
 from obliviate.methods.sample import chosen, read_from, reference_ids
 from obliviate.methods.scorer import Scorer
-from obliviate.methods.target import LEVEL, target_of, wrong_shares
+from obliviate.methods.target import LEVEL, expected_of, target_of, wrong_shares
 from obliviate.methods.view import Viewer
 from obliviate.states.difference import subtracted
 
@@ -171,14 +171,15 @@ class UntilMet(Pursuit):
         """
         if rest.until < self._blocks or not len(self._aim.before.erased):
             return super().stitch(rest)
-        curve, target = self._distances(rest)
-        width = target.half_width
+        curve, seen = self._distances(rest)
+        width = self._target(seen, seen).half_width
         rho = self._likeliest(curve(_GRID), width)
         state, finished, view = self._finished(rest, rho)
-        moved = _apart(view, target) - float(curve(rho))
+        moved = self._apart(seen, view) - float(curve(rho))
         if abs(moved) > _ACCURACY * width:  # finishing moves the scores, whatever ρ is
             rho = self._likeliest(curve(_GRID) + moved, width)
             state, finished, view = self._finished(rest, rho)
+        target = self._target(seen, view)
         self._end(view, target)
         assert self.ending is not None  # noqa: S101 - it was just said
         report = Stitch(
@@ -195,28 +196,34 @@ class UntilMet(Pursuit):
         if not len(self._aim.before.erased):
             return
         view = self._view(state)
-        self._end(view, self._target(view))
+        self._aim.wrong = wrong_shares(view)
+        self._end(view, self._target(view, view))
 
     def _view(self, state: State) -> View:
         return self._aim.viewer.view(state)
 
-    def _distances(self, rest: Rest) -> tuple[Polynomial, Target]:
-        """How far above their target the records end, as a function of ρ; and the target.
+    def _distances(self, rest: Rest) -> tuple[Polynomial, View]:
+        """How far above their target the records end, as a function of ρ; and the view to see by.
 
-        A parabola through three measured shares. The target is read off in the largest.
+        A parabola through three measured shares. Kinds and neighbours are seen in the largest.
         """
         views = {0.0: self._aim.before if rest.served is None else self._unfinished(rest, 0.0)}
         views[1.0] = self._unfinished(rest, 1.0)
-        is_more = _apart(views[1.0], self._target(views[1.0])) > 0
-        third = 2.0 if is_more else 0.5
+        self._aim.wrong = wrong_shares(views[1.0])
+        third = 2.0 if self._apart(views[1.0], views[1.0]) > 0 else 0.5
         views[third] = self._unfinished(rest, third)
-        target = self._target(views[max(views)])
-        distances = [_apart(view, target) for view in views.values()]
-        return Polynomial.fit(list(views), distances, deg=2), target
+        seen = views[max(views)]
+        self._aim.wrong = wrong_shares(seen)
+        distances = [self._apart(seen, view) for view in views.values()]
+        return Polynomial.fit(list(views), distances, deg=2), seen
 
-    def _target(self, view: View) -> Target:
-        self._aim.wrong = wrong_shares(view)
-        return target_of(view, self._aim.before, self._aim.wrong)
+    def _apart(self, seen: View, now: View) -> float:
+        """How far above their target the records are scored."""
+        aim = self._aim
+        return float(now.erased.mean()) - expected_of(seen, aim.before, now, aim.wrong)
+
+    def _target(self, seen: View, now: View) -> Target:
+        return target_of(seen, self._aim.before, now, self._aim.wrong)
 
     def _unfinished(self, rest: Rest, share: float) -> View:
         return self._view(subtracted(rest.original, rest.difference, share))
@@ -251,10 +258,6 @@ class UntilMet(Pursuit):
                 f"{target.mean:.2f} ({target.low:.2f} to {target.high:.2f}) was expected"
             )
         return faults
-
-
-def _apart(view: View, target: Target) -> float:
-    return float(view.erased.mean()) - target.mean
 
 
 def is_remembered(before: View, after: View, target: Target) -> bool:

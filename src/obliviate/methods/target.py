@@ -7,10 +7,10 @@ references nearest to it in both:
 
 - **kind.** A record's target may be its own, or a wrong one, and the two are scored very
   differently by a model that never saw them. References are taken twice: with their own target, and
-  with that of another. Which kind an erased record is, is told by the log odds of the best class
-  among all but its target, where there is such a thing: what was learned of the record itself moves
-  its target's score alone. The share of each kind among the erased records is estimated with it
-  (expectation-maximisation, from a prior of one wrong target in ten).
+  with that of another. Which kind an erased record is, is told by its score in a state that has
+  forgotten it, and by the log odds of the best class among all but its target: what was learned of
+  the record itself moves these less. The share of each kind among the erased records is estimated
+  with them (expectation-maximisation, from a prior of one wrong target in ten).
 - **neighbours.** Of the references of that kind, and of that target, those nearest in the log odds.
 
 The interval of a mean over n records is conformal: as often as groups of n references, of the same
@@ -31,16 +31,20 @@ from scipy.stats import gaussian_kde
 from obliviate.methods.scores import margins
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from numpy.typing import NDArray
 
     from obliviate.methods.view import Scores, View
 
 LEVEL = 0.9  # of the intervals
 NEIGHBOURS = 30
+SURER = 0.25
 _PRIOR_SHARE, _PRIOR_RECORDS = 0.1, 1.0  # of records with a wrong target
 _ROUNDS = 20
 _LEAST_LABELLED = 10  # references of one class, to be a sample of it
-_GROUPS = 2000
+_GROUPS = 1000
+_LEFT_OUT = 100  # references of each class and kind that are held against others
 _LARGEST_ODDS = 20.0
 _TINY = 1e-6
 
@@ -94,79 +98,152 @@ def wrong_shares(view: View) -> Scores:
     Take it of the state that has forgotten most: one that has learned a wrong target by heart sees
     it in the input, too.
     """
+    shares = np.zeros(len(view.erased))
     if not len(view.mispaired) or not len(view.erased):
-        return np.zeros(len(view.erased))
-    if view.logits is None or view.labels is None:
-        own, wrong, found = view.references, view.mispaired, view.erased
-    else:
-        (erased, references), (labels, known) = view.logits, view.labels
-        asked = np.resize(labels, len(known))
-        is_other = asked != known
-        own = log_odds_of_rest(references, known)
-        wrong = log_odds_of_rest(references[is_other], asked[is_other])
-        found = log_odds_of_rest(erased, labels)
-    if min(own.std(), wrong.std() if len(wrong) > 1 else 0.0) < _TINY:
-        return np.zeros(len(view.erased))
-    density_own, density_wrong = (gaussian_kde(each)(found) + _TINY for each in (own, wrong))
-    log_ratio = np.log(density_wrong) - np.log(density_own)
-    share = _PRIOR_SHARE
-    weights = np.zeros(len(found))
+        return shares
+    own, wrong, found = _looks(view)
+    try:
+        densities = [gaussian_kde(each)(found) + _TINY for each in (own, wrong)]
+    except (np.linalg.LinAlgError, ValueError):  # all alike: nothing tells them apart
+        return shares
+    log_ratio, share = np.log(densities[1]) - np.log(densities[0]), _PRIOR_SHARE
     for _ in range(_ROUNDS):
-        weights = expit(log_ratio + np.log(share / (1 - share)))
-        share = float(weights.sum() + _PRIOR_SHARE * _PRIOR_RECORDS) / (len(found) + _PRIOR_RECORDS)
-    return weights
+        shares = expit(log_ratio + np.log(share / (1 - share)))
+        seen = float(shares.sum()) + _PRIOR_SHARE * _PRIOR_RECORDS
+        share = seen / (len(shares) + _PRIOR_RECORDS)
+    return shares
 
 
-def target_of(view: View, before: View, wrong: Scores) -> Target:
-    """The target of the erased records.
+def _looks(view: View) -> tuple[Scores, Scores, Scores]:
+    """What tells kinds apart: of references with their own target, with another, and of S.
+
+    The score, and for a classifier the log odds of the best class among all but the target. Shapes
+    (looks, r), (looks, r) and (looks, n).
+    """
+    if view.logits is None or view.labels is None:
+        return view.references[None], view.mispaired[None], view.erased[None]
+    (erased, references), (labels, known) = view.logits, view.labels
+    asked = np.resize(labels, len(known))
+    is_other = asked != known
+    return (
+        np.stack([log_odds_of_rest(references, known), view.references]),
+        np.stack(
+            [
+                log_odds_of_rest(references[is_other], asked[is_other]),
+                _margins(references[is_other], asked[is_other]),
+            ]
+        ),
+        np.stack([log_odds_of_rest(erased, labels), view.erased]),
+    )
+
+
+def _margins(logits: Scores, labels: NDArray[np.int64]) -> Scores:
+    return margins(torch.from_numpy(logits), torch.from_numpy(labels)).numpy()
+
+
+def target_of(seen: View, before: View, now: View, wrong: Scores) -> Target:
+    """The target of the erased records under a state.
 
     Args:
-        view: A state that has forgotten them as far as can be had; the records' neighbours among
+        seen: A state that has forgotten them as far as can be had; the records' neighbours among
             the references are found in what it sees.
-        before: The model before. It never saw the references either, and scores them as they are
-            to be scored.
+        before: The model before. It never saw the references either.
+        now: The state. Without the records a model is surer of all others, too, and scores
+            references further from 0; this one overdoes that, the model before lacks it. So their
+            scores lie between the two (`SURER`).
         wrong: How surely each record has a wrong target; see `wrong_shares`. Shape (n,).
     """
-    kinds = (before.references, before.mispaired)
-    if view.logits is None or view.labels is None or before.logits is None:
-        means = [float(each.mean()) if len(each) else 0.0 for each in kinds]
-        expected = (1 - wrong) * means[0] + wrong * means[1]
-        left = [each - mean for each, mean in zip(kinds, means, strict=True)]
-        return _with_interval(expected, left, wrong)
-    (erased, references), (labels, known) = view.logits, view.labels
-    scored, own = torch.from_numpy(before.logits[1]), log_odds_of_rest(references, known)
-    expected, found = np.zeros(len(labels)), ([np.empty(0)], [np.empty(0)])
+    expected = np.zeros(len(seen.erased))
+    left: tuple[list[Scores], list[Scores]] = ([np.empty(0)], [np.empty(0)])
+    for some in _alike(seen, before, now):
+        share = wrong[some.erased] if some.is_wrong else 1 - wrong[some.erased]
+        expected[some.erased] += share * some.near(some.sought)
+        few = some.odds[:_LEFT_OUT]
+        left[some.is_wrong].append(some.scores[: len(few)] - some.near(few, is_among=True))
+    return _with_interval(expected, [np.concatenate(each) for each in left], wrong)
+
+
+def expected_of(seen: View, before: View, now: View, wrong: Scores) -> float:
+    """The mean of that target, without its interval: see `target_of`."""
+    total = 0.0
+    for some in _alike(seen, before, now):
+        share = wrong[some.erased] if some.is_wrong else 1 - wrong[some.erased]
+        total += float(share @ some.near(some.sought))
+    return total / len(wrong)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Alike:
+    """Erased records of one class, and references that are alike in it, of one kind.
+
+    Attributes:
+        erased: Which of the erased records. Shape (m,).
+        sought: Their log odds. Shape (m,).
+        odds: Of the references. Shape (r,).
+        scores: Of the references. Shape (r,).
+        is_wrong: Whether it is the kind with a wrong target.
+        neighbours: How many of the references a record is held against.
+    """
+
+    erased: NDArray[np.int64]
+    sought: Scores
+    odds: Scores
+    scores: Scores
+    is_wrong: bool
+    neighbours: int = NEIGHBOURS
+
+    def near(self, sought: Scores, *, is_among: bool = False) -> Scores:
+        """The mean score of the nearest references.
+
+        Args:
+            sought: Log odds. Shape (k,).
+            is_among: Whether they are those of the first references: each is left out then.
+        """
+        apart = np.abs(sought[:, None] - self.odds[None, :])
+        if is_among:
+            np.fill_diagonal(apart, np.inf)
+        count = max(1, min(self.neighbours, len(self.odds) - is_among))
+        nearest = np.argpartition(apart, count - 1, axis=1)[:, :count]
+        means: Scores = self.scores[nearest].mean(axis=1)
+        return means
+
+
+def _alike(seen: View, before: View, now: View) -> Iterator[_Alike]:
+    """The references that are alike, class by class; all of them where there are no classes."""
+    own = _between(before.references, now.references)
+    if seen.logits is None or seen.labels is None or before.logits is None or now.logits is None:
+        everybody, wrong = np.arange(len(seen.erased)), _between(before.mispaired, now.mispaired)
+        for scores, is_wrong in ((own, False), (wrong, True)):
+            if len(scores):
+                yield _Alike(
+                    erased=everybody,
+                    sought=np.zeros(len(everybody)),
+                    odds=np.zeros(len(scores)),
+                    scores=scores,
+                    is_wrong=is_wrong,
+                    neighbours=len(scores),
+                )
+        return
+    (erased, references), (labels, known) = seen.logits, seen.labels
+    own_odds = log_odds_of_rest(references, known)
     for label in np.unique(labels):
         asked, mine = np.full(len(known), label), np.flatnonzero(labels == label)
         sought = log_odds_of_rest(erased[mine], labels[mine])
         odds = log_odds_of_rest(references, asked)
-        scores = margins(scored, torch.from_numpy(asked)).numpy()
-        for kind, is_kind in enumerate((known == label, known != label)):
-            ours, theirs = odds[is_kind], scores[is_kind]
-            if len(ours) < _LEAST_LABELLED:  # too few of this class: any record with its own
-                ours, theirs = own, before.references
-            share = wrong[mine] if kind else 1 - wrong[mine]
-            expected[mine] += share * _near(sought, ours, theirs)
-            found[kind].append(theirs - _near(ours, ours, theirs, is_among=True))
-    return _with_interval(expected, [np.concatenate(each) for each in found], wrong)
+        scores = _between(_margins(before.logits[1], asked), _margins(now.logits[1], asked))
+        for is_wrong, is_kind in ((False, known == label), (True, known != label)):
+            is_enough = is_kind.sum() >= _LEAST_LABELLED  # else any record with its own class
+            yield _Alike(
+                erased=mine,
+                sought=sought,
+                odds=odds[is_kind] if is_enough else own_odds,
+                scores=scores[is_kind] if is_enough else own,
+                is_wrong=is_wrong,
+            )
 
 
-def _near(sought: Scores, odds: Scores, scores: Scores, *, is_among: bool = False) -> Scores:
-    """The mean score of the nearest references for each of some log odds.
-
-    Args:
-        sought: Shape (m,).
-        odds: Of the references. Shape (r,).
-        scores: Of the references. Shape (r,).
-        is_among: Whether what is sought are the references themselves: each is left out then.
-    """
-    apart = np.abs(sought[:, None] - odds[None, :])
-    if is_among:
-        np.fill_diagonal(apart, np.inf)
-    count = min(NEIGHBOURS, len(odds) - is_among)
-    nearest = np.argpartition(apart, count - 1, axis=1)[:, :count]
-    means: Scores = scores[nearest].mean(axis=1)
-    return means
+def _between(before: Scores, now: Scores) -> Scores:
+    return before + SURER * (now - before)
 
 
 def _with_interval(expected: Scores, left: list[Scores], wrong: Scores) -> Target:

@@ -12,6 +12,7 @@ from obliviate.ledger.facts import ERASED
 from obliviate.methods.aim import STRIDE, Aim, aim_of
 from obliviate.methods.registry import method_from
 from obliviate.methods.trace import Trace, exponent_of, trace_of
+from obliviate.run.references import needs_references
 from obliviate.states.difference import Difference
 
 if TYPE_CHECKING:
@@ -92,7 +93,7 @@ def observer_of(writer: Writer, method: Method, plan: Plan, chain: Chain) -> Obs
     trainer, layout = writer.trainer, writer.trainer.layout
     gone = np.union1d(writer.ledger.records.erased(), records)
     references = writer.references
-    if method.aims and references is not None and trainer.recipe.epochs > 1:
+    if references is not None and needs_references(method, layout.parts):
         return aim_of(
             trainer,
             references,

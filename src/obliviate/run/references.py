@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from obliviate.errors import InvalidOption, TrainingFailed
-from obliviate.methods.calibrated import Calibrated
 from obliviate.methods.scorer import Scorer, with_own_loss
 from obliviate.methods.scores import batch_scores
 from obliviate.run.fingerprint import sampled
@@ -51,7 +50,7 @@ def has_epochs(parts: Sequence[Part]) -> bool:
 
 def needs_references(method: Method, parts: Sequence[Part]) -> bool:
     """Whether a method goes by references on a chain of these parts."""
-    return method.name == Calibrated.name and has_epochs(parts)
+    return method.aims and has_epochs(parts)
 
 
 def check_given(writer: Writer, method: Method, records: NDArray[np.int64]) -> None:
