@@ -6,7 +6,7 @@ from dataclasses import fields, replace
 import pytest
 
 from obliviate.errors import RunDamaged
-from obliviate.ledger.outcome import DESTROYED, Outcome, Stitch
+from obliviate.ledger.outcome import DESTROYED, Ending, Outcome, Stitch
 
 STITCH = Stitch(
     after=3,
@@ -23,6 +23,24 @@ STITCH = Stitch(
     has_passed=True,
     verdict="passed",
 )
+ENDING = Ending(
+    records=2,
+    references=40,
+    level=0.9,
+    before=3.0,
+    target=-1.0,
+    low=-2.0,
+    high=0.5,
+    reached=-0.5,
+    inside=0.5,
+    wrong=0.25,
+    reference=(2.0, 1.5),
+    accuracy=(0.75, 0.5),
+    is_met=True,
+    verdict="met",
+    scores=((2.0, 4.0), (-1.0, 0.0)),
+    expected=(-2.0, 0.0),
+)
 FULL = Outcome(
     stop_reason="the slope is flat",
     guarantee="approximate",
@@ -34,6 +52,7 @@ FULL = Outcome(
     functional_memory=(None, 0.5, 0.25, 0.125),
     control_memory=(0.0, 0.0, 0.0, 0.0),
     stitches=(STITCH,),
+    ending=ENDING,
     seconds=1.5,
     reproduced=(0, 3),
 )

@@ -55,7 +55,7 @@ class Calibrated(Method):
     name: ClassVar[str] = "calibrated"
     checks: ClassVar[bool] = True
     aims: ClassVar[bool] = True
-    usual_reach: ClassVar[int | None] = 4
+    usual_reach: ClassVar[int | None] = 8
 
     def __post_init__(self) -> None:
         hint = (

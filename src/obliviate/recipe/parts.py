@@ -26,10 +26,10 @@ SPARSE_KEYFRAMES = 3
 def usual_keep(epochs: int) -> int:
     """Of how many epochs every update is kept, where nobody says otherwise.
 
-    A trace lies in the last epochs, the more of them the longer the training was: four of twenty
+    A trace lies in the last epochs, the more of them the longer the training was
     (docs/forgetting.md). The rest of the disk would be spent for nothing.
     """
-    return min(epochs, max(4, -(-epochs // 5)))
+    return min(epochs, max(5, -(-epochs // 5)))
 
 
 def sparse_spacing(blocks: int) -> int:

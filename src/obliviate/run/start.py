@@ -63,7 +63,7 @@ def fit(
         blocks: How many blocks an epoch is cut into.
         keep: Of how many of the last epochs every update is kept, for fast erasures to go back to;
             before, there are keyframes far apart, and an exact replay trains the rest again. A
-            fifth of the epochs, at least two, if None.
+            fifth of the epochs, at least five, if None.
         subjects: Whose each record is: a string, an int or a UUID; several of them in a tuple, a
             list or a set; None where it is nobody's. Kept as keyed hashes of one spelling: case,
             Unicode form and surrounding blanks make no difference.
