@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import json
 import lzma
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -108,9 +107,6 @@ def project(  # noqa: PLR0917 - options come by name
     known, people = pieces(data)
     terms = terms_of(kind, place, records, epochs, blocks, seed, keep=keep)
     made = cohort(partial(some, known), people, terms, spoil=shuffled)
-    if kind == "mislabelled":
-        kept = np.arange(len(made.reference))
-        made = replace(made, reference=shuffled(made.reference, kept))
     return made.project(
         model=Speaker,
         optimizer=partial(torch.optim.Adam, lr=0.004),

@@ -111,6 +111,7 @@ class Erasing:
             Context(
                 affected=self.plan.affected,
                 blocks=self.chain.length,
+                epochs=self.trainer.layout.epochs(self.plan.affected),
                 trace=self.trace,
                 aim=self.aim,
             )

@@ -103,7 +103,7 @@ class Calibrated(Method):
         if erasure.aim is not None:
             from obliviate.methods.aim import UntilMet  # noqa: PLC0415 - it needs torch
 
-            return UntilMet(erasure.aim, erasure.blocks, self.blocks)
+            return UntilMet(erasure.aim, erasure, self.blocks)
         assert erasure.trace is not None  # noqa: S101 - the method asks for one
         return UntilCertain(self, erasure.trace)
 

@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 
 LEVEL = 0.9  # of the intervals
 NEIGHBOURS = 30
-SURER = 0.25
+SURER = 0.5
 _PRIOR_SHARE, _PRIOR_RECORDS = 0.1, 1.0  # of records with a wrong target
 _ROUNDS = 20
 _LEAST_LABELLED = 10  # references of one class, to be a sample of it

@@ -18,7 +18,7 @@ from obliviate.recipe.deal import is_among, key, keyed_hash
 from obliviate.recipe.parts import places_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
 
     from numpy.typing import NDArray
 
@@ -82,6 +82,11 @@ class Layout:
         """The part of a block, and how many of the part's blocks come before it."""
         part = max(at for at, each in enumerate(self.parts) if each.first_block <= block)
         return part, block - self.parts[part].first_block
+
+    def epochs(self, blocks: Iterable[int]) -> int:
+        """In how many epochs some blocks lie."""
+        places = map(self._place, blocks)
+        return len({(at, before // self.parts[at].blocks) for at, before in places})
 
     def places(self, ids: NDArray[np.int64]) -> Places:
         """Where records are trained on. Shape (n,)."""

@@ -1,0 +1,260 @@
+"""Erasures in chains of epochs end where references say, or go further back until they do."""
+
+import shutil
+from functools import partial
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from torch.utils.data import TensorDataset
+
+import obliviate as ob
+from obliviate import errors
+from obliviate.methods import aim
+from obliviate.methods.method import TooShallow
+from obliviate.methods.scores import margins
+
+CLASSES, WIDTH, COUNT, EPOCHS, BLOCKS = 4, 12, 400, 8, 6
+PERSON = range(20)
+
+
+def blobs(count, seed):
+    generator = torch.Generator().manual_seed(seed)
+    centres = torch.randn(CLASSES, WIDTH, generator=torch.Generator().manual_seed(0)) * 1.2
+    labels = torch.randint(CLASSES, (count,), generator=generator)
+    return centres[labels] + torch.randn(count, WIDTH, generator=generator), labels
+
+
+def mislabelled():
+    """Records of which one person's have wrong labels."""
+    inputs, labels = blobs(COUNT, 1)
+    labels[list(PERSON)] = (labels[list(PERSON)] + 1) % CLASSES
+    return TensorDataset(inputs, labels)
+
+
+def net():
+    return nn.Sequential(nn.Linear(WIDTH, 64), nn.ReLU(), nn.Linear(64, CLASSES))
+
+
+def fading(step, total):
+    return 1 - step / total
+
+
+def recipe(**changed):
+    options = {
+        "model": net,
+        "optimizer": partial(torch.optim.SGD, lr=0.1, momentum=0.9),
+        "loss": nn.functional.cross_entropy,
+        "schedule": fading,
+        "batch_size": 10,
+        "epochs": EPOCHS,
+        "seed": 2,
+    }
+    return ob.Recipe(**(options | changed))
+
+
+DATA, REFERENCES = mislabelled(), TensorDataset(*blobs(300, 5))
+SUBJECTS = ["her" if each in PERSON else f"p{each // 4}" for each in range(COUNT)]
+
+
+def fitted(folder, **options):
+    made = options.pop("made", recipe())
+    options = {"blocks": BLOCKS, "subjects": SUBJECTS, "reference": REFERENCES} | options
+    return ob.fit(made, options.pop("data", DATA), folder, **options)
+
+
+def loaded(folder, **options):
+    return ob.load(folder, recipe(), DATA, **({"reference": REFERENCES} | options))
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("made") / "run"
+    fitted(folder).close()
+    return folder
+
+
+@pytest.fixture(scope="module")
+def never(tmp_path_factory):
+    """The digest and the model of training without her."""
+    with fitted(tmp_path_factory.mktemp("never") / "run", exclude=PERSON) as run:
+        return run.digest, run.model
+
+
+@pytest.fixture
+def run(made, tmp_path):
+    shutil.copytree(made, tmp_path / "run")
+    with loaded(tmp_path / "run") as run:
+        yield run
+
+
+def mean_margin(model):
+    inputs, labels = (each[list(PERSON)] for each in DATA.tensors)
+    with torch.no_grad():
+        return float(margins(model(inputs), labels).mean())
+
+
+def test_it_ends_at_the_target_and_near_training_without_her(run, never):
+    before = mean_margin(run.model)
+    erasure = run.forget(subjects=["her"])
+    ending, (_, without) = erasure.ending, never
+    assert erasure.method == "calibrated"
+    assert erasure.guarantee == "approximate"
+    assert erasure.blocks_replayed <= aim.STRIDE * EPOCHS
+    assert ending.is_met
+    assert ending.before == pytest.approx(before, abs=1e-3)
+    assert ending.reached == pytest.approx(mean_margin(erasure.model), abs=1e-3)
+    assert ending.reached <= ending.high
+    assert ending.wrong > 0.5
+    exact = mean_margin(without)
+    assert abs(ending.reached - exact) < 0.6 * abs(before - exact)
+    assert ending.accuracy[1] >= ending.accuracy[0] - 0.02
+
+
+def test_settling_destroys_what_was_measured_and_is_training_without_her(run, never):
+    run.forget(subjects=["her"])
+    run.settle()
+    assert run.digest == never[0]
+    assert all(each.outcome.ending is None for each in run.status().erasures)
+
+
+def test_a_second_request_is_met_on_what_the_first_has_left(run, tmp_path):
+    run.forget(subjects=["her"])
+    second = run.forget(subjects=["p20"])
+    assert second.ending is not None
+    run.settle()
+    out = [each for each, who in enumerate(SUBJECTS) if who in ("her", "p20")]
+    with fitted(tmp_path / "never", exclude=out) as without:
+        assert run.digest == without.digest
+
+
+def refused(times, faults=("too much is left",)):
+    """A judgement that finds faults in the first few results."""
+    asked = []
+
+    def judged(*_):
+        asked.append(1)
+        return list(faults) if len(asked) <= times else []
+
+    return judged
+
+
+def test_it_goes_further_back_where_the_target_is_not_met(made, tmp_path, monkeypatch):
+    shutil.copytree(made, tmp_path / "run")
+    monkeypatch.setattr(aim.UntilMet, "_faults", refused(1))
+    with loaded(tmp_path / "run") as run:
+        erasure = run.forget(subjects=["her"], method=ob.Calibrated(back=2))
+        (facts,) = run.status().erasures
+        assert facts.method["back"] == 4
+        assert len(erasure.segments) == 4
+        assert "too much is left" in erasure.stop_reason
+        assert run.verify().passed
+
+
+def test_it_is_exact_at_last(made, never, tmp_path, monkeypatch):
+    shutil.copytree(made, tmp_path / "run")
+    monkeypatch.setattr(aim.UntilMet, "_faults", refused(9))
+    with loaded(tmp_path / "run") as run:
+        erasure = run.forget(subjects=["her"])
+        assert erasure.method == "exact"
+        assert erasure.guarantee == "exact"
+        assert run.digest == never[0]
+        assert "too much is left" in erasure.stop_reason
+        assert run.verify().passed
+
+
+def test_a_fixed_stop_never_goes_further_back(made, tmp_path, monkeypatch):
+    shutil.copytree(made, tmp_path / "run")
+    monkeypatch.setattr(aim.UntilMet, "_faults", refused(9))
+    with loaded(tmp_path / "run") as run:
+        erasure = run.forget(subjects=["her"], method=ob.Calibrated(back=1, blocks=2))
+        assert erasure.blocks_replayed == 2
+        assert not erasure.ending.is_met
+        assert erasure.guarantee == "approximate"
+
+
+def test_a_call_that_dies_while_it_goes_further_back_goes_on(made, never, tmp_path, monkeypatch):
+    shutil.copytree(made, tmp_path / "run")
+    monkeypatch.setattr(aim.UntilMet, "_faults", refused(1))
+
+    class Killed(BaseException):
+        pass
+
+    def dies(*_, **__):
+        raise Killed
+
+    with loaded(tmp_path / "run") as run:
+        begin_again = run.ledger.erasures.begin_again
+        with monkeypatch.context() as patched:
+            patched.setattr(
+                run.ledger.erasures,
+                "begin_again",
+                lambda *given: begin_again(*given) and dies(),
+            )
+            with pytest.raises(Killed):
+                run.forget(subjects=["her"], method=ob.Calibrated(back=2))
+    with loaded(tmp_path / "run") as run:
+        run.settle()
+        assert run.digest == never[0]
+        assert run.verify().passed
+
+
+def test_ordinary_records_stay_near_where_they_were(run):
+    before = run.model
+    erasure = run.forget(subjects=["p30"])
+    inputs, labels = DATA.tensors
+    with torch.no_grad():
+        hits = [
+            float((each(inputs).argmax(1) == labels).float().mean())
+            for each in (before, erasure.model)
+        ]
+    assert abs(hits[0] - hits[1]) < 0.03
+
+
+def test_a_person_in_the_very_last_block_has_an_ending_too(run):
+    last = run.trainer.layout.members(EPOCHS * BLOCKS)
+    who = next(SUBJECTS[each] for each in last if SUBJECTS[each] != "her")
+    erasure = run.forget(subjects=[who])
+    assert erasure.ending is not None or erasure.guarantee == "exact"
+
+
+def test_a_score_that_tells_nothing_is_refused_before_anything_changes(tmp_path):
+    made = recipe(score=lambda model, batch: torch.ones(len(batch[0])))
+    with fitted(tmp_path / "run", made=made) as run:
+        digest = run.digest
+        with pytest.raises(errors.InvalidOption, match="the score is 1 for every reference"):
+            run.forget(subjects=["her"])
+        assert run.digest == digest
+        assert not run.status().erasures
+
+
+def test_references_of_another_kind_are_said(tmp_path):
+    odd = TensorDataset(REFERENCES.tensors[0] * 0, REFERENCES.tensors[1])
+    with fitted(tmp_path / "run", reference=odd) as run:
+        erasure = run.forget(subjects=["p30"], method=ob.Calibrated(blocks=2))
+        assert "of another kind" in erasure.ending.verdict
+
+
+def test_regression_has_a_target(tmp_path):
+    inputs = DATA.tensors[0]
+    weights = torch.arange(WIDTH) / WIDTH
+    data = TensorDataset(inputs, (inputs @ weights)[:, None])
+    reference = TensorDataset(REFERENCES.tensors[0], (REFERENCES.tensors[0] @ weights)[:, None])
+    made = recipe(
+        model=partial(nn.Linear, WIDTH, 1),
+        loss=nn.functional.mse_loss,
+        optimizer=partial(torch.optim.SGD, lr=0.01),
+    )
+    with fitted(tmp_path / "run", made=made, data=data, reference=reference) as run:
+        erasure = run.forget(subjects=["her"], method=ob.Calibrated(blocks=2))
+        assert erasure.ending.accuracy is None
+        assert np.isfinite(erasure.ending.reached)
+
+
+def test_further_back_doubles_and_ends_with_what_is_kept():
+    method = ob.Calibrated(back=3)
+    assert method.further_back(10).back == 6
+    assert method.further_back(5).back == 5
+    assert method.further_back(3) is None
+    assert issubclass(TooShallow, Exception)
