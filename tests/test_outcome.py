@@ -53,6 +53,7 @@ FULL = Outcome(
     control_memory=(0.0, 0.0, 0.0, 0.0),
     stitches=(STITCH,),
     ending=ENDING,
+    too_shallow=("they are remembered",),
     seconds=1.5,
     reproduced=(0, 3),
 )

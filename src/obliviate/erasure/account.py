@@ -69,6 +69,7 @@ class Account:
         seconds: float,
         reproduced: tuple[int, ...],
         ending: Ending | None = None,
+        too_shallow: tuple[str, ...] = (),
     ) -> Outcome:
         """What is written down of an erasure, where `result` is the last block of its chain."""
         assert result.digest is not None  # noqa: S101 - block B always has one
@@ -84,6 +85,7 @@ class Account:
             control_memory=tuple(self.trace.control_memory) if self.trace else (),
             stitches=tuple(self.stitches),
             ending=ending,
+            too_shallow=too_shallow,
             seconds=seconds,
             reproduced=reproduced,
         )

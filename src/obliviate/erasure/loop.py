@@ -70,7 +70,7 @@ class Erasing:
         replay: The blocks that are trained again.
         trace: What follows the trace as a function, where the method asks for it.
         aim: What knows where the records should end, where the run has references.
-        remarks: What there is to say of it beforehand, in words.
+        too_shallow: Why it was begun again from further back, in words.
         unchecked: Earlier erasures that replayed blocks without comparing any.
         account: What was done and measured so far.
         pursuit: The method's own view of this erasure.
@@ -91,7 +91,7 @@ class Erasing:
     replay: Replay
     trace: Trace | None = None
     aim: Aim | None = None
-    remarks: tuple[str, ...] = ()
+    too_shallow: tuple[str, ...] = ()
     unchecked: frozenset[int] = frozenset()
     entries: list[Entry] = field(default_factory=list)
     stitched: list[range] = field(default_factory=list)
@@ -163,6 +163,7 @@ class Erasing:
             seconds=seconds,
             reproduced=reproduction.blocks,
             ending=self.pursuit.ending,
+            too_shallow=self.too_shallow,
         )
         dropped = range(0)
         if self.plan.unreached:
@@ -404,7 +405,7 @@ class Erasing:
         reason = decision.reason
         if self.account.segments[-1][1] == self.chain.length and not self.method.is_exact:
             reason = f"the end of the chain was reached ({reason})"
-        remarks = [*self.remarks, *self.account.in_words()]
+        remarks = [*self.account.in_words()]
         remarks += [str(self.taken)] if self.taken.steps else []
         remarks += [f"not exact: {doubt}" for doubt in dict.fromkeys(self.replay.doubts)]
         if self.trainer.recipe.reads == "more":

@@ -60,6 +60,8 @@ class Stitch:
 class Ending:
     """Where the erased records ended, beside where a model that never saw them would score them.
 
+    Figures are None in reports where they would be those of a single record.
+
     Attributes:
         records: How many erased records were scored.
         references: How many records that were never trained on the target was read off.
@@ -83,13 +85,13 @@ class Ending:
     records: int
     references: int
     level: float
-    before: float
-    target: float
-    low: float
-    high: float
-    reached: float
-    inside: float
-    wrong: float
+    before: float | None
+    target: float | None
+    low: float | None
+    high: float | None
+    reached: float | None
+    inside: float | None
+    wrong: float | None
     reference: tuple[float, float]
     accuracy: tuple[float, float] | None
     is_met: bool
@@ -142,6 +144,7 @@ class Outcome:
         control_memory: The same over control records, retained ones of the same blocks.
         stitches: How each stretch of blocks was put back, where ρ was chosen.
         ending: Where the erased records ended, beside their target; None where the method has none.
+        too_shallow: Why replaying began again from further back, in words, each time that it did.
         seconds: Until the new model was in place.
         reproduced: Blocks that were trained again, as they are stored, before the result was called
             exact; 0 is the initial state. Empty where it is not exact.
@@ -158,6 +161,7 @@ class Outcome:
     control_memory: tuple[float | None, ...] = ()
     stitches: tuple[Stitch, ...] = ()
     ending: Ending | None = None
+    too_shallow: tuple[str, ...] = ()
     seconds: float = 0.0
     reproduced: tuple[int, ...] = ()
 
@@ -209,6 +213,7 @@ class Outcome:
                 control_memory=tuple(outcome.control_memory),
                 stitches=tuple(Stitch(**each) for each in values.get("stitches", ())),
                 ending=Ending.from_json(ending) if (ending := values.get("ending")) else None,
+                too_shallow=tuple(outcome.too_shallow),
                 reproduced=tuple(outcome.reproduced),
             )
         except (TypeError, ValueError) as error:

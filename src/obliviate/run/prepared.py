@@ -32,7 +32,7 @@ def erasing_of(
     facts: ErasureFacts,
     chain: Chain,
     observer: Observer,
-    remarks: tuple[str, ...] = (),
+    too_shallow: tuple[str, ...] = (),
 ) -> Erasing:
     """An erasure that the ledger knows of, ready to be carried out.
 
@@ -41,7 +41,7 @@ def erasing_of(
         facts: What the ledger says of it.
         chain: The chain as it is.
         observer: Of its records, where they have been read for it already.
-        remarks: What there is to say of it beforehand, in words.
+        too_shallow: Why it was begun again from further back, in words.
     """
     ledger, trainer, method = writer.ledger, writer.trainer, method_from(facts.method)
     records = ledger.erasures.records_of(facts.id)
@@ -73,7 +73,7 @@ def erasing_of(
         ),
         trace=observer if isinstance(observer, Trace) else None,
         aim=observer if isinstance(observer, Aim) else None,
-        remarks=remarks,
+        too_shallow=too_shallow,
         unchecked=frozenset(
             each.id
             for each in ledger.erasures.all()

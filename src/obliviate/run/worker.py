@@ -391,14 +391,15 @@ class Writer:
         self, facts: ErasureFacts, chain: Chain, observer: Observer
     ) -> Generator[Event, None, Outcome]:
         """Carry an erasure out from as far back as its method asks for, at last exactly."""
-        remarks: tuple[str, ...] = ()
+        too_shallow: tuple[str, ...] = ()
         while True:
-            erasing = erasing_of(self, facts, chain, observer, remarks)
+            erasing = erasing_of(self, facts, chain, observer, too_shallow)
             try:
                 return (yield from erasing.run())
             except TooShallow as reason:
                 further = erasing.method.further_back(self.facts.parts[-1].keep) or Exact()
-                remarks += (f"from {len(erasing.plan.affected)} blocks that hold them: {reason}",)
+                begun = len(erasing.plan.affected)
+                too_shallow += (f"from {begun} blocks that hold them: {reason}",)
             observer = erasing.aim
             del erasing  # states are large
             facts = self.ledger.erasures.begin_again(facts.id, options_of(further))
