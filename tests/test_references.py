@@ -1,5 +1,6 @@
 """References: records that are never trained on, and are seen not to be the run's own."""
 
+import re
 import shutil
 from dataclasses import replace
 
@@ -331,6 +332,19 @@ def test_the_command_line_brings_the_projects(project, tmp_path):
     assert "calibrated where" in " ".join(call("forget", "--help").stdout.split())
     project.write_text(project.read_text().replace("reference=Records(96, 5),", ""))
     assert "none are given" in call("forget", folder, "--record", 7, code=2).output
+
+
+def test_an_answer_says_where_the_records_ended(project, tmp_path):
+    call("fit", project, tmp_path / "run")
+    options = ("--method", "calibrated:blocks=2")
+    said = call("forget", tmp_path / "run", "--record", 3, "--record", 9, *options).stdout
+    for row in ("target", "erased records", "with a wrong target", "references", "check"):
+        assert re.search(rf"^{row}  ", said, re.MULTILINE)
+    assert "read off 96 references" in " ".join(said.split())
+    assert said.count("check  ") == 1
+    ending = ask("forget", tmp_path / "run", "--record", 4, *options)["ending"]
+    assert ending["low"] <= ending["target"] <= ending["high"]
+    assert ending["references"] == 96
 
 
 @pytest.fixture

@@ -3,6 +3,7 @@
 import json
 import re
 import struct
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -16,6 +17,8 @@ from obliviate.text import plain
 PERSON = "alice-of-the-unmistakable-name"
 NEVER = "certified"
 BLOCKS = 20
+HALVES = slice(80), slice(80, 140)
+STOPPED = ob.Calibrated(blocks=2)  # whatever its check says
 
 
 @pytest.fixture
@@ -118,6 +121,62 @@ def test_the_trace_as_a_function_is_shown_but_not_that_of_one_record(run):
         assert evidence.curve.has_function == is_shown
         assert told.reached == (stitch.reached if is_shown else None)
     assert erasures[1].functional_memory[0] is not None
+
+
+@pytest.fixture
+def referred(recipe_of, tmp_path):
+    """Two epochs, with references; some erased records of it end beside a target."""
+    generator = torch.Generator().manual_seed(7)
+    inputs, targets = torch.randn(140, 4, generator=generator), torch.arange(140) % 3
+    data, reference = (TensorDataset(inputs[part], targets[part]) for part in HALVES)
+    return ob.fit(recipe_of(epochs=2), data, tmp_path / "run", blocks=10, reference=reference)
+
+
+def test_where_the_erased_records_ended_is_shown(referred):
+    erasure = referred.forget(records=[3, 4, 50, 51, 52], method=STOPPED)
+    (told,) = gathered(referred.folder).erasures
+    ending = told.ending
+    assert (ending.target, ending.reached) == (erasure.ending.target, erasure.ending.reached)
+    assert ending.verdict == erasure.ending.verdict
+    for own, shown in zip(erasure.ending.scores, ending.scores, strict=True):
+        assert shown == pytest.approx((np.mean(own[:3]), np.mean(own[3:])))
+    shown = page(gathered(referred.folder))
+    assert "60 references" in shown
+    for number in (ending.target, ending.low, ending.high, ending.before, ending.reached):
+        assert f"{number:.3f}" in shown
+    assert shown.count(f"Check: {ending.verdict}") == 1
+    assert size(saved_picture(referred.folder, 1).read_bytes()) == (1200, 1020)
+
+
+def test_but_not_where_a_single_record_ended(referred):
+    erasure = referred.forget(records=[3], method=STOPPED)
+    evidence = gathered(referred.folder)
+    ending = evidence.erasures[0].ending
+    assert (ending.is_met, ending.reference) == (erasure.ending.is_met, erasure.ending.reference)
+    told = json.dumps(plain(evidence)) + page(evidence)
+    for number in (erasure.ending.target, erasure.ending.before, erasure.ending.reached):
+        assert f"{number:.3f}" not in told
+    assert "Of a single record it is not shown" in told
+    assert size(saved_picture(referred.folder, 1).read_bytes()) == (1200, 510)
+
+
+def test_once_it_is_settled_nothing_is_told_of_where_they_ended(referred):
+    erasure = referred.forget(records=[3, 4, 50], method=STOPPED)
+    referred.settle()
+    evidence = gathered(referred.folder)
+    assert evidence.erasures[0].ending is None
+    shown = page(evidence)
+    assert "What was measured on the way" in shown
+    assert "Target" not in shown
+    assert erasure.ending.verdict not in shown
+
+
+def test_that_a_replay_began_again_is_told_without_its_figures(run):
+    run.forget(records=[5])
+    evidence = gathered(run.folder)
+    assert "Begun again" not in page(evidence)
+    again = replace(evidence.erasures[0], begun_again=2)
+    assert "2 times, from further back" in page(replace(evidence, erasures=(again,)))
 
 
 def test_what_every_report_says(run):

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from obliviate.evidence import Evidence
     from obliviate.lab import Retraining
     from obliviate.ledger import RequestFacts
+    from obliviate.ledger.outcome import Ending
 
 _MOST_LISTED = 12
 
@@ -84,7 +85,9 @@ def of_erasure(erasure: Erasure, picture: Path | None) -> Answer:
         ("stopped because", erasure.stop_reason),
         ("seconds", f"{erasure.seconds:.2f} (a full retrain: {erasure.speedup:.1f} times that)"),
         *([("predicted rest", f"{tail:.3f} (an estimate, no bound)")] if tail is not None else []),
+        *[("begun again", each) for each in erasure.too_shallow],
         *_function_rows(erasure),
+        *(_ending_rows(erasure.ending) if erasure.ending else []),
         ("guarantee", erasure.guarantee),
         ("digest", erasure.digest),
         *([("picture", picture)] if picture else []),
@@ -122,8 +125,33 @@ def _function_rows(erasure: Erasure) -> list[tuple[str, object]]:
                     f"reached {decimal(stitch.reached)}",
                 )
             )
-        rows.append(("check", stitch.verdict))
+        if erasure.ending is None or stitch.verdict != erasure.ending.verdict:
+            rows.append(("check", stitch.verdict))
     return rows
+
+
+def _ending_rows(ending: Ending) -> list[tuple[str, object]]:
+    """Where the erased records ended, and at what cost."""
+    was, now = ending.reference
+    elsewhere = f"mean score {was:.3f} before, {now:.3f} after"
+    if ending.accuracy is not None:
+        was, now = ending.accuracy
+        elsewhere += f"; accuracy {percent(was)} before, {percent(now)} after"
+    return [
+        (
+            "target",
+            f"{decimal(ending.target)} ({decimal(ending.low)} to {decimal(ending.high)}, an "
+            f"interval of {ending.level:.0%}), read off {counted(ending.references, 'reference')}",
+        ),
+        (
+            "erased records",
+            f"mean score {decimal(ending.before)} before, {decimal(ending.reached)} after; "
+            f"{percent(ending.inside)} of them in an interval of their own",
+        ),
+        ("with a wrong target", f"{percent(ending.wrong)} of them, as far as can be told"),
+        ("references", elsewhere),
+        ("check", ending.verdict),
+    ]
 
 
 def _replayed(erasure: Erasure) -> str:

@@ -1,4 +1,4 @@
-"""The residual memory of an erasure, drawn: what was measured, what was fitted, where it stopped.
+"""An erasure, drawn: the residual memory, what was fitted to it, where it stopped and ended.
 
 Replayed blocks stand side by side on the horizontal axis, whatever lies between them: segments are
 set apart by a gap that says how many blocks were stitched instead of replayed.
@@ -23,11 +23,14 @@ if TYPE_CHECKING:
 
     from matplotlib.axes import Axes
 
+    from obliviate.ledger.outcome import Ending
+
 ACCENT, INK, FAINT = "#0b6e69", "#22302f", "#c9d4d3"
 FIT = "#b4541a"
 _SIZE_INCHES, _DOTS_PER_INCH = (8.0, 3.4), 150
 _GAP, _REST = 1.4, 2.2  # widths, in blocks, of what was stitched between and after segments
 _MOST_TICKS, _DOTS_UP_TO = 12, 80
+_BINS, _BEFORE, _AFTER = 12, -0.3, -0.6  # where rows of scores stand below the distribution
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,15 +73,22 @@ class Curve:
         return stretches
 
 
-def picture(curve: Curve) -> bytes:
-    """A PNG of the curve, 1200 x 510 pixels; twice as high with the functional memory below."""
-    rows = 2 if curve.has_function else 1
+def picture(curve: Curve, ending: Ending | None = None) -> bytes:
+    """A PNG of the curve, 1200 x 510 pixels.
+
+    Below it, each as high again, the functional memory and where the erased records ended, as far
+    as there is something to show of them.
+    """
+    has_ending = ending is not None and bool(ending.expected) and ending.target is not None
+    rows = 1 + curve.has_function + has_ending
     width, height = _SIZE_INCHES
     figure = Figure(figsize=(width, rows * height), dpi=_DOTS_PER_INCH, layout="constrained")
     axes, *below = figure.subplots(rows, 1, squeeze=False)[:, 0]
     places = _places(curve)
-    for each in below:
-        _draw_function(each, curve, places)
+    if curve.has_function:
+        _draw_function(below[0], curve, places)
+    if ending is not None and has_ending:
+        _draw_ending(below[-1], ending)
     _draw_segments(axes, curve, places)
     _draw_fits(axes, curve, places)
     _draw_stitched(axes, curve, places)
@@ -109,6 +119,33 @@ def _draw_function(axes: Axes, curve: Curve, places: dict[int, float]) -> None:
     axes.axhline(0, color=INK, linewidth=0.9)
     _dress_axes(axes, curve, places)
     axes.set_ylabel("functional memory\n(score before - score replayed)", color=INK, fontsize=9)
+
+
+def _draw_ending(axes: Axes, ending: Ending) -> None:
+    """The scores that are expected, and below them those of the erased records."""
+    counts, edges = np.histogram(ending.expected, bins=_BINS)
+    expected = "expected of a model that never saw them"
+    axes.stairs(counts / counts.max(), edges, fill=True, color=FAINT, label=expected)
+    interval = f"target, an interval of {ending.level:.0%}"
+    ends = np.array([ending.low, ending.high], dtype=float)
+    axes.plot(ends, [0, 0], color=INK, linewidth=3, label=interval)
+    _draw_mean(axes, ending.target, 0, INK, label="means")
+    before, after = ending.scores
+    for place, scores, mean, colour in (
+        (_BEFORE, before, ending.before, FIT),
+        (_AFTER, after, ending.reached, ACCENT),
+    ):
+        axes.plot(scores, [place] * len(scores), "o", color=colour, alpha=0.35, markersize=4.5)
+        _draw_mean(axes, mean, place, colour)
+    axes.set_yticks([_AFTER, _BEFORE, 0.5], ["erased,\nafter", "erased,\nbefore", "expected"])
+    axes.set_ylim(_AFTER - 0.2, 1.1)
+    axes.set_xlabel("score of a record: the higher, the better the model does on it", color=INK)
+    dress(axes, loc="upper center", ncols=3, bbox_to_anchor=(0.5, 1.14))
+
+
+def _draw_mean(axes: Axes, mean: float | None, place: float, colour: str, label: str = "") -> None:
+    at = np.array([mean], dtype=float)
+    axes.plot(at, [place], "D", color=colour, markersize=8, markeredgecolor="white", label=label)
 
 
 def _draw_line(

@@ -12,7 +12,7 @@ from obliviate.errors import StorageFull
 from obliviate.evidence.chart import picture
 from obliviate.evidence.statement import gathered
 from obliviate.ledger.ledger import PAGE_NAME, PICTURE_NAME, REPORTS_NAME
-from obliviate.text import counted, decimal, duration, moment
+from obliviate.text import counted, decimal, duration, moment, percent
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -34,9 +34,10 @@ def page(evidence: Evidence) -> str:
         "moment": moment,
         "counted": counted,
         "decimal": decimal,
+        "percent": percent,
     }
     pictures = {
-        each.number: base64.b64encode(picture(each.curve)).decode()
+        each.number: base64.b64encode(picture(each.curve, each.ending)).decode()
         for each in evidence.erasures
         if each.curve
     }
@@ -54,14 +55,17 @@ def saved_page(folder: str | Path, evidence: Evidence | None = None) -> Path:
 
 
 def saved_picture(folder: str | Path, number: int) -> Path | None:
-    """Write the curve of an erasure into the run's folder; None where it has none.
+    """Write the picture of an erasure into the run's folder; None where it has none.
 
     Raises:
         RunMissing, RunDamaged, OtherFormat: The run cannot be read.
         StorageFull: The file cannot be written.
     """
-    curve = next(each.curve for each in gathered(folder).erasures if each.number == number)
-    return _saved(folder, PICTURE_NAME.format(number), picture(curve)) if curve else None
+    erasure = next(each for each in gathered(folder).erasures if each.number == number)
+    if erasure.curve is None:
+        return None
+    drawn = picture(erasure.curve, erasure.ending)
+    return _saved(folder, PICTURE_NAME.format(number), drawn)
 
 
 def _saved(folder: str | Path, name: str, content: bytes) -> Path:

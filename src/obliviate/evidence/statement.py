@@ -9,6 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 import obliviate
 from obliviate.chain.custody import refuse_outdated
 from obliviate.clock import stamp
@@ -25,18 +27,19 @@ if TYPE_CHECKING:
 
     from obliviate.ledger import ErasureFacts, RunFacts
     from obliviate.ledger.facts import Guarantee
-    from obliviate.ledger.outcome import Outcome, Stitch
+    from obliviate.ledger.outcome import Ending, Outcome, Stitch
     from obliviate.recipe.parts import Places
 
 FEWEST_SHOWN = 2  # a mean over fewer records is the score of one
+_MOST_SHOWN = 64  # of the groups that scores are averaged in
 GUARANTEES: Mapping[str, str] = {
     "exact": "The model is, bit for bit, the one that training without the erased records "
     "produces. This is a property of the program: anyone who holds the retained data can repeat "
     "the training and compare the digests.",
     "approximate": "At least one erasure was carried out by the fast method, which replays a part "
     "of the training and stitches the rest back on. Nothing is proved of the result by itself: it "
-    "comes with the measured curve and an estimate of what is left. Settling the run replaces it "
-    "by exact replay.",
+    "comes with the measured curve, and with an estimate or a check of what is left. Settling the "
+    "run replaces it by exact replay.",
     "unfinished": "The run has not been trained to its end. No model is served from it, and "
     "nothing is promised of it.",
 }
@@ -86,6 +89,9 @@ class ErasureEvidence:
         seconds: From the request to the new model.
         stitches: How the rest of training was put back, where ρ was chosen; without the figures
             where they would be those of a single record.
+        ending: Where the erased records ended, beside their target: without the figures where they
+            would be those of a single record, and with means of a few scores each for the scores.
+        begun_again: How often replaying began again from further back, because a check failed.
     """
 
     number: int
@@ -106,6 +112,8 @@ class ErasureEvidence:
     digest_before: str | None = None
     seconds: float | None = None
     stitches: tuple[Stitch, ...] = ()
+    ending: Ending | None = None
+    begun_again: int = 0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -260,7 +268,9 @@ def _erasure(facts: ErasureFacts, places: Places, blocks: int) -> ErasureEvidenc
         digest=outcome.digest,
         digest_before=outcome.digest_before,
         seconds=outcome.seconds,
-        stitches=tuple(_stitch(each, places) for each in outcome.stitches),
+        stitches=tuple(_stitch(each, outcome, places) for each in outcome.stitches),
+        ending=_ending(outcome.ending) if outcome.ending else None,
+        begun_again=len(outcome.too_shallow),
     )
 
 
@@ -272,11 +282,41 @@ def _anonymous(outcome: Outcome, places: Places) -> tuple[float | None, ...]:
     )
 
 
-def _stitch(stitch: Stitch, places: Places) -> Stitch:
-    if _is_crowd(places, stitch.after):
+def _stitch(stitch: Stitch, outcome: Outcome, places: Places) -> Stitch:
+    scored = outcome.ending.records if outcome.ending else FEWEST_SHOWN
+    if _is_crowd(places, stitch.after) and scored >= FEWEST_SHOWN:
         return stitch
-    verdict = "passed" if stitch.has_passed else "failed"
+    verdict = _verdict(has_passed=stitch.has_passed)
     return replace(stitch, predicted=None, low=None, high=None, reached=None, verdict=verdict)
+
+
+def _ending(ending: Ending) -> Ending:
+    if ending.records >= FEWEST_SHOWN:
+        before, after = ending.scores
+        return replace(ending, scores=(_averaged(before), _averaged(after)))
+    return replace(
+        ending,
+        before=None,
+        target=None,
+        low=None,
+        high=None,
+        reached=None,
+        inside=None,
+        wrong=None,
+        verdict=_verdict(has_passed=ending.is_met),
+        scores=((), ()),
+        expected=(),
+    )
+
+
+def _averaged(scores: tuple[float, ...]) -> tuple[float, ...]:
+    """Sorted scores, a few neighbours at a time: none is that of a single record."""
+    groups = np.array_split(scores, min(len(scores) // FEWEST_SHOWN, _MOST_SHOWN))
+    return tuple(float(group.mean()) for group in groups)
+
+
+def _verdict(*, has_passed: bool) -> str:
+    return "passed" if has_passed else "failed"
 
 
 def _is_crowd(places: Places, until: int) -> bool:
