@@ -125,11 +125,17 @@ def question_of(
     project = replace(project, blocks=blocks)
     erased = _erased(people, records, subjects, count)
     recipe = recipe_of(project.recipe, 0, is_original=True)
-    _check_reach(chosen, checked_keep(project.keep, recipe.epochs) or usual_keep(recipe.epochs))
+    _check_reach(chosen, _keep(project))
     with Environment(recipe.device, threads=1).entered():
         trainer = new_trainer(recipe, project.data, count, project.blocks, people)
         probe(trainer, erased)
         return _put_down(project, trainer, erased, chosen, seeds)
+
+
+def _keep(project: Project) -> int:
+    epochs = project.recipe.epochs
+    usual = usual_keep(epochs, has_references=project.reference is not None)
+    return checked_keep(project.keep, epochs) or usual
 
 
 def _with_exact(methods: Sequence[str | Method]) -> tuple[Method, ...]:

@@ -52,6 +52,7 @@ _SHARE, _EPOCHS, _FASTER = (
     1.3,
 )  # the usual ρ: 1.2 from five epochs, (5 / n)^1.3 of it from n
 _DEVIATION = 0.5  # of the logarithm of ρ
+_DEVIATIONS = 1.645  # in half an interval of 90 %
 _GRID = np.arange(1, 301) / 100  # the shares that may be taken
 _ACCURACY = 0.25  # of half an interval: how far finishing a state may move it
 _LOST_ACCURACY, _LOST_SCORE = 0.01, 0.1  # a share of references; a share of their deviation
@@ -245,7 +246,7 @@ class UntilMet(Pursuit):
 
     def _likeliest(self, apart: Scores, width: float) -> float:
         """The ρ of the grid that is likeliest, given how far it ends from the target."""
-        misses = (apart / max(width, 1e-9)) ** 2
+        misses = (_DEVIATIONS * apart / max(width, 1e-9)) ** 2
         if not self._aim.has_kinds:  # they may be of another kind than any reference is
             misses = np.log1p(misses)
         return float(_GRID[np.argmin(misses + (np.log(_GRID / self._share) / _DEVIATION) ** 2)])

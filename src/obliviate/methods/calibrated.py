@@ -15,6 +15,7 @@ from obliviate.methods.method import (
     reach_of,
 )
 from obliviate.options import real
+from obliviate.recipe.parts import USUAL_REACH
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -55,7 +56,7 @@ class Calibrated(Method):
     name: ClassVar[str] = "calibrated"
     checks: ClassVar[bool] = True
     aims: ClassVar[bool] = True
-    usual_reach: ClassVar[int | None] = 8
+    usual_reach: ClassVar[int | None] = USUAL_REACH
 
     def __post_init__(self) -> None:
         hint = (

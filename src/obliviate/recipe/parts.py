@@ -19,17 +19,21 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 
+USUAL_REACH = 8
+"""How many epochs a method goes back that stops by references."""
+
 SPARSE_KEYFRAMES = 3
 """In an epoch of which not every update is kept: so much of it is trained again after a kill."""
 
 
-def usual_keep(epochs: int) -> int:
+def usual_keep(epochs: int, *, has_references: bool = False) -> int:
     """Of how many epochs every update is kept, where nobody says otherwise.
 
-    A trace lies in the last epochs, the more of them the longer the training was
-    (docs/forgetting.md). The rest of the disk would be spent for nothing.
+    A trace lies in the last epochs, the more of them the longer the training was: two of ten, four
+    of twenty (docs/forgetting.md). The rest of the disk would be spent for nothing. Where
+    references say when to stop, a replay that begins further back costs others less: eight.
     """
-    return min(epochs, max(5, -(-epochs // 5)))
+    return min(epochs, max(USUAL_REACH if has_references else 2, -(-epochs // 5)))
 
 
 def sparse_spacing(blocks: int) -> int:

@@ -63,7 +63,7 @@ def fit(
         blocks: How many blocks an epoch is cut into.
         keep: Of how many of the last epochs every update is kept, for fast erasures to go back to;
             before, there are keyframes far apart, and an exact replay trains the rest again. A
-            fifth of the epochs, at least five, if None.
+            fifth of the epochs, at least two, if None; at least eight where there are references.
         subjects: Whose each record is: a string, an int or a UUID; several of them in a tuple, a
             list or a set; None where it is nobody's. Kept as keyed hashes of one spelling: case,
             Unicode form and surrounding blanks make no difference.
@@ -118,10 +118,11 @@ def fit(
     budget_bytes = None if disk_budget is None else bytes_of(disk_budget)
     if not is_made(folder):
         spacing = 0
+        if keep is None:
+            keep = usual_keep(recipe.epochs, has_references=reference is not None)
         if budget_bytes is not None:
-            wanted = usual_keep(recipe.epochs) if keep is None else keep
             blocks, spacing, keep = chain_within(
-                budget_bytes, sizes_of(recipe), blocks, recipe.epochs, wanted
+                budget_bytes, sizes_of(recipe), blocks, recipe.epochs, keep
             )
         make(
             folder,
