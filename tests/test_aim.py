@@ -148,7 +148,7 @@ def test_it_goes_further_back_where_the_target_is_not_met(made, tmp_path, monkey
         (facts,) = run.status().erasures
         assert facts.method["back"] == 4
         assert len(erasure.segments) == 4
-        assert "too much is left" in erasure.stop_reason
+        assert "too much is left" in erasure.too_shallow[0]
         assert run.verify().passed
 
 
@@ -160,7 +160,8 @@ def test_it_is_exact_at_last(made, never, tmp_path, monkeypatch):
         assert erasure.method == "exact"
         assert erasure.guarantee == "exact"
         assert run.digest == never[0]
-        assert "too much is left" in erasure.stop_reason
+        assert "too much is left" in erasure.too_shallow[0]
+        assert not run.status().erasures[0].outcome.too_shallow
         assert run.verify().passed
 
 
