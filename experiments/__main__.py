@@ -1,4 +1,6 @@
-"""Measure everything, and write docs/forgetting.md: `python experiments --mnist FOLDER ...`.
+"""Measure everything, and write what came of it: `python experiments --mnist FOLDER ...`.
+
+Chains of epochs go into docs/forgetting.md, chains of one pass into docs/one_pass.md.
 
 With `--tuning` the chains of epochs are measured on other people, blocks and models, into a folder
 of their own: methods are chosen on those.
@@ -10,7 +12,8 @@ import argparse
 import time
 from pathlib import Path
 
-import page
+import chains
+import one_pass
 from erased import ERASED
 from grid import FOLDERS, HERE, Experiment, grid, tuning
 from obliviate.lab import Lab, lab
@@ -67,8 +70,9 @@ def main() -> None:
                 f"bias {row.bias:+.2f}±{row.bias_error:.2f}  agree {row.agreeing:.2f}",
                 flush=True,
             )
-    if page.measured(labs):
-        page.write(labs)
+    for page in (chains, one_pass):
+        if page.measured(labs):
+            page.write(labs)
 
 
 if __name__ == "__main__":

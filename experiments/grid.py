@@ -14,7 +14,7 @@ ONE_PASS_METHODS = (
     *(f"deepobliviate:blocks={stop}" for stop in FIXED_STOPS),
     "calibrated",
 )
-METHODS = ("deepobliviate:back=2,blocks=2", "deepobliviate:back=4,blocks=2", "calibrated")
+METHODS = ("deepobliviate:back=4,blocks=2", "calibrated:back=5", "calibrated")
 MNIST, FASHION, CIFAR, RETAIL, SHAKESPEARE = "mnist", "fashion", "cifar", "retail", "shakespeare"
 FOLDERS = (MNIST, FASHION, CIFAR, RETAIL, SHAKESPEARE)
 EPOCHS = "Epochs"  # what the names of chains of epochs begin with
@@ -86,7 +86,7 @@ def chains_of_epochs() -> list[Experiment]:
             f"{EPOCHS} {family}",
             *families[family],
             {"kind": kind, "place": place},
-            seeds=5,
+            seeds=4,
             methods=METHODS,
         )
         for kind, place, some in asked

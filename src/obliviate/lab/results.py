@@ -50,7 +50,10 @@ _KINDS = ("mean", "low", "high")
 
 @dataclass(frozen=True, kw_only=True)
 class Foretold:
-    """How a method's predictions of the residue came true: the gap to the exact replay at the end.
+    """How a method's predictions came true.
+
+    A method that goes by references says what the exact replay would score the erased records; any
+    other, by how much the original's score lies above that.
 
     Attributes:
         seeds: In how many seeds it made one.
@@ -257,9 +260,14 @@ def _foretold(
 ) -> Foretold | None:
     rows = []
     for cell, original, replayed in zip(family, originals, exact, strict=True):
+        scored = float(replayed.of("erased").mean())
+        if (ending := cell.facts.get("ending")) is not None:
+            is_inside = ending["low"] <= scored <= ending["high"]
+            rows.append((ending["target"], scored, is_inside))
+            continue
         last = (cell.facts.get("stitches") or [{}])[-1]
         if last.get("predicted") is not None and last["until"] == cell.facts["blocks_total"]:
-            found = original.of("erased").mean() - replayed.of("erased").mean()
+            found = float(original.of("erased").mean()) - scored
             rows.append((last["predicted"], found, last["low"] <= found <= last["high"]))
     if not rows:
         return None

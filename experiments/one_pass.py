@@ -1,4 +1,4 @@
-"""The page docs/forgetting.md: its tables, its goals and its text, from what was measured."""
+"""The page docs/one_pass.md: its tables, its goals and its text, from what was measured."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import torch
 
 from grid import FIXED_STOPS, HERE, Experiment, one_pass
 
-TEMPLATE, TARGET = HERE / "forgetting.md", HERE.parent / "docs" / "forgetting.md"
+TEMPLATE, TARGET = HERE / "one_pass.md", HERE.parent / "docs" / "one_pass.md"
 PAPER, OURS = "deepobliviate", "calibrated"
 SCORING = "scoring.json"
 Row = dict[str, Any]
