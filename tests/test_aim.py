@@ -201,6 +201,31 @@ def test_a_call_that_dies_while_it_goes_further_back_goes_on(made, never, tmp_pa
         assert run.verify().passed
 
 
+def test_an_erasure_that_died_waits_where_no_references_are_given(
+    made, never, tmp_path, monkeypatch
+):
+    shutil.copytree(made, tmp_path / "run")
+
+    class Killed(BaseException):
+        pass
+
+    def dies(*_):
+        raise Killed
+
+    with loaded(tmp_path / "run") as run, monkeypatch.context() as patched:
+        patched.setattr(aim.UntilMet, "stitch", dies)
+        with pytest.raises(Killed):
+            run.forget(subjects=["her"])
+    with loaded(tmp_path / "run", reference=None) as run:
+        with pytest.raises(errors.InvalidOption, match="none are given"):
+            run.forget(subjects=["p30"])
+        assert [each.state for each in run.requests()] == ["requested"]
+    with loaded(tmp_path / "run") as run:
+        assert not run.work(everything=True).failed
+        run.settle()
+        assert run.digest == never[0]
+
+
 def test_ordinary_records_stay_near_where_they_were(run):
     before = run.model
     erasure = run.forget(subjects=["p30"])

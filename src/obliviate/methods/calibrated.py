@@ -29,24 +29,32 @@ LEAST_P_VALUE = 0.001  # below it, the gaps are said not to follow the law
 
 @dataclass(frozen=True, kw_only=True)
 class Calibrated(Method):
-    """Replay until it is certain how far the trace would have faded, then stitch just so far.
+    """Stitch just so far as the erased records end where they would have without training on them.
 
-    The paper's stitch keeps the difference u = P_e - Q_e for ever, though training would have gone
+    In a **chain of epochs**, with references: replay two blocks from each affected one on in the
+    last eight epochs, and take off as much of u = P_e - Q_e as brings the erased records to the
+    score that a model would give them which never saw them, read off records that were never
+    trained on (`aim`, `target`). Where they are still remembered then, or too much is lost
+    elsewhere, the replay begins twice as far back, and is exact at last.
+
+    In **one pass over the blocks**, or without references, by a law. The paper's stitch keeps the difference u = P_e - Q_e for ever, though training would have gone
     on fading it, and so over-forgets. Here the result is P_B - ρ·u, with ρ in [0, 1] such that on
     the erased records the model ends where the fading curve (`fading`) says that an exact
     replay would end.
 
-    **Assumes** that the trace fades by a power law, which not every training does. **Voids**:
-    nothing is proved of the result; it is `approximate` and comes with both curves, the predicted
-    residue and a check. Where the law does not hold, replaying goes on, at worst to the end.
+    **Assumes** that a model which never saw the erased records scores them as it does references of
+    their kind; of a law, that the trace fades by a power law, which not every training does.
+    **Voids**: nothing is proved of the result; it is `approximate` and comes with its target or
+    both curves, an interval and a check. What does not hold is replayed further.
 
     Attributes:
         tolerance: How long half the interval of the predicted gap may be where replaying stops, in
             units of the control noise: how far two trainings drift apart on one control record.
-            Smaller replays more.
+            Smaller replays more. Of the law alone.
         blocks: Stop after exactly so many blocks from the latest affected one on, whatever the
             interval and the check say: for research, which compares methods at one cost.
-        back: See `DeepObliviate`.
+        back: How many of the last epochs of each record are replayed to begin with; as many as are
+            kept in full, eight at most, if None.
     """
 
     tolerance: float = 2.5

@@ -12,7 +12,7 @@ from obliviate.ledger.facts import ERASED
 from obliviate.methods.aim import STRIDE, Aim, aim_of
 from obliviate.methods.registry import method_from
 from obliviate.methods.trace import Trace, exponent_of, trace_of
-from obliviate.run.references import needs_references
+from obliviate.run.references import given_references
 from obliviate.states.difference import Difference
 
 if TYPE_CHECKING:
@@ -92,8 +92,8 @@ def observer_of(writer: Writer, method: Method, plan: Plan, chain: Chain) -> Obs
         return None
     trainer, layout = writer.trainer, writer.trainer.layout
     gone = np.union1d(writer.ledger.records.erased(), records)
-    references = writer.references
-    if references is not None and needs_references(method, layout.parts):
+    references = given_references(writer, method)
+    if references is not None:
         return aim_of(
             trainer,
             references,

@@ -65,14 +65,24 @@ def check_given(writer: Writer, method: Method, records: NDArray[np.int64]) -> N
         InvalidOption: There are none, or they are records of the run.
         TrainingFailed: A dataset raised.
     """
+    if given_references(writer, method) is not None:
+        check_references(writer, records)
+
+
+def given_references(writer: Writer, method: Method) -> References | None:
+    """The references that an erasure goes by; None where its method goes by none.
+
+    Raises:
+        InvalidOption: The run was made with some, and none are given.
+    """
     if not needs_references(method, writer.facts.parts):
-        return
+        return None
     if writer.references is None and writer.facts.references:
         raise InvalidOption(
             f"the run was made with {writer.facts.references:,} references, and none are given",
             hint="load(..., reference=...), or method='deepobliviate', which goes by none",
         )
-    check_references(writer, records)
+    return writer.references
 
 
 def check_references(writer: Writer, going: NDArray[np.int64] = _NOBODY) -> None:
