@@ -37,10 +37,10 @@ class Calibrated(Method):
     trained on (`aim`, `target`). Where they are still remembered then, or too much is lost
     elsewhere, the replay begins twice as far back, and is exact at last.
 
-    In **one pass over the blocks**, or without references, by a law. The paper's stitch keeps the difference u = P_e - Q_e for ever, though training would have gone
-    on fading it, and so over-forgets. Here the result is P_B - ρ·u, with ρ in [0, 1] such that on
-    the erased records the model ends where the fading curve (`fading`) says that an exact
-    replay would end.
+    In **one pass over the blocks**, or without references, by a law. The paper's stitch keeps u for
+    ever, though training would have gone on fading it, and so over-forgets. Here the result is
+    P_B - ρ·u, with ρ in [0, 1] such that on the erased records the model ends where the fading
+    curve (`fading`) says that an exact replay would end.
 
     **Assumes** that a model which never saw the erased records scores them as it does references of
     their kind; of a law, that the trace fades by a power law, which not every training does.
