@@ -8,8 +8,10 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
+from torch.utils.data import Subset, TensorDataset
 
 from obliviate import datasets
+from obliviate.datasets import held_out
 from obliviate.errors import InvalidOption
 from tests.idx_files import idx_bytes, write_digits
 
@@ -218,3 +220,32 @@ def test_csv_names_what_is_wrong(table, text, options, words):
 def test_csv_of_a_file_that_is_no_text(table):
     with pytest.raises(InvalidOption, match="cannot be read: 'utf-8' codec"):
         datasets.csv(table("ä,b\n1,2\n", encoding="latin-1"), target="b")
+
+
+@pytest.mark.parametrize("kind", [list, TensorDataset])
+def test_people_are_held_out_with_all_their_records(kind):
+    records = torch.arange(400)
+    data = TensorDataset(records) if kind is TensorDataset else Subset(records, range(400))
+    subjects = [f"p{each % 80}" for each in range(400)]
+    trained, whose, reference = held_out(data, subjects, share=0.2)
+    assert len(trained) + len(reference) == 400
+    assert len(whose) == len(trained)
+    apart = {subjects[int(item[0] if kind is TensorDataset else item)] for item in reference}
+    assert not apart & set(whose)
+    assert 6 <= len(apart) <= 28
+    longer = TensorDataset(torch.arange(450))
+    again = held_out(longer, subjects + ["new"] * 50, share=0.2)[2]
+    assert apart <= {(subjects + ["new"] * 50)[int(item[0])] for item in again}
+
+
+@pytest.mark.parametrize("share", [1e-9, 1.0, 7])
+def test_a_share_that_leaves_nobody_is_refused(share):
+    with pytest.raises(InvalidOption, match="leaves nobody on one side"):
+        held_out(TensorDataset(torch.arange(5)), share=share)
+
+
+def test_records_of_nobody_are_held_out_one_by_one():
+    trained, whose, reference = held_out(TensorDataset(torch.arange(1000)), share=0.1)
+    assert whose is None
+    assert 60 <= len(reference) <= 140
+    assert len(trained) == 1000 - len(reference)
