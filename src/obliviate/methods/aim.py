@@ -322,11 +322,7 @@ def ending_of(aim: Aim, view: View, target: Target, faults: list[str]) -> Ending
     steps = np.linspace(0, 1, _QUANTILES + 2)[1:-1]
     spread = (target.each[:, None] + np.linspace(*target.around, 9)[None, :]).ravel()
     accuracies = (before.accuracy, view.accuracy)
-    praise = (
-        f"met: the erased records score {score:.2f}, expected of a model that never saw them: "
-        f"{target.mean:.2f} ({target.low:.2f} to {target.high:.2f})"
-    )
-    verdict = "; ".join(faults) or praise
+    verdict = "; ".join(faults) or _praise(score, target)
     return Ending(
         records=len(view.erased),
         references=len(view.references),
@@ -345,6 +341,18 @@ def ending_of(aim: Aim, view: View, target: Target, faults: list[str]) -> Ending
         scores=(_sorted(before.erased), _sorted(view.erased)),
         expected=tuple(np.quantile(spread, steps).tolist()),
     )
+
+
+def _praise(score: float, target: Target) -> str:
+    told = (
+        f"the erased records score {score:.2f}, expected of a model that never saw them: "
+        f"{target.mean:.2f} ({target.low:.2f} to {target.high:.2f})"
+    )
+    if score > target.high:
+        return f"{told}; what training taught of them is too little for that: they are easier"
+    if score < target.low:
+        return f"{told}; they are harder than references, or more was taken off than need be"
+    return f"met: {told}"
 
 
 def _sorted(scores: Scores) -> tuple[float, ...]:
