@@ -255,6 +255,26 @@ def test_a_score_that_tells_nothing_is_refused_before_anything_changes(tmp_path)
         assert not run.status().erasures
 
 
+def test_a_reference_of_no_class_is_named_before_anything_changes(tmp_path):
+    labels = REFERENCES.tensors[1].clone()
+    labels[-1] = CLASSES + 3
+    with fitted(tmp_path / "run", reference=TensorDataset(REFERENCES.tensors[0], labels)) as run:
+        digest = run.digest
+        with pytest.raises(errors.TrainingFailed, match="scoring erased records and references"):
+            run.forget(subjects=["her"])
+        assert run.digest == digest
+        assert not run.status().erasures
+
+
+def test_more_people_than_references_have_a_wide_interval(tmp_path):
+    few = TensorDataset(*(each[:25] for each in REFERENCES.tensors))
+    with fitted(tmp_path / "run", reference=few) as run:
+        many = [f"p{each}" for each in range(6, 40)]
+        erasure = run.forget(subjects=many, method=ob.Calibrated(blocks=2))
+        assert erasure.ending.records == 128
+        assert erasure.ending.high - erasure.ending.low > 2.0
+
+
 def test_references_of_another_kind_are_said(tmp_path):
     odd = TensorDataset(REFERENCES.tensors[0] * 0, REFERENCES.tensors[1])
     with fitted(tmp_path / "run", reference=odd) as run:

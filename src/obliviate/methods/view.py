@@ -15,6 +15,7 @@ import numpy as np
 import torch
 
 from obliviate.methods.scores import batch_scores, losses, margins
+from obliviate.recipe.user_code import named
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -80,9 +81,13 @@ class Viewer:
         self.scorer, self.references = scorer, references
 
     def view(self, state: State) -> View:
-        """What a state does."""
+        """What a state does.
+
+        Raises:
+            TrainingFailed: A record cannot be scored.
+        """
         scorer = self.scorer
-        with scorer.loaded(state) as model:
+        with scorer.loaded(state) as model, named("scoring erased records and references"):
             if scorer.kind == "margin":
                 return self._of_classifier(model)
             erased, controls, references = (
