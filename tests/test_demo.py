@@ -2,14 +2,18 @@
 
 import io
 from collections import Counter
+from dataclasses import replace
 
 import pytest
 import torch
 from rich.console import Console
 from torch import nn
+from torch.utils.data import TensorDataset
 
 import obliviate as ob
 from obliviate.cli import demo
+from obliviate.cli.story import PersonRow
+from obliviate.datasets import digits
 from obliviate.errors import InvalidOption
 from obliviate.recipe.subjects import Subjects
 from obliviate.run.make import new_layout
@@ -25,6 +29,12 @@ def small(data, recipe_of):
     subjects[3], subjects[14], subjects[25] = demo.FIRST, demo.SECOND, demo.SECOND
     recipe = recipe_of(epochs=2)
     return ob.Project(recipe=recipe, data=data, test=data, subjects=subjects, blocks=BLOCKS)
+
+
+@pytest.fixture
+def referred(small):
+    inputs, targets = small.data.tensors
+    return replace(small, reference=TensorDataset(inputs + 0.5, targets))
 
 
 class Drifting:
@@ -71,6 +81,45 @@ def test_the_story(small, tmp_path):
     assert story.curve.read_bytes().startswith(b"\x89PNG")
 
 
+def test_without_references_nothing_is_expected(small, tmp_path):
+    story, said = told(tmp_path / "demo", small)
+    assert [(row.person, row.records) for row in story.people] == [
+        (demo.FIRST, 1),
+        (demo.SECOND, 2),
+    ]
+    assert all(row.target is None and row.settled is not None for row in story.people)
+    assert "as was expected" not in said
+
+
+def test_with_references_it_says_what_is_expected(referred, tmp_path):
+    story, said = told(tmp_path / "demo", referred)
+    assert story.is_equal
+    for row in story.people:
+        assert f"{row.before:.2f} before and is {row.after:.2f} now" in " ".join(said.split())
+        assert f"{row.settled:.2f}" in said
+        if row.target is None:
+            assert "was not good enough" in said
+        else:
+            assert f"{row.target:.2f} ({row.low:.2f} to {row.high:.2f})" in said
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "words"),
+    [
+        (0.5, 0.0, "hardly a trace"),
+        (4.0, 0.5, "do so no longer"),
+        (4.0, 3.0, "stand out still"),
+        (4.0, -2.0, "more was taken off"),
+    ],
+)
+def test_the_words_for_how_it_ended(before, after, words):
+    row = PersonRow(
+        person="a", records=2, before=before, target=0.0, low=-1.0, high=1.0, after=after
+    )
+    assert words in str(row).lower()
+    assert "expected" not in str(replace(row, target=None))
+
+
 def test_the_proof_can_fail(drifting, tmp_path):
     story, said = told(tmp_path / "demo", drifting)
     assert not story.is_equal
@@ -115,7 +164,9 @@ def test_the_people_of_the_digits():
     counts = Counter(project.subjects)
     assert len(project.data) == len(project.subjects) == 1500
     assert len(counts) == 300
-    assert counts[demo.FIRST] == counts[demo.SECOND] == 2
+    assert (counts[demo.FIRST], counts[demo.SECOND]) == (2, 4)
+    is_other = project.data.tensors[1] != digits()[0].tensors[1]
+    assert [project.subjects[at] for at in is_other.nonzero().flatten()] == [demo.SECOND] * 4
     assert max(counts.values()) == 9
     with torch.no_grad():
         assert project.recipe.model()(project.data[0][0].unsqueeze(0)).shape == (1, 10)
