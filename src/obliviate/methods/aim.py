@@ -11,7 +11,7 @@ and what the share was in other trainings: 1.2 from five epochs back, less from 
 or take a factor of 1.6. It may be more than 1: the epochs that were not replayed laid the same
 trace, and are taken off with it. Where a trace is
 large, d decides; where next to nothing was learned of a record alone, whatever ρ does is lost in
-chance, and other trainings decide.
+chance, and other trainings decide. What the references lose of their own scores counts against a ρ.
 """
 
 from __future__ import annotations
@@ -180,13 +180,13 @@ class UntilMet(Pursuit):
         """
         if rest.until < self._blocks or not len(self._aim.before.erased):
             return super().stitch(rest)
-        curve, seen = self._distances(rest)
+        curve, cost, seen = self._measured(rest)
         width = self._target(seen, seen).half_width
-        rho = self._likeliest(curve(_GRID), width)
+        rho = self._likeliest(curve(_GRID), width, cost(_GRID))
         state, finished, view = self._finished(rest, rho)
         moved = self._apart(seen, view) - float(curve(rho))
         if abs(moved) > _ACCURACY * width:  # finishing moves the scores, whatever ρ is
-            rho = self._likeliest(curve(_GRID) + moved, width)
+            rho = self._likeliest(curve(_GRID) + moved, width, cost(_GRID))
             state, finished, view = self._finished(rest, rho)
         target = self._target(seen, view)
         self._end(view, target)
@@ -211,10 +211,11 @@ class UntilMet(Pursuit):
     def _view(self, state: State) -> View:
         return self._aim.viewer.view(state)
 
-    def _distances(self, rest: Rest) -> tuple[Polynomial, View]:
-        """How far above their target the records end, as a function of ρ; and the view to see by.
+    def _measured(self, rest: Rest) -> tuple[Polynomial, Polynomial, View]:
+        """What ρ does, as parabolas through three measured shares, and the view to see by.
 
-        A parabola through three measured shares. Kinds and neighbours are seen in the largest.
+        How far above their target the records end, and how much of their mean score the references
+        lose. Kinds and neighbours are seen in the largest share.
         """
         views = {0.0: self._aim.before if rest.served is None else self._unfinished(rest, 0.0)}
         views[1.0] = self._unfinished(rest, 1.0)
@@ -224,7 +225,10 @@ class UntilMet(Pursuit):
         seen = views[max(views)]
         self._aim.wrong = wrong_shares(seen)
         distances = [self._apart(seen, view) for view in views.values()]
-        return Polynomial.fit(list(views), distances, deg=2), seen
+        kept = views[0.0].references.mean()
+        losses = [float(kept - view.references.mean()) for view in views.values()]
+        curve, cost = (Polynomial.fit(list(views), each, deg=2) for each in (distances, losses))
+        return curve, cost, seen
 
     def _apart(self, seen: View, now: View) -> float:
         """How far above their target the records are scored."""
@@ -244,12 +248,20 @@ class UntilMet(Pursuit):
         finished = rest.finish(state)
         return state, finished, self._view(finished)
 
-    def _likeliest(self, apart: Scores, width: float) -> float:
-        """The ρ of the grid that is likeliest, given how far it ends from the target."""
+    def _likeliest(self, apart: Scores, width: float, lost: Scores) -> float:
+        """The ρ of the grid that is likeliest, and costs others least.
+
+        Args:
+            apart: How far above the target the records end. Shape (shares,).
+            width: Half the interval of the target.
+            lost: How much of their mean score the references lose. Shape (shares,).
+        """
         misses = (_DEVIATIONS * apart / max(width, 1e-9)) ** 2
         if not self._aim.has_kinds:  # they may be of another kind than any reference is
             misses = np.log1p(misses)
-        return float(_GRID[np.argmin(misses + (np.log(_GRID / self._share) / _DEVIATION) ** 2)])
+        unusual = (np.log(_GRID / self._share) / _DEVIATION) ** 2
+        spread = _LOST_SCORE * float(self._aim.before.references.std())
+        return float(_GRID[np.argmin(misses + unusual + (np.maximum(lost, 0) / spread) ** 2)])
 
     def _end(self, view: View, target: Target) -> None:
         """Say where the records ended; ask for more where that is not good enough."""
@@ -320,7 +332,7 @@ def ending_of(aim: Aim, view: View, target: Target, faults: list[str]) -> Ending
     apart = view.erased - target.each
     is_inside = (apart >= target.around[0]) & (apart <= target.around[1])
     steps = np.linspace(0, 1, _QUANTILES + 2)[1:-1]
-    spread = (target.each[:, None] + np.linspace(*target.around, 9)[None, :]).ravel()
+    spread = (target.each[:, None] + np.array(target.scatter)[None, :]).ravel()
     accuracies = (before.accuracy, view.accuracy)
     verdict = "; ".join(faults) or _praise(score, target)
     return Ending(

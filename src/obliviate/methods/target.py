@@ -45,6 +45,7 @@ _ROUNDS = 20
 _LEAST_LABELLED = 10  # references of one class, to be a sample of it
 _GROUPS = 1000
 _LEFT_OUT = 100  # references of each class and kind that are held against others
+_SCATTERED = 19
 _LARGEST_ODDS = 20.0
 _TINY = 1e-6
 
@@ -57,14 +58,19 @@ class Target:
         each: For each record. Shape (n,).
         low: Lower end of the interval of the mean, of level `LEVEL`.
         high: Upper end.
-        around: What is added to a record's target for the interval of its own score, of the same
-            level. Lower and upper end.
+        scatter: How far such records' own scores lie from their targets: evenly spaced quantiles,
+            from the lower to the upper end of an interval of the same level.
     """
 
     each: Scores
     low: float
     high: float
-    around: tuple[float, float]
+    scatter: tuple[float, ...]
+
+    @property
+    def around(self) -> tuple[float, float]:
+        """What is added to a record's target for the interval of its own score."""
+        return self.scatter[0], self.scatter[-1]
 
     @property
     def mean(self) -> float:
@@ -261,11 +267,11 @@ def _with_interval(expected: Scores, left: list[Scores], wrong: Scores) -> Targe
     sampling = drawn.mean(axis=1) * np.sqrt(1 + size / len(own))
     tail = (1 - LEVEL) / 2
     low, high = np.quantile(sampling, [tail, 1 - tail])
-    around = np.quantile(drawn, [tail, 1 - tail])
+    scatter = np.quantile(drawn, np.linspace(tail, 1 - tail, _SCATTERED))
     mean = float(expected.mean())
     return Target(
         each=expected,
         low=mean + float(low),
         high=mean + float(high),
-        around=(float(around[0]), float(around[1])),
+        scatter=tuple(scatter.tolist()),
     )
