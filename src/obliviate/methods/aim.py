@@ -76,11 +76,6 @@ class Aim:
     remark: str = ""
     wrong: Scores = field(default_factory=lambda: np.empty(0))
 
-    @property
-    def has_kinds(self) -> bool:
-        """Whether a wrong target can be told from a right one."""
-        return len(self.before.mispaired) > 0
-
 
 def aim_of(
     trainer: BlockTrainer,
@@ -257,7 +252,7 @@ class UntilMet(Pursuit):
             lost: How much of their mean score the references lose. Shape (shares,).
         """
         misses = (_DEVIATIONS * apart / max(width, 1e-9)) ** 2
-        if not self._aim.has_kinds:  # they may be of another kind than any reference is
+        if self._aim.before.logits is None:  # they may be of another kind than any reference is
             misses = np.log1p(misses)
         unusual = (np.log(_GRID / self._share) / _DEVIATION) ** 2
         spread = _LOST_SCORE * float(self._aim.before.references.std())
