@@ -107,11 +107,13 @@ class Erasing:
         self.account = Account(trace=self.trace)
         self.owned = Owned(self.trainer, self.erased)
         self.taken = Taken(steps={}, idle=0, others=0, left=0.0)
+        layout = self.trainer.layout
         self.pursuit = self.method.begin(
             Context(
                 affected=self.plan.affected,
                 blocks=self.chain.length,
-                epochs=self.trainer.layout.epochs(self.plan.affected),
+                epochs=layout.epochs(range(1, self.chain.length + 1)),
+                reached=layout.epochs(self.plan.affected),
                 trace=self.trace,
                 aim=self.aim,
             )

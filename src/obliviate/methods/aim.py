@@ -7,11 +7,11 @@ enough: how much of it is taken, the share ρ of u = P_e - Q_e in P_K - ρ·u, i
 
 Under each state the erased records have a score, and a target (`target`); d(ρ) is the mean distance
 of the two. ρ is the one that is likeliest, given that d is 0 up to the half width of its interval,
-and what the share was in other trainings: 1.2 from five epochs back, less from further back, give
-or take a factor of 1.6. It may be more than 1: the epochs that were not replayed laid the same
-trace, and are taken off with it. Where a trace is
-large, d decides; where next to nothing was learned of a record alone, whatever ρ does is lost in
-chance, and other trainings decide. What the references lose of their own scores counts against a ρ.
+and what the share was in other trainings: 0.45 where all epochs are replayed, since the stitches
+between them overdo it, and more from n of E epochs, by (E / n)^1.3, since those that are not
+replayed laid the same trace; give or take a factor of 1.6. So it may be more than 1. Where a trace
+is large, d decides; where next to nothing was learned of a record alone, whatever ρ does is lost in
+chance, and other trainings decide. What references lose of their own scores counts against a ρ.
 """
 
 from __future__ import annotations
@@ -46,11 +46,11 @@ STRIDE = 2  # blocks that are replayed from an affected one on
 FEWEST_REFERENCES = 20  # an interval of 90 % needs nineteen
 MOST_REFERENCES = 1024
 _LEAST_REFERENCES = 256
-_SHARE, _EPOCHS, _FASTER = (
-    1.2,
-    5,
+_SHARE, _FASTER = (
+    0.45,
     1.3,
-)  # the usual ρ: 1.2 from five epochs, (5 / n)^1.3 of it from n
+)  # the usual ρ where all epochs are replayed, and how it grows with E / n
+_FELT = 10  # of longer chains only so many of the last epochs are felt
 _DEVIATION = 0.5  # of the logarithm of ρ
 _DEVIATIONS = 1.645  # in half an interval of 90 %
 _GRID = np.arange(1, 301) / 100  # the shares that may be taken
@@ -156,7 +156,8 @@ class UntilMet(Pursuit):
                 beforehand: then nothing begins further back either.
         """
         self._aim, self._blocks = aim, erasure.blocks
-        self._share = _SHARE * (_EPOCHS / max(1, erasure.epochs)) ** _FASTER
+        missed = min(erasure.epochs, _FELT) / max(1, erasure.reached)
+        self._share = _SHARE * missed**_FASTER
         self._stride, self._is_fixed = stride or STRIDE, stride is not None
 
     def decide(self, progress: Progress) -> Decision:

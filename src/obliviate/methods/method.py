@@ -50,7 +50,8 @@ class Context:
     Attributes:
         affected: The blocks that hold erased records, ascending.
         blocks: The last block of the chain.
-        epochs: In how many epochs the affected blocks lie.
+        epochs: How many epochs the chain has.
+        reached: In how many of them the affected blocks lie.
         trace: What follows the trace as a function, where the method asks for it.
         aim: What knows where the records should end, where the run has references.
     """
@@ -58,6 +59,7 @@ class Context:
     affected: tuple[int, ...]
     blocks: int
     epochs: int = 1
+    reached: int = 1
     trace: Trace | None = None
     aim: Aim | None = None
 
