@@ -1,6 +1,7 @@
 """Erasures in chains of epochs end where references say, or go further back until they do."""
 
 import shutil
+from dataclasses import replace
 from functools import partial
 
 import numpy as np
@@ -14,6 +15,7 @@ from obliviate import errors
 from obliviate.methods import aim
 from obliviate.methods.method import TooShallow
 from obliviate.methods.scores import margins
+from obliviate.methods.view import _another
 
 CLASSES, WIDTH, COUNT, EPOCHS, BLOCKS = 4, 12, 400, 8, 6
 PERSON = range(20)
@@ -165,6 +167,20 @@ def test_it_is_exact_at_last(made, never, tmp_path, monkeypatch):
         assert run.verify().passed
 
 
+def test_a_share_that_leaves_no_finite_scores_says_nothing(run, never, monkeypatch):
+    unfinished = aim.UntilMet._unfinished
+
+    def diverging(pursuit, rest, share):
+        view = unfinished(pursuit, rest, share)
+        return replace(view, erased=view.erased * np.nan) if share in (0.5, 2.0) else view
+
+    monkeypatch.setattr(aim.UntilMet, "_unfinished", diverging)
+    before = mean_margin(run.model)
+    ending, (_, without) = run.forget(subjects=["her"]).ending, never
+    exact = mean_margin(without)
+    assert abs(ending.reached - exact) < 0.6 * abs(before - exact)
+
+
 def test_a_fixed_stop_never_goes_further_back(made, tmp_path, monkeypatch):
     shutil.copytree(made, tmp_path / "run")
     monkeypatch.setattr(aim.UntilMet, "_faults", refused(9))
@@ -296,6 +312,34 @@ def test_regression_has_a_target(tmp_path):
         erasure = run.forget(subjects=["her"], method=ob.Calibrated(blocks=2))
         assert erasure.ending.accuracy is None
         assert np.isfinite(erasure.ending.reached)
+
+
+@pytest.mark.parametrize(
+    "targets",
+    [
+        torch.tensor([True, False, True, False]),
+        torch.tensor([0, 10**15, 0, -(10**15)]),
+        torch.tensor([2, 0, 1, 0]),
+    ],
+    ids=["yes or no", "large numbers", "classes"],
+)
+def test_every_reference_is_given_the_target_of_another_kind(targets):
+    assert (_another(targets) != targets).all()
+
+
+def test_references_without_a_finite_score_are_left_out(tmp_path):
+    inputs, labels = (each.clone() for each in REFERENCES.tensors)
+    inputs[::7] = float("nan")
+
+    def loss(outputs, targets):  # not that of a margin
+        return nn.functional.cross_entropy(outputs, targets, label_smoothing=0.1)
+
+    made = recipe(loss=loss)
+    with fitted(tmp_path / "run", made=made, reference=TensorDataset(inputs, labels)) as run:
+        ending = run.forget(subjects=["her"], method=ob.Calibrated(blocks=2)).ending
+        assert ending.references < 256
+        assert ending.accuracy is None
+        assert ending.wrong > 0.5
 
 
 def test_further_back_doubles_and_ends_with_what_is_kept():

@@ -25,7 +25,7 @@ from numpy.polynomial import Polynomial
 from obliviate.errors import InvalidOption
 from obliviate.ledger.outcome import Ending, Stitch
 from obliviate.methods.method import Decision, Pursuit, Stitched, TooShallow
-from obliviate.methods.sample import chosen, read_from, reference_ids
+from obliviate.methods.sample import read_from, reference_ids
 from obliviate.methods.scorer import Scorer
 from obliviate.methods.target import LEVEL, expected_of, target_of, wrong_shares
 from obliviate.methods.view import Viewer
@@ -111,7 +111,8 @@ def aim_of(
     before = viewer.view(state)
     is_finite = np.isfinite(before.references)
     if not is_finite.all():
-        viewer = Viewer(scorer, chosen(sample, is_finite))
+        sample = read_from(source, trainer.recipe, ids[is_finite])  # in batches, as before
+        viewer = Viewer(scorer, sample)
         before = viewer.view(state)
     scores = before.references
     if len(scores) < FEWEST_REFERENCES:
@@ -218,12 +219,15 @@ class UntilMet(Pursuit):
         self._aim.wrong = wrong_shares(views[1.0])
         third = 2.0 if self._apart(views[1.0], views[1.0]) > 0 else 0.5
         views[third] = self._unfinished(rest, third)
+        views = {share: view for share, view in views.items() if view.is_finite}
         seen = views[max(views)]
         self._aim.wrong = wrong_shares(seen)
         distances = [self._apart(seen, view) for view in views.values()]
         kept = views[0.0].references.mean()
         losses = [float(kept - view.references.mean()) for view in views.values()]
-        curve, cost = (Polynomial.fit(list(views), each, deg=2) for each in (distances, losses))
+        curve, cost = (
+            Polynomial.fit(list(views), each, deg=len(views) - 1) for each in (distances, losses)
+        )
         return curve, cost, seen
 
     def _apart(self, seen: View, now: View) -> float:

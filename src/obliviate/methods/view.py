@@ -126,7 +126,8 @@ def _another(targets: Tensor) -> Tensor:
     """The target of another record for each, and of another kind as far as there is one."""
     if targets.ndim == 1 and not targets.is_floating_point():
         order = torch.argsort(targets, stable=True)
-        most = int(torch.bincount(targets - targets.min()).max()) if len(targets) else 0
+        counts = torch.unique(targets, return_counts=True)[1]
+        most = int(counts.max()) if len(targets) else 0
         return targets[order.roll(max(1, most))][torch.argsort(order)]
     return targets.roll(1, dims=0)
 
