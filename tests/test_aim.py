@@ -167,6 +167,29 @@ def test_it_is_exact_at_last(made, never, tmp_path, monkeypatch):
         assert run.verify().passed
 
 
+def test_it_goes_back_as_far_as_the_part_that_was_trained_on_them_keeps(tmp_path, monkeypatch):
+    monkeypatch.setattr(aim.UntilMet, "_faults", refused(1))
+    pairs = zip(DATA.tensors, blobs(40, 8), strict=True)
+    later = TensorDataset(*(torch.cat(pair) for pair in pairs))
+    with fitted(tmp_path / "run", keep=2) as run:
+        run.extend(later, epochs=6)
+        erasure = run.forget(subjects=["her"], method=ob.Calibrated(back=2))
+        assert erasure.method == "exact"
+        assert "too much is left" in erasure.too_shallow[0]
+
+
+def test_what_was_replayed_altogether_is_not_replayed_again(tmp_path, monkeypatch):
+    monkeypatch.setattr(aim.UntilMet, "_faults", refused(9))
+    with fitted(tmp_path / "run", made=recipe(epochs=2), blocks=2) as run:
+        digest = run.digest
+        erasure = run.forget(records=[*range(100)])
+        assert erasure.guarantee == "exact"
+        assert erasure.digest != digest
+        assert not erasure.too_shallow
+        assert not erasure.ending.is_met
+        assert run.verify().passed
+
+
 def test_a_share_that_leaves_no_finite_scores_says_nothing(run, never, monkeypatch):
     unfinished = aim.UntilMet._unfinished
 

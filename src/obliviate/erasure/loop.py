@@ -11,6 +11,7 @@ of it is.
 
 from __future__ import annotations
 
+import contextlib
 import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
@@ -28,7 +29,7 @@ from obliviate.errors import RunDamaged
 from obliviate.events import Event
 from obliviate.ledger.outcome import Outcome
 from obliviate.methods.buffers import batch_norm_statistics, buffers_apart
-from obliviate.methods.method import Context, Decision, Progress, Rest
+from obliviate.methods.method import Context, Decision, Progress, Rest, TooShallow
 from obliviate.methods.owned import Owned, Taken, taken_off
 from obliviate.methods.soundness import Finish
 from obliviate.states.difference import replaced, values_at
@@ -148,7 +149,7 @@ class Erasing:
             first = until + 1
         self.replay.storing.finish()
         if last == self.chain.length:
-            self.pursuit.end(self.replay.at.model)
+            self.end()
         entries = [*self.entries, *(entry.result() for entry in self.replay.written)]
         buffers = {name: self.replay.at.model[name] for name in self.trainer.buffers}
         self.replay.at, self.original = None, {}  # states are large
@@ -181,6 +182,15 @@ class Erasing:
             contents=self.replay.contents,
         )
         return outcome
+
+    def end(self) -> None:
+        """Let the method look at a replay that has come to the end of the chain.
+
+        One that is exact as it is has nothing further back to begin at.
+        """
+        assert self.replay.at is not None  # noqa: S101 - a block was replayed
+        with contextlib.suppress(*((TooShallow,) if self.replay.is_exact else ())):
+            self.pursuit.end(self.replay.at.model)
 
     def foundation(self, entries: Sequence[Entry], buffers: State) -> Foundation:
         """What the replay stands on, where it does not reach all blocks that hold the records."""

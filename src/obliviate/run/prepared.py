@@ -10,16 +10,20 @@ from obliviate.erasure.loop import Erasing
 from obliviate.erasure.replay import Replay
 from obliviate.ledger.facts import ERASED
 from obliviate.methods.aim import STRIDE, Aim, aim_of
+from obliviate.methods.exact import Exact
 from obliviate.methods.registry import method_from
 from obliviate.methods.trace import Trace, exponent_of, trace_of
 from obliviate.run.references import given_references
 from obliviate.states.difference import Difference
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from obliviate.chain.chain import Chain
     from obliviate.erasure.plan import Plan
     from obliviate.ledger import ErasureFacts
     from obliviate.methods.method import Method
+    from obliviate.recipe.parts import Part
     from obliviate.run.worker import Writer
 
 
@@ -80,6 +84,20 @@ def erasing_of(
             if each.state in ERASED and not (each.outcome and each.outcome.reproduced)
         ),
     )
+
+
+def further_back(erasing: Erasing, parts: Sequence[Part]) -> Method:
+    """What an erasure is begun again by: its method from further back, or at last an exact replay.
+
+    Not every part of a chain keeps as many epochs; those count that the erasure has gone back to.
+    """
+    affected = erasing.plan.affected
+    kept = min(
+        part.keep
+        for part in parts
+        if any(part.first_block <= block < part.first_block + part.length for block in affected)
+    )
+    return erasing.method.further_back(kept) or Exact()
 
 
 def observer_of(writer: Writer, method: Method, plan: Plan, chain: Chain) -> Observer:

@@ -33,7 +33,7 @@ from obliviate.recipe.parts import places_of
 from obliviate.run.carried import Carried, Resumed
 from obliviate.run.fingerprint import sample_again
 from obliviate.run.onward import training_on
-from obliviate.run.prepared import erasing_of, observer_of
+from obliviate.run.prepared import erasing_of, further_back, observer_of
 from obliviate.run.references import check_given
 from obliviate.training.determinism import BITS_DEPEND_ON, environment_facts
 from obliviate.vault import VaultSettings
@@ -397,7 +397,7 @@ class Writer:
             try:
                 return (yield from erasing.run())
             except TooShallow as reason:
-                further = erasing.method.further_back(self.facts.parts[-1].keep) or Exact()
+                further = further_back(erasing, self.facts.parts)
                 begun = len(erasing.plan.affected)
                 too_shallow += (f"from {begun} blocks that hold them: {reason}",)
             observer = erasing.aim
