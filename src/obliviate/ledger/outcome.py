@@ -75,7 +75,7 @@ class Ending:
         wrong: The share of records whose target is taken to be a wrong one.
         reference: Mean score of the references, before and after: what was lost elsewhere.
         accuracy: The share of references that are classified rightly, before and after; None of
-            what is no classifier.
+            what is no classifier, or one of two classes.
         is_met: Whether the records ended at the target or below, and nothing was lost elsewhere.
         verdict: The same in words.
         scores: Of the erased records before and after, sorted.

@@ -69,6 +69,7 @@ class Aim:
         viewer: What looks at states.
         before: What the model does that the request found.
         remark: What there is to say of the references, in words; empty where there is nothing.
+        wrong: How surely each erased record has a wrong target, as far as it is known yet.
     """
 
     viewer: Viewer
@@ -302,8 +303,9 @@ def is_remembered(before: View, after: View, target: Target) -> bool:
 def lost_elsewhere(before: View, after: View) -> list[str]:
     """What a state has lost elsewhere, in words.
 
-    A classifier is judged on references: they are a test set. Of others the retained records are
-    asked, since references may be like the erased ones, and lose their score with them.
+    A classifier of three classes or more is judged on references: they are a test set. Of others
+    the retained records are asked, since references may be like the erased ones, and lose their
+    score with them.
     """
     if before.logits is not None and after.logits is not None and before.labels is not None:
         was, now = (

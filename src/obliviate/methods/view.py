@@ -62,7 +62,7 @@ class View:
 
     @property
     def accuracy(self) -> float | None:
-        """The share of references that are classified rightly; None of what is no classifier."""
+        """The share of references that are classified rightly; None without logits."""
         if self.logits is None or self.labels is None:
             return None
         return float((self.logits[1].argmax(axis=1) == self.labels[1]).mean())
