@@ -178,6 +178,14 @@ def test_it_goes_back_as_far_as_the_part_that_was_trained_on_them_keeps(tmp_path
         assert "too much is left" in erasure.too_shallow[0]
 
 
+def test_it_goes_back_no_further_than_an_earlier_erasure_has_left(run, monkeypatch):
+    run.forget(subjects=["p30"], method=ob.Calibrated(back=2, blocks=2))
+    monkeypatch.setattr(aim.UntilMet, "_faults", refused(1))
+    erasure = run.forget(subjects=["her"], method=ob.Calibrated(back=2))
+    assert erasure.method == "exact"
+    assert len(erasure.too_shallow) == 1
+
+
 def test_what_was_replayed_altogether_is_not_replayed_again(tmp_path, monkeypatch):
     monkeypatch.setattr(aim.UntilMet, "_faults", refused(9))
     with fitted(tmp_path / "run", made=recipe(epochs=2), blocks=2) as run:

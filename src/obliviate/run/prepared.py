@@ -17,13 +17,10 @@ from obliviate.run.references import given_references
 from obliviate.states.difference import Difference
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from obliviate.chain.chain import Chain
     from obliviate.erasure.plan import Plan
     from obliviate.ledger import ErasureFacts
     from obliviate.methods.method import Method
-    from obliviate.recipe.parts import Part
     from obliviate.run.worker import Writer
 
 
@@ -86,18 +83,22 @@ def erasing_of(
     )
 
 
-def further_back(erasing: Erasing, parts: Sequence[Part]) -> Method:
+def further_back(writer: Writer, erasing: Erasing) -> Method:
     """What an erasure is begun again by: its method from further back, or at last an exact replay.
 
     Not every part of a chain keeps as many epochs; those count that the erasure has gone back to.
+    Behind what an earlier erasure has replayed nothing is kept, and the same again helps nobody.
     """
-    affected = erasing.plan.affected
+    records, affected = np.array(erasing.plan.records, dtype=np.int64), erasing.plan.affected
     kept = min(
         part.keep
-        for part in parts
+        for part in writer.facts.parts
         if any(part.first_block <= block < part.first_block + part.length for block in affected)
     )
-    return erasing.method.further_back(kept) or Exact()
+    method = erasing.method.further_back(kept)
+    if method is None or writer.plan(records, method).affected == affected:
+        return Exact()
+    return method
 
 
 def observer_of(writer: Writer, method: Method, plan: Plan, chain: Chain) -> Observer:

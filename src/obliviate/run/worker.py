@@ -397,7 +397,7 @@ class Writer:
             try:
                 return (yield from erasing.run())
             except TooShallow as reason:
-                further = further_back(erasing, self.facts.parts)
+                further = further_back(self, erasing)
                 begun = len(erasing.plan.affected)
                 too_shallow += (f"from {begun} blocks that hold them: {reason}",)
             observer = erasing.aim
