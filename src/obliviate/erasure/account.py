@@ -90,6 +90,19 @@ class Account:
             reproduced=reproduced,
         )
 
+    def reason(self, decision: Decision, *, has_ended: bool, remarks: Iterable[str]) -> str:
+        """Why replaying stopped, and what else there is to say, in words.
+
+        Args:
+            decision: The method's last one.
+            has_ended: Whether it came to the end of the chain without having asked for it.
+            remarks: What else.
+        """
+        reason = decision.reason
+        if has_ended:
+            reason = f"the end of the chain was reached ({reason})"
+        return "; ".join([reason, *self.in_words(), *remarks])
+
     def in_words(self) -> Iterator[str]:
         """What there is to say of the stitches, for reports."""
         for block, faults in self.unsound.items():

@@ -15,7 +15,6 @@ import contextlib
 import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
-from functools import partial
 from typing import TYPE_CHECKING
 
 import torch
@@ -24,14 +23,13 @@ from obliviate.chain.bridge import bridging
 from obliviate.chain.reproduction import Reproduction, chosen_blocks, reproducing
 from obliviate.chain.restitching import Offset, restitched
 from obliviate.erasure.account import Account, merged
+from obliviate.erasure.finishing import finish_of
 from obliviate.erasure.foundation import founded
 from obliviate.errors import RunDamaged
 from obliviate.events import Event
 from obliviate.ledger.outcome import Outcome
-from obliviate.methods.buffers import batch_norm_statistics, buffers_apart
 from obliviate.methods.method import Context, Decision, Progress, Rest, TooShallow
 from obliviate.methods.owned import Owned, Taken, taken_off
-from obliviate.methods.soundness import Finish
 from obliviate.states.difference import replaced, values_at
 from obliviate.states.update import captured
 from obliviate.text import READS_MORE
@@ -52,13 +50,12 @@ if TYPE_CHECKING:
     from obliviate.ledger import Entry
     from obliviate.methods.aim import Aim
     from obliviate.methods.method import Method, Pursuit
+    from obliviate.methods.soundness import Finish
     from obliviate.methods.trace import Trace
     from obliviate.states.difference import Difference
     from obliviate.states.update import State
     from obliviate.training.protocol import BlockTrainer
     from obliviate.vault.frames import Plain
-
-MEASURED_BLOCKS = 4  # running statistics are measured on the last so many replayed blocks
 
 
 @dataclass
@@ -123,7 +120,10 @@ class Erasing:
     def run(self) -> Generator[Event, None, Outcome]:
         """Carry the erasure out and commit it."""
         with self.reader, self.replay.storing:
-            return (yield from self._run())
+            try:
+                return (yield from self._run())
+            finally:
+                self.replay.at = None  # states are large, and an exception holds on to them
 
     def _run(self) -> Generator[Event, None, Outcome]:
         if self.plan.start is None:
@@ -162,7 +162,16 @@ class Erasing:
         outcome = self.account.outcome(
             result,
             digest_before=self.chain.entries[-1].digest,
-            reason=self.reason(decision),
+            reason=self.account.reason(
+                decision,
+                has_ended=self.account.segments[-1][1] == self.chain.length
+                and not self.method.is_exact,
+                remarks=[
+                    *([str(self.taken)] if self.taken.steps else []),
+                    *(f"not exact: {doubt}" for doubt in dict.fromkeys(self.replay.doubts)),
+                    *([READS_MORE] if self.trainer.recipe.reads == "more" else []),
+                ],
+            ),
             seconds=seconds,
             reproduced=reproduction.blocks,
             ending=self.pursuit.ending,
@@ -329,7 +338,14 @@ class Erasing:
         """
         assert self.replay.at is not None  # noqa: S101 - a block was replayed
         self.replay.written[-1].result()
-        finish, buffers = self.finishing(last, until)
+        finish = finish_of(
+            self.chain,
+            self.trainer,
+            self.erased,
+            buffers := self.replay.at.model,
+            blocks=range(self.account.segments[-1][0], last + 1),
+            until=until,
+        )
         rho, state, finished = self.stitching(last, until, finish)
         has_passed = self.account.has_passed() or self.method.is_fixed
         if faults := finish.faults(state, finished):
@@ -353,7 +369,7 @@ class Erasing:
     ) -> tuple[float, dict[str, Tensor], dict[str, Tensor]]:
         """ρ, and the state after a stitched stretch before and after it is finished."""
         original, difference = self.chain.state(until), self.difference.tensors
-        served = original if self.owned.places and self.trace else None
+        served = original if self.owned.places and (self.trace or self.aim) else None
         if places := self.owned.places:
             assert self.replay.at is not None  # noqa: S101 - a block was replayed
             self.taken = taken_off(
@@ -382,27 +398,6 @@ class Erasing:
             self.account.stitches.append(stitched.report)
         return stitched.rho, stitched.state, stitched.finished
 
-    def finishing(self, last: int, until: int) -> tuple[Finish, State]:
-        """What finishes and judges the state at the end of a stitch, and Q_e."""
-        assert self.replay.at is not None  # noqa: S101 - the caller saw to it
-        replayed, statistics = self.replay.at.model, batch_norm_statistics(self.trainer.model)
-        apart = {name: replayed[name] for name in statistics & self.trainer.buffers}
-        if others := self.trainer.buffers - statistics:
-            original = self.chain.state(last)
-            differ = buffers_apart(others, original, replayed)
-            apart |= {name: original[name] for name in sorted(differ)}
-        finish = Finish(
-            self.trainer,
-            range(max(self.account.segments[-1][0], last - MEASURED_BLOCKS + 1), last + 1),
-            self.erased,
-            replayed=replayed,
-            apart=apart,
-            original=partial(self.chain.state, until),
-            until=until,
-            is_last=until == self.chain.length,
-        )
-        return finish, replayed
-
     def stitch(self, span: range, offset: Offset, state: dict[str, Tensor]) -> Checkpoint:
         """Stitch a span of blocks on; return the last of them, known already."""
         self.replay.is_exact = False
@@ -411,15 +406,3 @@ class Erasing:
         # what the optimizer gathered by then holds next to nothing of the erased records
         moments = self.owned.untrained(self.chain.optimizer(span[-1]))
         return Checkpoint(model=state, optimizer=moments)
-
-    def reason(self, decision: Decision) -> str:
-        """Why replaying stopped, and what else there is to say, in words."""
-        reason = decision.reason
-        if self.account.segments[-1][1] == self.chain.length and not self.method.is_exact:
-            reason = f"the end of the chain was reached ({reason})"
-        remarks = [*self.account.in_words()]
-        remarks += [str(self.taken)] if self.taken.steps else []
-        remarks += [f"not exact: {doubt}" for doubt in dict.fromkeys(self.replay.doubts)]
-        if self.trainer.recipe.reads == "more":
-            remarks.append(READS_MORE)
-        return "; ".join([reason, *remarks])

@@ -183,7 +183,7 @@ class Erasures(RunRows):
             erasure: Its number.
             method: The method's name and options.
         """
-        with self._changing(f"erasure begun again, by {method['name']}") as change:
+        with self._changing("erasure begun again, from further back") as change:
             _condemn_staged(change, erasure)
             is_its = tables.erasures.c.id == erasure
             change.update(tables.erasures, is_its, {"method": dict(method)})

@@ -158,7 +158,7 @@ class UntilMet(Pursuit):
                 beforehand: then nothing begins further back either.
         """
         self._aim, self._blocks = aim, erasure.blocks
-        missed = min(erasure.epochs, _FELT) / max(1, erasure.reached)
+        missed = min(erasure.epochs, _FELT) / min(max(1, erasure.reached), _FELT)
         self._share = _SHARE * missed**_FASTER
         self._stride, self._is_fixed = stride or STRIDE, stride is not None
 

@@ -103,9 +103,13 @@ def read_from(source: Source, recipe: Recipe, ids: NDArray[np.int64]) -> Sample:
 
 
 def reference_ids(count: int, seed: int, wanted: int) -> NDArray[np.int64]:
-    """Some of so many references: the same ones in every erasure of a run. Sorted."""
+    """Some of so many references: the same ones in every erasure of a run.
+
+    In an order of chance: of those that come first a part is taken again, and references of one
+    person may lie together.
+    """
     ids = np.arange(count, dtype=np.int64)
-    return np.sort(ids[np.argsort(keyed_hash(ids, key(seed, "references")))[:wanted]])
+    return ids[np.argsort(keyed_hash(ids, key(seed, "references")))[:wanted]]
 
 
 def read_what_is_there(trainer: BlockTrainer, ids: NDArray[np.int64]) -> Sample:

@@ -11,21 +11,52 @@ from obliviate.erasure.replay import Replay
 from obliviate.ledger.facts import ERASED
 from obliviate.methods.aim import STRIDE, Aim, aim_of
 from obliviate.methods.exact import Exact
-from obliviate.methods.registry import method_from
+from obliviate.methods.method import TooShallow
+from obliviate.methods.registry import method_from, options_of
 from obliviate.methods.trace import Trace, exponent_of, trace_of
 from obliviate.run.references import given_references
 from obliviate.states.difference import Difference
 
 if TYPE_CHECKING:
+    from collections.abc import Generator
+
     from obliviate.chain.chain import Chain
     from obliviate.erasure.plan import Plan
+    from obliviate.events import Event
     from obliviate.ledger import ErasureFacts
+    from obliviate.ledger.outcome import Outcome
     from obliviate.methods.method import Method
     from obliviate.run.worker import Writer
 
 
 Observer: TypeAlias = "Trace | Aim | None"
 """What looks at the erased records, where a method asks for it."""
+
+
+def deep_enough(
+    writer: Writer, facts: ErasureFacts, chain: Chain, observer: Observer
+) -> Generator[Event, None, Outcome]:
+    """Carry an erasure out from as far back as its method asks for, at last exactly.
+
+    Args:
+        writer: Who carries it out.
+        facts: What the ledger says of it.
+        chain: The chain as it is.
+        observer: Of its records, where they have been read for it already.
+    """
+    too_shallow: tuple[str, ...] = ()
+    while True:
+        erasing = erasing_of(writer, facts, chain, observer, too_shallow)
+        try:
+            return (yield from erasing.run())
+        except TooShallow as reason:
+            further = further_back(writer, erasing)
+            begun = len(erasing.plan.affected)
+            too_shallow += (f"from {begun} blocks that hold them: {reason}",)
+        observer = erasing.aim
+        del erasing  # states are large
+        facts = writer.ledger.erasures.begin_again(facts.id, options_of(further))
+        chain.sweep()
 
 
 def erasing_of(

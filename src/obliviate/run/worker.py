@@ -27,13 +27,12 @@ from obliviate.errors import (
 from obliviate.events import Event
 from obliviate.ledger.marking import Marking
 from obliviate.methods.exact import Exact
-from obliviate.methods.method import TooShallow
 from obliviate.methods.registry import options_of
 from obliviate.recipe.parts import places_of
 from obliviate.run.carried import Carried, Resumed
 from obliviate.run.fingerprint import sample_again
 from obliviate.run.onward import training_on
-from obliviate.run.prepared import erasing_of, further_back, observer_of
+from obliviate.run.prepared import deep_enough, observer_of
 from obliviate.run.references import check_given
 from obliviate.training.determinism import BITS_DEPEND_ON, environment_facts
 from obliviate.vault import VaultSettings
@@ -373,7 +372,7 @@ class Writer:
         """
         try:
             self.marking.set(facts)
-            outcome = yield from self._deep_enough(facts, chain, observer)
+            outcome = yield from deep_enough(self, facts, chain, observer)
         except Exception as error:
             is_lost = isinstance(error, _OUT_OF_REACH)
             if isinstance(error, LeaseLost):
@@ -386,21 +385,3 @@ class Writer:
         chain.sweep()
         sample_again(self.ledger, self.trainer, self.lacks)
         return outcome
-
-    def _deep_enough(
-        self, facts: ErasureFacts, chain: Chain, observer: Observer
-    ) -> Generator[Event, None, Outcome]:
-        """Carry an erasure out from as far back as its method asks for, at last exactly."""
-        too_shallow: tuple[str, ...] = ()
-        while True:
-            erasing = erasing_of(self, facts, chain, observer, too_shallow)
-            try:
-                return (yield from erasing.run())
-            except TooShallow as reason:
-                further = further_back(self, erasing)
-                begun = len(erasing.plan.affected)
-                too_shallow += (f"from {begun} blocks that hold them: {reason}",)
-            observer = erasing.aim
-            del erasing  # states are large
-            facts = self.ledger.erasures.begin_again(facts.id, options_of(further))
-            chain.sweep()
