@@ -12,16 +12,31 @@ import time
 from dataclasses import replace
 from pathlib import Path
 from statistics import median
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from examples.mnist import project
+from torch.utils.data import TensorDataset
 
 import obliviate as ob
 from benchmarks import plain
 from benchmarks.page import table, write
 
+if TYPE_CHECKING:
+    from torch.utils.data import Dataset
+
+    from obliviate.methods.method import Method
+
 WRITERS = 20
+REFERENCES = 5000  # of the test digits; the others are tested on
+METHODS: dict[str, tuple[Method, int | None]] = {
+    "deepobliviate, the last epoch": (ob.DeepObliviate(back=1), 1),
+    "deepobliviate, all epochs": (ob.DeepObliviate(), None),
+    "calibrated, the last epoch": (ob.Calibrated(back=1), 1),
+    "calibrated, all epochs": (ob.Calibrated(), None),
+}
+"""Methods, and how many epochs they go back to."""
 
 
 def chosen(subjects: list[str], seed: int = 0) -> list[str]:
@@ -30,16 +45,23 @@ def chosen(subjects: list[str], seed: int = 0) -> list[str]:
 
 
 def forgotten(
-    folder: Path, made: Path, mnist: ob.Project, writer: str, **options: int
+    folder: Path,
+    made: Path,
+    mnist: ob.Project,
+    writer: str,
+    *,
+    method: Method,
+    reference: Dataset[Any],
+    test: Dataset[Any],
 ) -> dict[str, float]:
     """What forgetting one writer from a copy of a run took."""
     copy = folder / "copy"
     shutil.copytree(made, copy)
-    with ob.load(copy, mnist.recipe, mnist.data) as run:
+    with ob.load(copy, mnist.recipe, mnist.data, reference=reference) as run:
         started = time.perf_counter()
-        erasure = run.forget(subjects=[writer], method=ob.DeepObliviate(**options))
+        erasure = run.forget(subjects=[writer], method=method)
         seconds = time.perf_counter() - started
-        accuracy = plain.accuracy(run.model, mnist.test)
+        accuracy = plain.accuracy(run.model, test)
     shutil.rmtree(copy)
     return {"blocks": erasure.blocks_replayed, "seconds": seconds, "accuracy": accuracy}
 
@@ -53,6 +75,10 @@ def main() -> None:
     given = parser.parse_args()
     mnist = project(given.data, given.writers, given.epochs, given.blocks)
     epochs, rows, facts = mnist.recipe.epochs, [], {}
+    reference, test = (
+        TensorDataset(*(each[part] for each in mnist.test.tensors))
+        for part in (slice(REFERENCES), slice(REFERENCES, None))
+    )
     with tempfile.TemporaryDirectory() as place:
         folder = Path(place)
         for deal in ("subject", "record"):
@@ -65,23 +91,28 @@ def main() -> None:
                 blocks=mnist.blocks,
                 subjects=mnist.subjects,
                 keep=epochs,
+                reference=reference,
             )
             facts[deal] = {
                 "seconds": time.perf_counter() - started,
-                "accuracy": plain.accuracy(run.model, mnist.test),
+                "accuracy": plain.accuracy(run.model, test),
                 "affected": median(
                     len(run.preview(subjects=[each]).affected) for each in chosen(mnist.subjects)
                 ),
                 "length": run.facts.blocks,
             }
             run.close()
-        for name, options in {
-            "the last epoch": {"back": 1},
-            "the last two epochs": {"back": 2},
-            "all epochs": {},
-        }.items():
+        for name, (method, back) in METHODS.items():
             found = [
-                forgotten(folder, folder / "subject", mnist, writer, **options)
+                forgotten(
+                    folder,
+                    folder / "subject",
+                    mnist,
+                    writer,
+                    method=method,
+                    reference=reference,
+                    test=test,
+                )
                 for writer in chosen(mnist.subjects)
             ]
             blocks, seconds = (
@@ -89,9 +120,9 @@ def main() -> None:
             )
             rows.append(
                 {
-                    "goes back to": name,
+                    "method and reach": name,
                     "blocks replayed": blocks,
-                    "per epoch": blocks / options.get("back", epochs),
+                    "per epoch": blocks / (back or epochs),
                     "speedup in blocks": facts["subject"]["length"] / blocks,
                     "seconds": seconds,
                     "speedup": facts["subject"]["seconds"] / seconds,
@@ -113,7 +144,7 @@ def main() -> None:
         table=table(
             rows,
             {
-                "goes back to": "",
+                "method and reach": "",
                 "blocks replayed": ".0f",
                 "per epoch": ".1f",
                 "speedup in blocks": ".0f",
