@@ -33,6 +33,7 @@ REFERENCES = 5000  # of the test digits; the others are tested on
 METHODS: dict[str, tuple[Method, int | None]] = {
     "deepobliviate, the last epoch": (ob.DeepObliviate(back=1), 1),
     "deepobliviate, all epochs": (ob.DeepObliviate(), None),
+    "as published, two blocks, all epochs": (ob.DeepObliviate(blocks=2), None),
     "calibrated, the last epoch": (ob.Calibrated(back=1), 1),
     "calibrated, all epochs": (ob.Calibrated(), None),
 }
