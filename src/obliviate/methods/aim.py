@@ -30,6 +30,7 @@ from obliviate.methods.scorer import Scorer
 from obliviate.methods.target import LEVEL, expected_of, target_of, wrong_shares
 from obliviate.methods.view import Viewer
 from obliviate.states.difference import subtracted
+from obliviate.training.references import FEWEST_REFERENCES
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -43,13 +44,10 @@ if TYPE_CHECKING:
     from obliviate.training.protocol import BlockTrainer
 
 STRIDE = 2  # blocks that are replayed from an affected one on
-FEWEST_REFERENCES = 20  # an interval of 90 % needs nineteen
 MOST_REFERENCES = 1024
 _LEAST_REFERENCES = 256
-_SHARE, _FASTER = (
-    0.45,
-    1.3,
-)  # the usual ρ where all epochs are replayed, and how it grows with E / n
+_SHARE = 0.45  # the usual ρ where all epochs are replayed
+_FASTER = 1.3  # how fast it grows with E / n
 _FELT = 10  # of longer chains only so many of the last epochs are felt
 _DEVIATION = 0.5  # of the logarithm of ρ
 _DEVIATIONS = 1.645  # in half an interval of 90 %

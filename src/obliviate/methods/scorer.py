@@ -101,13 +101,13 @@ class Scorer:
     def scores(self, state: State) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """The scores of the erased records and of the controls under a state."""
         with self.loaded(state):
-            scores = self._of(self._all or joined([self.erased, self.controls]))
+            scores = self.scored(self._all or joined([self.erased, self.controls]))
         return scores[: len(self.erased.ids)], scores[len(self.erased.ids) :]
 
     def erased_mean(self, state: State) -> float:
         """The mean score of the erased records under a state."""
         with self.loaded(state):
-            return float(self._of(self.erased).mean())
+            return float(self.scored(self.erased).mean())
 
     @contextlib.contextmanager
     def loaded(self, state: State) -> Iterator[nn.Module]:
@@ -118,7 +118,8 @@ class Scorer:
             seed_generators(key(self.recipe.seed, "score"), self.recipe.device)
             yield self._model
 
-    def _of(self, sample: Sample) -> NDArray[np.float64]:
+    def scored(self, sample: Sample) -> NDArray[np.float64]:
+        """The scores of a sample under the state that is loaded. Shape (n,)."""
         scored = [
             batch_scores(self._model, self.recipe, batch, size, self._kind)
             for batch, size in zip(sample.batches, sample.sizes, strict=True)

@@ -162,8 +162,7 @@ def target_of(seen: View, before: View, now: View, wrong: Scores) -> Target:
     expected = np.zeros(len(seen.erased))
     left: tuple[list[Scores], list[Scores]] = ([np.empty(0)], [np.empty(0)])
     for some in _alike(seen, before, now):
-        share = wrong[some.erased] if some.is_wrong else 1 - wrong[some.erased]
-        expected[some.erased] += share * some.near(some.sought)
+        expected[some.erased] += some.expected(wrong)
         few = some.odds[:_LEFT_OUT]
         left[some.is_wrong].append(some.scores[: len(few)] - some.near(few, is_among=True))
     return _with_interval(expected, [np.concatenate(each) for each in left], wrong)
@@ -171,10 +170,7 @@ def target_of(seen: View, before: View, now: View, wrong: Scores) -> Target:
 
 def expected_of(seen: View, before: View, now: View, wrong: Scores) -> float:
     """The mean of that target, without its interval: see `target_of`."""
-    total = 0.0
-    for some in _alike(seen, before, now):
-        share = wrong[some.erased] if some.is_wrong else 1 - wrong[some.erased]
-        total += float(share @ some.near(some.sought))
+    total = sum(float(some.expected(wrong).sum()) for some in _alike(seen, before, now))
     return total / len(wrong)
 
 
@@ -197,6 +193,16 @@ class _Alike:
     scores: Scores
     is_wrong: bool
     neighbours: int = NEIGHBOURS
+
+    def expected(self, wrong: Scores) -> Scores:
+        """What this kind adds to the targets of the erased records. Shape (m,).
+
+        Args:
+            wrong: How surely each of all erased records has a wrong target. Shape (n,).
+        """
+        share = wrong[self.erased] if self.is_wrong else 1 - wrong[self.erased]
+        added: Scores = share * self.near(self.sought)
+        return added
 
     def near(self, sought: Scores, *, is_among: bool = False) -> Scores:
         """The mean score of the nearest references.

@@ -9,12 +9,12 @@ a record look whose target is wrong.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 
-from obliviate.methods.scores import batch_scores, losses, margins
+from obliviate.methods.scores import losses, margins
 from obliviate.recipe.user_code import named
 
 if TYPE_CHECKING:
@@ -90,9 +90,8 @@ class Viewer:
         with scorer.loaded(state) as model, named("scoring erased records and references"):
             if scorer.kind == "margin":
                 return self._of_classifier(model)
-            erased, controls, references = (
-                _scores(model, scorer, each)
-                for each in (scorer.erased, scorer.controls, self.references)
+            erased, controls, references = map(
+                scorer.scored, (scorer.erased, scorer.controls, self.references)
             )
             mispaired = np.concatenate([np.empty(0), *self._mispaired(model)])
         return View(erased=erased, controls=controls, references=references, mispaired=mispaired)
@@ -104,10 +103,10 @@ class Viewer:
         )
         has_rest = references.shape[1] >= FEWEST_CLASSES
         return View(
-            erased=_margins(erased, own),
-            controls=_margins(controls, theirs),
-            references=_margins(references, labels),
-            mispaired=_margins(references, _another(labels)),
+            erased=margins(erased, own).numpy(),
+            controls=margins(controls, theirs).numpy(),
+            references=margins(references, labels).numpy(),
+            mispaired=margins(references, _another(labels)).numpy(),
             logits=(erased.numpy(), references.numpy()) if has_rest else None,
             labels=(own.numpy(), labels.numpy()) if has_rest else None,
         )
@@ -140,15 +139,3 @@ def _outputs(model: nn.Module, sample: Sample) -> tuple[Tensor, Tensor]:
         pairs = [(model(inputs).double().cpu(), targets) for inputs, targets in sample.batches]
     logits, targets = zip(*pairs, strict=True)
     return torch.cat(logits), torch.cat([each.long().cpu() for each in targets])
-
-
-def _margins(logits: Tensor, labels: Tensor) -> Scores:
-    return margins(logits, labels).numpy() if len(labels) else np.empty(0)
-
-
-def _scores(model: nn.Module, scorer: Scorer, sample: Sample) -> Scores:
-    scored: list[Any] = [
-        batch_scores(model, scorer.recipe, batch, size, scorer.kind)
-        for batch, size in zip(sample.batches, sample.sizes, strict=True)
-    ]
-    return np.concatenate([np.empty(0), *scored])

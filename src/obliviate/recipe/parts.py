@@ -29,8 +29,8 @@ SPARSE_KEYFRAMES = 3
 def usual_keep(epochs: int, *, has_references: bool = False) -> int:
     """Of how many epochs every update is kept, where nobody says otherwise.
 
-    A trace lies in the last epochs, the more of them the longer the training was: two of ten, four
-    of twenty (docs/forgetting.md). The rest of the disk would be spent for nothing. Where
+    A trace lies in the last epochs, the more of them the longer the training was. The rest of the
+    disk would be spent for nothing. Where
     references say when to stop, a replay that begins further back costs others less: eight.
     """
     return min(epochs, max(USUAL_REACH if has_references else 2, -(-epochs // 5)))

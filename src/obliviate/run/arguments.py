@@ -14,15 +14,10 @@ from obliviate.recipe.recipe import Recipe, invalid
 from obliviate.recipe.subjects import Subjects
 from obliviate.recipe.user_code import named
 from obliviate.text import shown
+from obliviate.training.references import FEWEST_REFERENCES
 
 if TYPE_CHECKING:
     from torch.utils.data import Dataset
-
-FEWEST_REFERENCES = 20
-"""A conformal interval of 90 % needs 19 at the least: of n, one in n + 1 lies beyond the largest.
-
-Vovk, Gammerman and Shafer, Algorithmic Learning in a Random World, section 2.2.
-"""
 
 
 def data_length(data: Dataset[Any]) -> int:

@@ -23,6 +23,12 @@ if TYPE_CHECKING:
     from obliviate.recipe.recipe import Recipe
     from obliviate.training.determinism import Environment
 
+FEWEST_REFERENCES = 20
+"""A conformal interval of 90 % needs 19 at the least: of n, one in n + 1 lies beyond the largest.
+
+Vovk, Gammerman and Shafer, Algorithmic Learning in a Random World, section 2.2.
+"""
+
 
 class References(Records):
     """Reads references. A reference is known by its index in its own dataset."""
