@@ -5,12 +5,9 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import math
-import re
 from dataclasses import dataclass
-from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, get_args
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
@@ -18,10 +15,10 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from obliviate.errors import InvalidRecipe
 from obliviate.options import index_of
-from obliviate.states.update import raw_bytes
+from obliviate.recipe.description import describe, placeless
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Mapping, Sequence
 
     from torch.utils.data import Dataset
 
@@ -191,7 +188,7 @@ class Recipe:
         }
         frozen = [name for name, each in model.named_parameters() if not each.requires_grad]
         words = {
-            "model": _placeless(repr(model)),
+            "model": placeless(repr(model)),
             "state": repr(sorted(shapes.items())),
             "frozen": repr(frozen),
             "optimizer": f"{type(optimizer).__name__} {groups}",
@@ -241,57 +238,6 @@ class Recipe:
         shown = ", ".join(f"{each:g}" for each in (*factors[:3], *factors[-1:]))
         digits = hashlib.sha256(repr(factors).encode()).hexdigest()[:16]
         return f"{shown} ({digits})"
-
-
-def describe(thing: Any) -> str:
-    """Name a callable by what it is, not by where it lies in memory or in which file.
-
-    Tensors that it was made with, such as the weights of classes, are told by their content.
-    """
-    if isinstance(thing, partial):
-        given = [describe(value) for value in thing.args]
-        given += [f"{name}={describe(value)}" for name, value in sorted(thing.keywords.items())]
-        return f"{describe(thing.func)}({', '.join(given)})"
-    if isinstance(thing, nn.Module):
-        tensors = [f"{name}={describe(each)}" for name, each in sorted(_own_tensors(thing).items())]
-        return " ".join([_placeless(repr(thing)), *tensors])
-    if isinstance(thing, Tensor | np.ndarray):
-        array = (
-            thing.detach().cpu() if isinstance(thing, Tensor) else torch.from_numpy(thing.copy())
-        )
-        digits = hashlib.sha256(raw_bytes(array)).hexdigest()[:16]
-        return f"{str(array.dtype).removeprefix('torch.')}{list(array.shape)} {digits}"
-    if callable(thing):
-        name = str(getattr(thing, "__qualname__", type(thing).__qualname__))
-        held = ", ".join(f"{key}={describe(each)}" for key, each in _enclosed(thing))
-        return f"{name}({held})" if held else name
-    return _placeless(repr(thing))
-
-
-def _enclosed(function: Any) -> Iterator[tuple[str, Any]]:
-    """The tensors that a function took from where it was written: they do not change by themselves.
-
-    Other things may, such as a counter, and would make the same recipe look like another one.
-    """
-    names = getattr(getattr(function, "__code__", None), "co_freevars", ())
-    for name, cell in zip(names, getattr(function, "__closure__", None) or (), strict=False):
-        with contextlib.suppress(ValueError):  # a cell that is still empty
-            if isinstance(cell.cell_contents, Tensor | np.ndarray):
-                yield name, cell.cell_contents
-    defaults = getattr(function, "__defaults__", None) or ()
-    for at, value in enumerate(defaults):
-        if isinstance(value, Tensor | np.ndarray):
-            yield f"default {at}", value
-
-
-def _own_tensors(module: nn.Module) -> dict[str, Tensor]:
-    own = dict(module.named_parameters()) | dict(module.named_buffers())
-    attributes = {name: each for name, each in vars(module).items() if isinstance(each, Tensor)}
-    return own | attributes
-
-
-def _placeless(text: str) -> str:
-    return re.sub(r"0x[0-9a-f]+", "0x", text)
 
 
 def invalid(faults: Iterable[str]) -> InvalidRecipe:
