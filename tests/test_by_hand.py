@@ -8,6 +8,7 @@ are seeded before each step. What people do in a step is in `FEATURES`.
 from __future__ import annotations
 
 import contextlib
+import inspect
 import random
 import warnings
 from functools import partial
@@ -17,6 +18,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torch.optim import lr_scheduler
 from torch.utils.checkpoint import checkpoint
 from torch.utils.data import Dataset, TensorDataset
 
@@ -272,6 +274,34 @@ def grouped(parameters):
     return torch.optim.AdamW([decayed, other | {"weight_decay": 0.0}], lr=0.01)
 
 
+def by_name(model):
+    """Decays the weights of the first layer alone, and trains the last one slower."""
+    named = dict(model.named_parameters())
+    rest = [each for name, each in named.items() if name.startswith("0.bias")]
+    groups = [
+        {"params": [named["0.weight"]], "weight_decay": 0.1},
+        {"params": rest},
+        {"params": list(model[2].parameters()), "lr": 0.003},
+    ]
+    return torch.optim.AdamW(groups, lr=0.01, weight_decay=0.0)
+
+
+def warm_cosine(optimizer, total_steps):
+    warm = lr_scheduler.LinearLR(optimizer, 0.1, total_iters=6)
+    cosine = lr_scheduler.CosineAnnealingLR(optimizer, total_steps - 6)
+    return lr_scheduler.SequentialLR(optimizer, [warm, cosine], [6])
+
+
+def chained(optimizer):
+    both = [lr_scheduler.ConstantLR(optimizer, 0.5, 7), lr_scheduler.ExponentialLR(optimizer, 0.97)]
+    return lr_scheduler.ChainedScheduler(both)
+
+
+def by_group(optimizer, total_steps):
+    falling = [lambda step: 1 - step / total_steps, lambda step: 1 / (1 + step)]
+    return lr_scheduler.LambdaLR(optimizer, falling)
+
+
 class Gathering(torch.optim.SGD):
     """Makes a step at every second call, with the gradients of both."""
 
@@ -347,6 +377,26 @@ FEATURES = {
     "momentum": {"optimizer": partial(torch.optim.SGD, lr=0.05, momentum=0.9, nesterov=True)},
     "augmentation": {"data": Noisy, "step": of_mapping, "model": dropping},
     "loss module": {"loss": nn.CrossEntropyLoss(weight=torch.tensor([1.0, 2.0, 0.5]))},
+    "groups by name": {"optimizer": by_name},
+    "one cycle": {
+        "schedule": partial(lr_scheduler.OneCycleLR, max_lr=0.2),
+        "optimizer": partial(torch.optim.SGD, lr=0.1, momentum=0.9),
+    },
+    "one cycle, adam": {
+        "schedule": partial(lr_scheduler.OneCycleLR, max_lr=[0.02, 0.05]),
+        "optimizer": grouped,
+    },
+    "cyclic": {
+        "schedule": partial(lr_scheduler.CyclicLR, base_lr=0.01, max_lr=0.1, step_size_up=5),
+        "optimizer": partial(torch.optim.SGD, lr=0.1, momentum=0.9),
+    },
+    "warm-up and cosine": {"schedule": warm_cosine, "optimizer": grouped},
+    "chained schedules": {"schedule": chained, "optimizer": by_name},
+    "a schedule for each group": {"schedule": by_group, "optimizer": grouped},
+    "a rate in a tensor": {
+        "schedule": warm_cosine,
+        "optimizer": lambda ps: torch.optim.Adam(ps, lr=torch.tensor(0.01), fused=True),
+    },
     "double": {"model": lambda: mlp().double(), "data": doubled},
     "gathering optimizer": {"optimizer": partial(Gathering, lr=0.1)},
 }
@@ -388,16 +438,20 @@ def trained_by_hand(recipe, data, layout):
     """Train a model, as anybody would."""
     seeded(key(recipe.seed, "model"))
     model = recipe.model()
-    optimizer = recipe.optimizer(model.parameters())
+    optimizer = optimizer_by_hand(recipe, model)
     rates = [group["lr"] for group in optimizer.param_groups]
     total = sum(layout.steps(block) for block in range(1, layout.blocks + 1))
+    scheduler = scheduler_by_hand(recipe, optimizer, total)
     nobody, done = np.array([], dtype=np.int64), 0
     for block in range(1, layout.blocks + 1):
         model.train()
         if recipe.optimizer_state == "fresh":
-            optimizer = recipe.optimizer(model.parameters())
+            if scheduler is not None:  # which goes on with the optimizer that it knows
+                optimizer.state.clear()
+            else:
+                optimizer = optimizer_by_hand(recipe, model)
         for step, records in layout.batches(block, nobody):
-            if recipe.schedule is not None:
+            if recipe.schedule is not None and scheduler is None:
                 for group, rate in zip(optimizer.param_groups, rates, strict=True):
                     group["lr"] = rate * recipe.schedule(done + step, total)
             batch = fetched(data, records, key(key(recipe.seed, "fetch", block), step))
@@ -409,8 +463,22 @@ def trained_by_hand(recipe, data, layout):
             if loss is not None:
                 loss.backward()
                 optimizer.step()
+            if scheduler is not None:
+                scheduler.step()
         done += layout.steps(block)
     return model
+
+
+def optimizer_by_hand(recipe, model):
+    return recipe.optimizer(model if recipe.optimizer is by_name else model.parameters())
+
+
+def scheduler_by_hand(recipe, optimizer, total):
+    """What somebody writes who uses a scheduler of torch's, stepped after each step."""
+    if recipe.schedule in (None, cosine):
+        return None
+    takes_total = "total_steps" in inspect.signature(recipe.schedule).parameters
+    return recipe.schedule(optimizer, **({"total_steps": total} if takes_total else {}))
 
 
 def loss_by_hand(recipe, model, batch):
@@ -431,7 +499,8 @@ def deterministic():
 
 OF_THE_OPTIMIZER = {
     "plain", "accumulation", "nothing to learn", "clipping", "groups", "fused", "schedule",
-    "momentum", "sparse embedding, sparse adam", "gathering optimizer",
+    "momentum", "sparse embedding, sparse adam", "gathering optimizer", "one cycle",
+    "warm-up and cosine",
 }  # fmt: skip
 """What meets the optimizer: tried with both of its states, the rest in `make test` with one."""
 

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
-import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, get_args
 
@@ -16,6 +14,7 @@ from torch.optim.lr_scheduler import LRScheduler
 from obliviate.errors import InvalidRecipe
 from obliviate.options import index_of
 from obliviate.recipe.description import describe, placeless
+from obliviate.recipe.schedule import FACTORY, factory_faults, is_factory
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -25,8 +24,6 @@ if TYPE_CHECKING:
 OptimizerState = Literal["fresh", "carried"]
 Reads = Literal["batch", "more"]
 Dealing = Literal["subject", "record"]
-SCHEDULED_STEPS = 4096
-"""At so many steps a schedule is looked at; in a shorter training, at all of them."""
 _LEAST = {
     "batch_size": 1,
     "epochs": 1,
@@ -41,7 +38,8 @@ _NO_CLASS = {
     "loss": "give an object of it, such as CrossEntropyLoss()",
     "step": "give a function (model, batch) -> loss",
     "score": "give a function (model, batch) -> one number for each record",
-    "schedule": "give a function (step, total_steps) -> factor on the learning rates",
+    "schedule": "give a function (step, total_steps) -> factor on the learning rates, or "
+    "a scheduler's factory, whose first parameter is named optimizer",
 }
 
 
@@ -51,7 +49,8 @@ class Recipe:
 
     Attributes:
         model: Makes the module, without arguments; called under the run's seed.
-        optimizer: Makes the optimizer from the model's parameters.
+        optimizer: Makes the optimizer from the model's parameters; or from the model, where its
+            first parameter is named `model`: groups by the names of modules and parameters.
         loss: (outputs, targets) -> scalar, the mean over the batch. Not needed where `step` is
             given.
         batch_size: The largest batch.
@@ -62,7 +61,10 @@ class Recipe:
             that differ in `seed` alone then train on the same blocks, from other weights, in
             another order within each block.
         schedule: (step, total_steps) -> factor on the optimizer's learning rates, over the steps of
-            the whole chain, so that the state of a block depends on the block alone.
+            the whole chain, so that the state of a block depends on the block alone. Or a scheduler
+            of torch's, by its factory: (optimizer) -> scheduler, such as
+            `partial(CosineAnnealingLR, T_max=1000)`, or (optimizer, total_steps) -> scheduler; its
+            first parameter is named `optimizer`. It is stepped once for each step of training.
         step: (model, batch) -> scalar loss; replaces `loss(model(x), y)`. None instead of a loss
             says that there is nothing to learn from this batch: the model stays as it is.
         optimizer_state: "carried" keeps the optimizer from block to block, as ordinary training
@@ -91,14 +93,14 @@ class Recipe:
     """
 
     model: Callable[[], nn.Module]
-    optimizer: Callable[[Iterable[nn.Parameter]], Optimizer]
+    optimizer: Callable[[Any], Optimizer]
     loss: Callable[[Any, Any], Tensor] | None = None
     batch_size: int = 32
     epochs: int = 1
     repeats: int = 1
     seed: int = 0
     block_seed: int | None = None
-    schedule: Callable[[int, int], float] | None = None
+    schedule: Callable[..., Any] | None = None
     step: Callable[[nn.Module, Any], Tensor | None] | None = None
     optimizer_state: OptimizerState = "carried"
     device: str = "cpu"
@@ -133,8 +135,14 @@ class Recipe:
             value = getattr(self, name)
             if value is not None and not callable(value):
                 yield f"{name} is {value!r}; it must be callable or None"
-            elif isinstance(value, type) and issubclass(value, nn.Module | LRScheduler):
+            elif isinstance(value, type) and issubclass(value, nn.Module):
                 yield f"{name} is the class {value.__name__}; {_NO_CLASS[name]}"
+        schedule: Any = self.schedule
+        if isinstance(schedule, LRScheduler):
+            kind = type(schedule).__name__
+            yield f"schedule is a {kind} that exists already; give its factory, such as {FACTORY}"
+        elif is_factory(schedule):
+            yield from factory_faults(schedule)
         if self.loss is None and self.step is None:
             yield "loss and step are missing; give loss(outputs, targets) or step(model, batch)"
 
@@ -165,9 +173,7 @@ class Recipe:
         except (RuntimeError, AssertionError, TypeError, ImportError, NotImplementedError) as error:
             yield f"device {self.device!r} cannot be used here ({str(error).splitlines()[0]})"
 
-    def fingerprint(
-        self, model: nn.Module, optimizer: Optimizer, total_steps: int
-    ) -> dict[str, str]:
+    def fingerprint(self, model: nn.Module, optimizer: Optimizer, schedule: str) -> dict[str, str]:
         """What must not change between the making of a run and its later use, in comparable words.
 
         It sees declarations, shapes, options, and the tensors that a function was made with. It
@@ -176,12 +182,10 @@ class Recipe:
         Args:
             model: A new one.
             optimizer: Of its parameters.
-            total_steps: How many steps the run was made with.
+            schedule: The rates at the steps that the run was made with, in words.
         """
-        groups = [
-            {name: repr(value) for name, value in group.items() if name != "params"}
-            for group in optimizer.param_groups
-        ]
+        order = {id(each): at for at, each in enumerate(model.parameters())}
+        groups = [_group_words(group, order) for group in optimizer.param_groups]
         shapes = {
             name: f"{str(value.dtype).removeprefix('torch.')}{list(value.shape)}"
             for name, value in model.state_dict().items()
@@ -194,7 +198,7 @@ class Recipe:
             "optimizer": f"{type(optimizer).__name__} {groups}",
             "loss": describe(self.loss),
             "step": describe(self.step),
-            "schedule": self._scheduled(total_steps),
+            "schedule": schedule,
             "batch_size": str(self.batch_size),
             "epochs": str(self.epochs),
             "repeats": str(self.repeats),
@@ -210,34 +214,12 @@ class Recipe:
             words["deal"] = self.deal
         return words
 
-    def factor(self, step: int, total_steps: int) -> float:
-        """What the learning rates are multiplied by at a step.
 
-        Raises:
-            InvalidRecipe: The schedule gives no finite number there.
-        """
-        if self.schedule is None:
-            return 1.0
-        value = self.schedule(step, total_steps)
-        with contextlib.suppress(TypeError, ValueError, RuntimeError):
-            factor = float(value)
-            if not isinstance(value, bool | str) and math.isfinite(factor):
-                return factor
-        raise invalid(
-            [
-                f"schedule({step}, {total_steps}) gave {value!r}; it must give a finite number, "
-                "the factor on the optimizer's learning rates"
-            ]
-        )
-
-    def _scheduled(self, total_steps: int) -> str:
-        if self.schedule is None:
-            return "none"
-        steps = range(0, total_steps, max(1, -(-total_steps // SCHEDULED_STEPS)))
-        factors = [round(self.factor(step, total_steps), 12) for step in steps]
-        shown = ", ".join(f"{each:g}" for each in (*factors[:3], *factors[-1:]))
-        digits = hashlib.sha256(repr(factors).encode()).hexdigest()[:16]
-        return f"{shown} ({digits})"
+def _group_words(group: Mapping[str, Any], order: Mapping[int, int]) -> dict[str, str]:
+    """A parameter group's options, and which of the model's parameters it has."""
+    words = {name: repr(value) for name, value in group.items() if not name.startswith("param")}
+    its = repr([order.get(id(each)) for each in group["params"]])
+    return words | {"params": hashlib.sha256(its.encode()).hexdigest()[:16]}
 
 
 def invalid(faults: Iterable[str]) -> InvalidRecipe:

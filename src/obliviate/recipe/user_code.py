@@ -3,12 +3,26 @@
 from __future__ import annotations
 
 import contextlib
-from typing import TYPE_CHECKING
+import inspect
+from typing import TYPE_CHECKING, Any
 
 from obliviate.errors import ObliviateError, TrainingFailed
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
+
+
+def parameters_of(function: Any) -> Mapping[str, inspect.Parameter]:
+    """What a function can be called with, in order; nothing where it does not say."""
+    try:
+        return inspect.signature(function).parameters
+    except (TypeError, ValueError):
+        return {}
+
+
+def first_parameter(function: Any) -> str | None:
+    """The name of the first thing that a function is called with."""
+    return next(iter(parameters_of(function)), None)
 
 
 @contextlib.contextmanager

@@ -9,8 +9,9 @@ import torch
 from torch.optim import Optimizer
 
 from obliviate.recipe.recipe import invalid
-from obliviate.recipe.user_code import named
+from obliviate.recipe.user_code import first_parameter, named
 from obliviate.training.optimizer_state import group_numbers, packed_optimizer, unpack_optimizer
+from obliviate.training.rates import Rates
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -28,26 +29,33 @@ class ScheduledOptimizer:
         optimizer: What the recipe made.
     """
 
-    def __init__(self, recipe: Recipe, model: nn.Module, packed: State | None = None) -> None:
+    def __init__(
+        self,
+        recipe: Recipe,
+        model: nn.Module,
+        packed: State | None = None,
+        rates: Rates | None = None,
+    ) -> None:
         """Make an optimizer that is nobody else's.
 
         Args:
             recipe: Its factory and its schedule.
             model: Whose parameters.
             packed: Its state, where it is carried; a new one's if None.
+            rates: Those of the recipe and the model, where somebody keeps them.
 
         Raises:
             InvalidRecipe: It would train nothing, or cannot be asked for a step.
             TrainingFailed: The factory raised.
         """
-        self._recipe = recipe
-        with named("the optimizer's factory"):
-            self.optimizer = recipe.optimizer(model.parameters())
+        self._recipe, self._rates = recipe, rates or rates_of(recipe, model)
+        self.optimizer = made_optimizer(recipe, model)
         faults = list(optimizer_faults(self.optimizer, model, recipe))
         if faults:
             raise invalid(faults)
         groups = self.optimizer.param_groups
-        self._rates: list[Any] = [group.get("lr") for group in groups]
+        self._options = [_options(group) for group in groups]
+        self._scheduled: list[dict[str, Any]] = [{} for _ in groups]
         its = {id(each) for group in groups for each in group["params"]}
         self._others = [each for each in model.parameters() if id(each) not in its]
         self._new = group_numbers(self.optimizer)
@@ -60,11 +68,14 @@ class ScheduledOptimizer:
         return any(group.get("lr", 1) for group in self.optimizer.param_groups)
 
     def set_rates(self, step: int, total_steps: int) -> None:
-        """Set the learning rates to what they are at a step of the whole training."""
+        """Set the learning rates to what they are at a step of the whole training.
+
+        Whatever else the schedule moves is set with them, such as momentum.
+        """
         if self._recipe.schedule is not None:
-            factor = self._recipe.factor(step, total_steps)
-            for group, rate in zip(self.optimizer.param_groups, self._rates, strict=True):
-                group["lr"] = rate * factor
+            self._scheduled = self._rates.at(step, total_steps, self._options)
+            for group, scheduled in zip(self.optimizer.param_groups, self._scheduled, strict=True):
+                group.update(scheduled)
 
     def clear_gradients(self) -> None:
         """Leave no gradient, of parameters that the optimizer does not have either."""
@@ -87,9 +98,38 @@ class ScheduledOptimizer:
 
     def _put_rates_back(self) -> None:
         """The schedule sets them at every step: they are no state."""
-        if self._recipe.schedule is not None:
-            for group, rate in zip(self.optimizer.param_groups, self._rates, strict=True):
-                group["lr"] = rate
+        groups = zip(self.optimizer.param_groups, self._scheduled, self._options, strict=True)
+        for group, scheduled, new in groups:
+            group.update({name: new[name] for name in scheduled})
+
+
+def made_optimizer(recipe: Recipe, model: nn.Module) -> Any:
+    """What a recipe's factory makes of a model, or of its parameters.
+
+    Raises:
+        TrainingFailed: The factory raised.
+    """
+    is_of_model = first_parameter(recipe.optimizer) == "model"
+    with named("the optimizer's factory"):
+        made = recipe.optimizer(model if is_of_model else model.parameters())
+    for group in made.param_groups if isinstance(made, Optimizer) else ():
+        if isinstance(group.get("lr"), torch.Tensor):  # schedulers write into it
+            group["lr"] = group["lr"].clone()
+    return made
+
+
+def rates_of(recipe: Recipe, model: nn.Module) -> Rates:
+    """The rates by a recipe of the optimizers of a model."""
+    return Rates(recipe, lambda: made_optimizer(recipe, model))
+
+
+def _options(group: dict[str, Any]) -> dict[str, Any]:
+    """What a parameter group has beside its parameters; a tensor may be written into."""
+    return {
+        name: value.clone() if isinstance(value, torch.Tensor) else value
+        for name, value in group.items()
+        if name != "params"
+    }
 
 
 def moments_bytes(recipe: Recipe, model: nn.Module) -> int:
@@ -100,7 +140,7 @@ def moments_bytes(recipe: Recipe, model: nn.Module) -> int:
     """
     parameters = [each for each in model.parameters() if each.requires_grad]
     try:
-        optimizer = recipe.optimizer(model.parameters())
+        optimizer = made_optimizer(recipe, model)
         for each in parameters:
             each.grad = torch.zeros_like(each)
         optimizer.step()

@@ -26,7 +26,7 @@ from obliviate.training.batches import content_of, moved
 from obliviate.training.determinism import Environment, seed_generators
 from obliviate.training.model import buffer_names, load_state, made_model, parameter_names
 from obliviate.training.module_state import Hidden
-from obliviate.training.optimizer import ScheduledOptimizer
+from obliviate.training.optimizer import ScheduledOptimizer, rates_of
 from obliviate.training.optimizer_state import packed_optimizer
 from obliviate.training.protocol import Checkpoint, Trained, Tried
 from obliviate.training.reader import Reader
@@ -85,6 +85,7 @@ class Trainer:
             loss = copy.deepcopy(loss).to(recipe.device)
         self._loss: Callable[[Any, Any], Tensor] | None = loss
         self._hidden = Hidden(self.model, self._loss)
+        self._rates = rates_of(recipe, self.model)
         self._optimizer = self.optimizer(None)
         self.parameters = parameter_names(self.model)
         self.buffers = buffer_names(self.model)
@@ -97,8 +98,8 @@ class Trainer:
     def fingerprint(self) -> dict[str, str]:
         """The recipe in comparable words; see `Recipe.fingerprint`."""
         with self.environment.entered(), named("the schedule"):
-            total_steps = self.layout.total_steps(1)
-            return self.recipe.fingerprint(self.model, self.optimizer(None).optimizer, total_steps)
+            rates = self._rates.words(self.layout.total_steps(1))
+            return self.recipe.fingerprint(self.model, self.optimizer(None).optimizer, rates)
 
     def train(
         self, start: Checkpoint, blocks: Iterable[int], erased: NDArray[np.int64]
@@ -227,7 +228,7 @@ class Trainer:
 
     def optimizer(self, packed: State | None) -> ScheduledOptimizer:
         """A new optimizer, as it is before a block."""
-        return ScheduledOptimizer(self.recipe, self.model, packed)
+        return ScheduledOptimizer(self.recipe, self.model, packed, self._rates)
 
     def _check_thawed(self, block: int) -> None:
         if thawed := self._hidden.thawed():
@@ -249,6 +250,7 @@ class Trainer:
         self.model.train()
         seen, losses, total = sha256(), [], self.layout.total_steps(block)
         with self.environment.entered():
+            self._rates.try_all(total)
             for step, records in batches:
                 batch = self.reader.batch_of_step(block, step, records)
                 for piece in content_of(batch):
