@@ -81,7 +81,7 @@ class Cohort:
     data: TensorDataset
     subjects: list[str]
     block_seed: int
-    reference: TensorDataset
+    reference: tuple[TensorDataset, list[str]]
     test: TensorDataset
     probes: dict[str, TensorDataset]
 
@@ -151,7 +151,7 @@ def cohort(load: Load, people: np.ndarray, terms: Terms, *, spoil: Spoil = misla
         data=data,
         subjects=names,
         block_seed=_block_seed(names, chosen, terms),
-        reference=_apart(load(reference), data),
+        reference=_apart(load(reference), people[reference], data),
         test=test,
         probes={"backdoor": triggered(test)} if terms.kind == "backdoor" else {},
     )
@@ -190,14 +190,14 @@ def _block_seed(names: list[str], chosen: np.ndarray, terms: Terms) -> int:
     raise AssertionError
 
 
-def _apart(reference: TensorDataset, data: TensorDataset) -> TensorDataset:
+def _apart(
+    reference: TensorDataset, people: np.ndarray, data: TensorDataset
+) -> tuple[TensorDataset, list[str]]:
     """References less those whose input is trained on: some pictures are in a pool twice."""
     known = {each.numpy().tobytes() for each in data.tensors[0]}
     inputs = reference.tensors[0]
-    return some(
-        reference,
-        np.array([at for at, each in enumerate(inputs) if each.numpy().tobytes() not in known]),
-    )
+    kept = [at for at, each in enumerate(inputs) if each.numpy().tobytes() not in known]
+    return some(reference, np.array(kept)), [str(each) for each in people[kept]]
 
 
 def _with_trigger(data: TensorDataset, chosen: np.ndarray) -> TensorDataset:

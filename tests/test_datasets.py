@@ -227,15 +227,17 @@ def test_people_are_held_out_with_all_their_records(kind):
     records = torch.arange(400)
     data = TensorDataset(records) if kind is TensorDataset else Subset(records, range(400))
     subjects = [f"p{each % 80}" for each in range(400)]
-    trained, whose, reference = held_out(data, subjects, share=0.2)
+    trained, whose, (reference, theirs) = held_out(data, subjects, share=0.2)
     assert len(trained) + len(reference) == 400
     assert len(whose) == len(trained)
     apart = {subjects[int(item[0] if kind is TensorDataset else item)] for item in reference}
     assert not apart & set(whose)
+    assert apart == set(theirs)
+    assert len(theirs) == len(reference)
     assert 6 <= len(apart) <= 28
     longer = TensorDataset(torch.arange(450))
-    again = held_out(longer, subjects + ["new"] * 50, share=0.2)[2]
-    assert apart <= {(subjects + ["new"] * 50)[int(item[0])] for item in again}
+    again = held_out(longer, subjects + ["new"] * 50, share=0.2)[2][1]
+    assert apart <= set(again)
 
 
 @pytest.mark.parametrize("share", [1e-9, 1.0, 7])

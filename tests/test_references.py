@@ -17,7 +17,7 @@ from obliviate.lab.trials import Bench, trials_of
 from obliviate.recipe.contents import NOTHING
 from obliviate.run.fingerprint import sampled
 from obliviate.run.references import check_references
-from obliviate.training.references import References
+from obliviate.training.references import Apart, References
 from tests.models import BLOCKS, RECORDS, Guarded, images, recipe
 from tests.project_file import write_project
 from tests.test_cli import ask, call
@@ -75,7 +75,9 @@ def loaded(folder, data=None, **options):
 def test_equal_content_has_the_hash_that_training_gave_it(tmp_path, kind, of_data):
     run = fitted(tmp_path, of_data(images()))
     facts = run.facts
-    references = References(run.recipe, kind(images()), run.trainer.environment, facts.content_key)
+    references = References(
+        run.recipe, Apart(kind(images())), run.trainer.environment, facts.content_key
+    )
     ids = np.array([70, 3, 41, 5, 8, 0], dtype=np.int64)
     found = np.zeros(RECORDS, dtype=np.uint32)
     for block in range(BLOCKS + 1, 2 * BLOCKS + 1):
@@ -186,6 +188,8 @@ BAD = {
     "empty": (lambda _: TensorDataset(torch.zeros(0)), "holds 0 records.*20 or more"),
     "too few": (lambda _: others(19), "holds 19 records.*20 or more"),
     "the data": (lambda data: data, "the very data"),
+    "too few people": (lambda _: (others(), ["a"] * 23), "of the reference, .*23.*24"),
+    "no people": (lambda _: (others(), [3.5] * 24), "of the reference, subjects holds 3.5"),
 }
 
 
@@ -199,6 +203,23 @@ def test_what_is_no_reference_is_refused(made, tmp_path, name):
     assert not (tmp_path / "new").exists()
     with pytest.raises(errors.InvalidOption, match=message):
         loaded(made, data, reference=of(data))
+
+
+def test_people_of_references_widen_what_is_expected_of_one_person(tmp_path):
+    inputs, targets = others(96).tensors
+    whose = torch.arange(96) // 12
+    easy = (0.1 + 0.6 * whose).float()  # records of one person are alike
+    reference = TensorDataset(inputs * easy.reshape(-1, 1, 1, 1), targets)
+    data, made = images(), recipe(**EPOCHS)
+    subjects = ["she"] * 12 + [None] * (len(data) - 12)
+    widths = []
+    for given in (reference, (reference, whose.tolist())):
+        with ob.fit(
+            made, data, tmp_path / str(len(widths)), blocks=4, subjects=subjects, reference=given
+        ) as run:
+            ending = run.forget(subjects=["she"], method="calibrated:blocks=2").ending
+            widths.append(ending.high - ending.low)
+    assert widths[1] > 1.3 * widths[0]
 
 
 UNLIKE = {

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from obliviate.recipe.subjects import Given
+    from obliviate.recipe.subjects import Given, GivenReference
 
     Row = tuple[int, list[str]]
 
@@ -173,7 +173,7 @@ def digits() -> tuple[TensorDataset, TensorDataset]:
 
 def held_out(
     data: Dataset[Any], subjects: Given | None = None, *, share: float = 0.05, seed: int = 0
-) -> tuple[Dataset[Any], list[Any] | None, Dataset[Any]]:
+) -> tuple[Dataset[Any], list[Any] | None, GivenReference]:
     """Set records aside that are never trained on, to serve as references.
 
     Who is set aside depends on a keyed hash: with a longer dataset, whose first records are the
@@ -187,7 +187,8 @@ def held_out(
         seed: Of the hash.
 
     Returns:
-        The records to train on, whose they are (None without subjects), and the references.
+        The records to train on, whose they are (None without subjects), and the references, with
+        whose they are: what `fit` takes for `reference`.
 
     Raises:
         InvalidOption: One side would be empty, or an argument is none of the kind.
@@ -205,8 +206,10 @@ def held_out(
             hint="give another share, above 0 and below 1",
         )
     kept, apart = (np.flatnonzero(each) for each in (~is_apart, is_apart))
-    whose = None if people is None else [people[at] for at in kept.tolist()]
-    return _part(data, kept), whose, _part(data, apart)
+    if people is None:
+        return _part(data, kept), None, _part(data, apart)
+    whose, theirs = ([people[at] for at in some.tolist()] for some in (kept, apart))
+    return _part(data, kept), whose, (_part(data, apart), theirs)
 
 
 def _part(data: Dataset[Any], ids: NDArray[np.int64]) -> Dataset[Any]:

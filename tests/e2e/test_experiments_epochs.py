@@ -95,8 +95,11 @@ def test_those_held_out_are_never_trained_on(name, folder):
 @pytest.mark.parametrize("name", PROJECTS)
 def test_references_are_neither_trained_on_nor_tested_on(name, folder):
     project = project_of(name, folder)
-    reference = rows(project.reference)
+    data, whose = project.reference
+    reference = rows(data)
     assert len(reference) > HELD / 2
+    assert len(whose) == len(data)
+    assert not set(whose) & {name.removeprefix("person-") for name in project.subjects}
     assert not reference & (rows(project.data) | rows(project.test))
 
 

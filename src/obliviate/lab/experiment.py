@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
     from obliviate.methods.method import Method
     from obliviate.recipe.recipe import Project, Recipe
-    from obliviate.recipe.subjects import Subject, Subjects
+    from obliviate.recipe.subjects import GivenReference, Subject, Subjects
     from obliviate.training.protocol import BlockTrainer
 
 RETAINED, TESTED = 200, 500  # records that scores are kept of; more would say little more
@@ -243,8 +243,15 @@ def _context(project: Project, trainer: BlockTrainer, question: Question) -> str
         "sets": [question.erased, question.retained, question.tested, question.controls],
     }
     if project.reference is not None:
-        words["reference"] = _content(project.reference)
+        words["reference"] = _reference(project.reference)
     return hashlib.sha256(json.dumps(words, sort_keys=True).encode()).hexdigest()
+
+
+def _reference(given: GivenReference) -> str:
+    if not isinstance(given, tuple):
+        return _content(given)
+    data, subjects = given
+    return _content(data) + hashlib.sha256(repr(list(subjects)).encode()).hexdigest()
 
 
 def _content(data: Dataset[Any], of: NDArray[np.int64] | None = None) -> str:

@@ -37,9 +37,10 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from obliviate.methods.method import Context, Progress, Rest
-    from obliviate.methods.sample import Source
+    from obliviate.methods.sample import PeopledSource
     from obliviate.methods.target import Target
     from obliviate.methods.view import Scores, View
+    from obliviate.recipe.recipe import Recipe
     from obliviate.states.update import State
     from obliviate.training.protocol import BlockTrainer
 
@@ -66,20 +67,21 @@ class Aim:
     Attributes:
         viewer: What looks at states.
         before: What the model does that the request found.
+        groups: Whose each of the erased records is, by number. Shape (n,).
         remark: What there is to say of the references, in words; empty where there is nothing.
         wrong: How surely each erased record has a wrong target, as far as it is known yet.
     """
 
     viewer: Viewer
     before: View
+    groups: NDArray[np.int64]
     remark: str = ""
     wrong: Scores = field(default_factory=lambda: np.empty(0))
 
 
 def aim_of(
     trainer: BlockTrainer,
-    source: Source,
-    count: int,
+    source: PeopledSource,
     *,
     state: State,
     records: NDArray[np.int64],
@@ -91,7 +93,6 @@ def aim_of(
     Args:
         trainer: Whose recipe and data to use.
         source: What references are read from.
-        count: How many there are.
         state: The model before.
         records: Those of the request.
         gone: All erased records, those of the request among them.
@@ -104,14 +105,12 @@ def aim_of(
     """
     scorer = Scorer(trainer, state, records, gone)
     wanted = int(np.clip(0.09 * replayed, _LEAST_REFERENCES, MOST_REFERENCES))
-    ids = reference_ids(count, trainer.recipe.seed, wanted)
-    sample = read_from(source, trainer.recipe, ids)
-    viewer = Viewer(scorer, sample)
+    ids = reference_ids(len(source), trainer.recipe.seed, wanted)
+    viewer = _viewer(scorer, source, trainer.recipe, ids)
     before = viewer.view(state)
     is_finite = np.isfinite(before.references)
     if not is_finite.all():
-        sample = read_from(source, trainer.recipe, ids[is_finite])  # in batches, as before
-        viewer = Viewer(scorer, sample)
+        viewer = _viewer(scorer, source, trainer.recipe, ids[is_finite])  # in batches, as before
         before = viewer.view(state)
     scores = before.references
     if len(scores) < FEWEST_REFERENCES:
@@ -124,7 +123,15 @@ def aim_of(
             f"the score is {scores[0]:.3g} for every reference: nothing can be read off it",
             hint="give a Recipe(score=...) that tells records apart, or method='exact'",
         )
-    return Aim(viewer=viewer, before=before, remark=_remark(before))
+    groups = trainer.layout.groups[scorer.erased.ids]
+    return Aim(viewer=viewer, before=before, groups=groups, remark=_remark(before))
+
+
+def _viewer(
+    scorer: Scorer, source: PeopledSource, recipe: Recipe, ids: NDArray[np.int64]
+) -> Viewer:
+    people = None if source.people is None else source.people[ids]
+    return Viewer(scorer, read_from(source, recipe, ids), people)
 
 
 def _remark(view: View) -> str:
@@ -235,7 +242,8 @@ class UntilMet(Pursuit):
         return float(now.erased.mean()) - expected_of(seen, aim.before, now, aim.wrong)
 
     def _target(self, seen: View, now: View) -> Target:
-        return target_of(seen, self._aim.before, now, self._aim.wrong)
+        aim = self._aim
+        return target_of(seen, aim.before, now, aim.wrong, aim.groups)
 
     def _unfinished(self, rest: Rest, share: float) -> View:
         return self._view(subtracted(rest.original, rest.difference, share))

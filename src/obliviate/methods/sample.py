@@ -32,6 +32,20 @@ class Source(Protocol):
         ...
 
 
+class PeopledSource(Source, Protocol):
+    """What references are read from.
+
+    Attributes:
+        people: Whose each is, by number; None where that is not known. Shape (n,).
+    """
+
+    people: NDArray[np.int64] | None
+
+    def __len__(self) -> int:
+        """How many there are."""
+        ...
+
+
 CONTROLS = 32
 MOST_ERASED = 128  # so many of the erased records are scored at most
 BATCHES_AT_ONCE = 4  # without gradients, several training batches fit where one did

@@ -13,9 +13,13 @@ references nearest to it in both:
   with them (expectation-maximisation, from a prior of one wrong target in ten).
 - **neighbours.** Of the references of that kind, and of that target, those nearest in the log odds.
 
-The interval of a mean over n records is conformal: as often as groups of n references, of the same
-kinds, differ from their own targets by so much. It rests on one thing, that the erased records
-and the references are exchangeable for a model that saw neither.
+The interval of a mean over n records is as wide as groups of n references, of the same kinds,
+differ from their own targets. Records of one person are alike in more than a class: where it is
+known whose the references are, a group is made of as many people as the erased records are of, by
+the variance between people and within (`scatter`). And it is as wide as is uncertain how much surer
+a model without the records is of others: all that is known is that it lies between two states. It
+rests on one thing, that the erased people and those of the references are exchangeable for a model
+that saw neither.
 """
 
 from __future__ import annotations
@@ -28,6 +32,7 @@ import torch
 from scipy.special import expit, logsumexp
 from scipy.stats import gaussian_kde
 
+from obliviate.methods.scatter import Scatter, drawn_means
 from obliviate.methods.scores import margins
 
 if TYPE_CHECKING:
@@ -37,14 +42,17 @@ if TYPE_CHECKING:
 
     from obliviate.methods.view import Scores, View
 
+    Residuals = tuple[Scores, NDArray[np.int64]]
+
 LEVEL = 0.9  # of the intervals
 NEIGHBOURS = 30
 SURER = 0.5
+"""How far between two states a model without the records scores others."""
 _PRIOR_SHARE, _PRIOR_RECORDS = 0.1, 1.0  # of records with a wrong target
 _ROUNDS = 20
 _LEAST_LABELLED = 10  # references of one class, to be a sample of it
-_GROUPS = 1000
-_LEFT_OUT = 100  # references of each class and kind that are held against others
+_STATES = 2  # the model before, and the state
+_LEFT_OUT = 5000  # references of all classes that are held against others
 _SCATTERED = 19
 _LARGEST_ODDS = 20.0
 _TINY = 1e-6
@@ -147,7 +155,9 @@ def _margins(logits: Scores, labels: NDArray[np.int64]) -> Scores:
     return margins(torch.from_numpy(logits), torch.from_numpy(labels)).numpy()
 
 
-def target_of(seen: View, before: View, now: View, wrong: Scores) -> Target:
+def target_of(
+    seen: View, before: View, now: View, wrong: Scores, groups: NDArray[np.int64] | None = None
+) -> Target:
     """The target of the erased records under a state.
 
     Args:
@@ -158,20 +168,37 @@ def target_of(seen: View, before: View, now: View, wrong: Scores) -> Target:
             references further from 0; this one overdoes that, the model before lacks it. So their
             scores lie between the two (`SURER`).
         wrong: How surely each record has a wrong target; see `wrong_shares`. Shape (n,).
+        groups: Whose each record is, by number; each somebody's own if None. Shape (n,).
     """
-    expected = np.zeros(len(seen.erased))
-    left: tuple[list[Scores], list[Scores]] = ([np.empty(0)], [np.empty(0)])
+    labels = 1 if seen.labels is None else len(np.unique(seen.labels[0]))
+    most = max(_LEAST_LABELLED, _LEFT_OUT // labels)
+    expected = np.zeros((_STATES, len(seen.erased)))
+    left: tuple[list[Residuals], list[Residuals]] = ([], [])
     for some in _alike(seen, before, now):
-        expected[some.erased] += some.expected(wrong)
-        few = some.odds[:_LEFT_OUT]
-        left[some.is_wrong].append(some.scores[: len(few)] - some.near(few, is_among=True))
-    return _with_interval(expected, [np.concatenate(each) for each in left], wrong)
+        expected[:, some.erased] += some.expected(wrong)
+        left[some.is_wrong].append(some.left(most))
+    scatters = [Scatter.of(*map(np.concatenate, zip(*each, strict=True))) for each in left if each]
+    if groups is None:
+        groups = np.arange(len(wrong))
+    drawn, alone = drawn_means(scatters, wrong, groups)
+    surer = np.random.default_rng(1).random(len(drawn)) - SURER
+    drawn = drawn + surer * float((expected[1] - expected[0]).mean())
+    tail = (1 - LEVEL) / 2
+    low, high = np.quantile(drawn, [tail, 1 - tail])
+    each = _between(*expected)
+    mean = float(each.mean())
+    return Target(
+        each=each,
+        low=mean + float(low),
+        high=mean + float(high),
+        scatter=tuple(np.quantile(alone, np.linspace(tail, 1 - tail, _SCATTERED)).tolist()),
+    )
 
 
 def expected_of(seen: View, before: View, now: View, wrong: Scores) -> float:
     """The mean of that target, without its interval: see `target_of`."""
-    total = sum(float(some.expected(wrong).sum()) for some in _alike(seen, before, now))
-    return total / len(wrong)
+    total = sum(some.expected(wrong).sum(axis=1) for some in _alike(seen, before, now))
+    return float(_between(*total)) / len(wrong)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -182,7 +209,8 @@ class _Alike:
         erased: Which of the erased records. Shape (m,).
         sought: Their log odds. Shape (m,).
         odds: Of the references. Shape (r,).
-        scores: Of the references. Shape (r,).
+        scores: Of the references, under the model before and under the state. Shape (2, r).
+        people: Whose the references are. Shape (r,).
         is_wrong: Whether it is the kind with a wrong target.
         neighbours: How many of the references a record is held against.
     """
@@ -191,11 +219,12 @@ class _Alike:
     sought: Scores
     odds: Scores
     scores: Scores
+    people: NDArray[np.int64]
     is_wrong: bool
     neighbours: int = NEIGHBOURS
 
     def expected(self, wrong: Scores) -> Scores:
-        """What this kind adds to the targets of the erased records. Shape (m,).
+        """What this kind adds to the targets of the erased records, by both states. Shape (2, m).
 
         Args:
             wrong: How surely each of all erased records has a wrong target. Shape (n,).
@@ -204,36 +233,55 @@ class _Alike:
         added: Scores = share * self.near(self.sought)
         return added
 
-    def near(self, sought: Scores, *, is_among: bool = False) -> Scores:
-        """The mean score of the nearest references.
+    def left(self, most: int) -> Residuals:
+        """How far some of the references lie from what the others say of them, and whose they are.
+
+        Args:
+            most: How many.
+
+        Returns:
+            Shapes (k,) and (k,).
+        """
+        few = self.odds[:most]
+        near = self.near(few, people=self.people[: len(few)])
+        residuals: Scores = _between(*self.scores[:, : len(few)]) - _between(*near)
+        return residuals, self.people[: len(few)]
+
+    def near(self, sought: Scores, people: NDArray[np.int64] | None = None) -> Scores:
+        """The mean scores of the nearest references, under both states. Shape (2, k).
 
         Args:
             sought: Log odds. Shape (k,).
-            is_among: Whether they are those of the first references: each is left out then.
+            people: Whose they are, where they are references: hers are left out then. Shape (k,).
         """
         apart = np.abs(sought[:, None] - self.odds[None, :])
-        if is_among:
-            np.fill_diagonal(apart, np.inf)
-        count = max(1, min(self.neighbours, len(self.odds) - is_among))
-        nearest = np.argpartition(apart, count - 1, axis=1)[:, :count]
-        means: Scores = self.scores[nearest].mean(axis=1)
+        count = min(self.neighbours, len(self.odds))
+        if people is not None:
+            is_hers = people[:, None] == self.people[None, :]
+            apart[is_hers] = np.inf
+            count = min(count, len(self.odds) - int(is_hers.sum(axis=1).max(initial=0)))
+        nearest = np.argpartition(apart, max(count, 1) - 1, axis=1)[:, : max(count, 1)]
+        means: Scores = self.scores[:, nearest].mean(axis=2)
         return means
 
 
 def _alike(seen: View, before: View, now: View) -> Iterator[_Alike]:
     """The references that are alike, class by class; all of them where there are no classes."""
-    own = _between(before.references, now.references)
+    own = np.stack([before.references, now.references])
+    people = seen.whose
     if seen.logits is None or seen.labels is None or before.logits is None or now.logits is None:
-        everybody, wrong = np.arange(len(seen.erased)), _between(before.mispaired, now.mispaired)
+        everybody = np.arange(len(seen.erased))
+        wrong = np.stack([before.mispaired, now.mispaired])
         for scores, is_wrong in ((own, False), (wrong, True)):
-            if len(scores):
+            if scores.shape[1]:
                 yield _Alike(
                     erased=everybody,
                     sought=np.zeros(len(everybody)),
-                    odds=np.zeros(len(scores)),
+                    odds=np.zeros(scores.shape[1]),
                     scores=scores,
+                    people=people,
                     is_wrong=is_wrong,
-                    neighbours=len(scores),
+                    neighbours=scores.shape[1],
                 )
         return
     (erased, references), (labels, known) = seen.logits, seen.labels
@@ -242,42 +290,18 @@ def _alike(seen: View, before: View, now: View) -> Iterator[_Alike]:
         asked, mine = np.full(len(known), label), np.flatnonzero(labels == label)
         sought = log_odds_of_rest(erased[mine], labels[mine])
         odds = log_odds_of_rest(references, asked)
-        scores = _between(_margins(before.logits[1], asked), _margins(now.logits[1], asked))
+        scores = np.stack([_margins(each[1], asked) for each in (before.logits, now.logits)])
         for is_wrong, is_kind in ((False, known == label), (True, known != label)):
             is_enough = is_kind.sum() >= _LEAST_LABELLED  # else any record with its own class
             yield _Alike(
                 erased=mine,
                 sought=sought,
                 odds=odds[is_kind] if is_enough else own_odds,
-                scores=scores[is_kind] if is_enough else own,
+                scores=scores[:, is_kind] if is_enough else own,
+                people=people[is_kind] if is_enough else people,
                 is_wrong=is_wrong,
             )
 
 
 def _between(before: Scores, now: Scores) -> Scores:
     return before + SURER * (now - before)
-
-
-def _with_interval(expected: Scores, left: list[Scores], wrong: Scores) -> Target:
-    """The targets with the intervals that references of the same kinds have."""
-    rng = np.random.default_rng(0)
-    own, other = left[0], left[1] if len(left[1]) else left[0]
-    size = len(expected)
-    is_other = rng.random((_GROUPS, size)) < wrong
-    drawn = np.where(
-        is_other,
-        other[rng.integers(len(other), size=(_GROUPS, size))],
-        own[rng.integers(len(own), size=(_GROUPS, size))],
-    )
-    # the references that a target is read off are a sample themselves
-    sampling = drawn.mean(axis=1) * np.sqrt(1 + size / len(own))
-    tail = (1 - LEVEL) / 2
-    low, high = np.quantile(sampling, [tail, 1 - tail])
-    scatter = np.quantile(drawn, np.linspace(tail, 1 - tail, _SCATTERED))
-    mean = float(expected.mean())
-    return Target(
-        each=expected,
-        low=mean + float(low),
-        high=mean + float(high),
-        scatter=tuple(scatter.tolist()),
-    )

@@ -45,6 +45,7 @@ class View:
         logits: Of the erased records and of the references, for a classifier of three classes or
             more. Shapes (n, C) and (r, C).
         labels: Their classes. Shapes (n,) and (r,).
+        people: Whose the references are, by number; None where that is not known. Shape (r,).
     """
 
     erased: Scores
@@ -53,6 +54,12 @@ class View:
     mispaired: Scores
     logits: tuple[Scores, Scores] | None = None
     labels: tuple[NDArray[np.int64], NDArray[np.int64]] | None = None
+    people: NDArray[np.int64] | None = None
+
+    @property
+    def whose(self) -> NDArray[np.int64]:
+        """Whose the references are: each somebody's own, where that is not known. Shape (r,)."""
+        return np.arange(len(self.references)) if self.people is None else self.people
 
     @property
     def is_finite(self) -> bool:
@@ -71,14 +78,17 @@ class View:
 class Viewer:
     """Views states."""
 
-    def __init__(self, scorer: Scorer, references: Sample) -> None:
+    def __init__(
+        self, scorer: Scorer, references: Sample, people: NDArray[np.int64] | None = None
+    ) -> None:
         """Remember what to look at.
 
         Args:
             scorer: Of the erased records and the controls.
             references: In memory.
+            people: Whose these are, where it is known. Shape (r,).
         """
-        self.scorer, self.references = scorer, references
+        self.scorer, self.references, self.people = scorer, references, people
 
     def view(self, state: State) -> View:
         """What a state does.
@@ -94,7 +104,13 @@ class Viewer:
                 scorer.scored, (scorer.erased, scorer.controls, self.references)
             )
             mispaired = np.concatenate([np.empty(0), *self._mispaired(model)])
-        return View(erased=erased, controls=controls, references=references, mispaired=mispaired)
+        return View(
+            erased=erased,
+            controls=controls,
+            references=references,
+            mispaired=mispaired,
+            people=self.people,
+        )
 
     def _of_classifier(self, model: nn.Module) -> View:
         (erased, own), (controls, theirs), (references, labels) = (
@@ -109,6 +125,7 @@ class Viewer:
             mispaired=margins(references, _another(labels)).numpy(),
             logits=(erased.numpy(), references.numpy()) if has_rest else None,
             labels=(own.numpy(), labels.numpy()) if has_rest else None,
+            people=self.people,
         )
 
     def _mispaired(self, model: nn.Module) -> Iterator[Scores]:

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
     from torch.utils.data import Dataset
 
+    from obliviate.recipe.subjects import GivenReference
+
 OptimizerState = Literal["fresh", "carried"]
 Reads = Literal["batch", "more"]
 Dealing = Literal["subject", "record"]
@@ -240,7 +242,8 @@ class Project:
         data: The training records, a map-style dataset of (input, target).
         test: Records to measure accuracy on; never trained on.
         reference: Records of the same kind that are never trained on, off which erasures read how a
-            model behaves that never saw a record; see `fit`. The test records serve.
+            model behaves that never saw a record; or those and whose they are: see `fit`. The test
+            records serve.
         subjects: The subject of each record, where requests name people.
         probes: Further records that the laboratory measures models on, by name; never trained on.
             Images with a planted trigger and the target it should give, say: the accuracy on them
@@ -253,7 +256,7 @@ class Project:
     recipe: Recipe
     data: Dataset[Any]
     test: Dataset[Any] | None = None
-    reference: Dataset[Any] | None = None
+    reference: GivenReference | None = None
     subjects: Sequence[str] | None = None
     probes: Mapping[str, Dataset[Any]] | None = None
     blocks: int = 100

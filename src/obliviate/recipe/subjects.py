@@ -21,10 +21,14 @@ from obliviate.text import shown
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator
 
+    from torch.utils.data import Dataset
+
     Subject = str | int | UUID
     """How a person can be named."""
     Given = Iterable[Subject | Iterable[Subject] | None]
     """Whose each record is: one person's, several people's, or nobody's."""
+    GivenReference = Dataset[Any] | tuple[Dataset[Any], Given]
+    """References, or those and whose each of them is."""
 
 _ALLOWED = "a subject is a string, an int or a UUID"
 

@@ -14,7 +14,10 @@ from obliviate.recipe.recipe import Recipe, invalid
 from obliviate.recipe.subjects import Subjects
 from obliviate.recipe.user_code import named
 from obliviate.text import shown
-from obliviate.training.references import FEWEST_REFERENCES
+from obliviate.training.references import FEWEST_REFERENCES, Apart
+
+_PAIR = 2
+_APART = "give a map-style Dataset of records that are never trained on, such as a test set"
 
 if TYPE_CHECKING:
     from torch.utils.data import Dataset
@@ -37,11 +40,12 @@ def data_length(data: Dataset[Any]) -> int:
     return records
 
 
-def check_reference(reference: Any, data: Any) -> None:
-    """See that references can be some: as many as are needed, and not the very data.
+def checked_reference(reference: Any, data: Any) -> Apart | None:
+    """References: as many as are needed, and not the very data.
 
     Args:
-        reference: As they were given; None where none were.
+        reference: As they were given: a dataset, or one and whose its records are; None where none
+            were.
         data: What is trained on.
 
     Raises:
@@ -49,21 +53,40 @@ def check_reference(reference: Any, data: Any) -> None:
         TrainingFailed: The dataset raised when it was asked for its length.
     """
     if reference is None:
-        return
-    hint = "give a map-style Dataset of records that are never trained on, such as a test set"
+        return None
+    whose = None
+    if isinstance(reference, tuple) and len(reference) == _PAIR and not _are_tensors(reference):
+        reference, whose = reference
     fault = _data_fault(reference)
     if fault:
-        raise InvalidOption(f"reference is {fault}", hint=hint)
-    if reference is data:
-        raise InvalidOption("reference is the very data that is trained on", hint=hint)
+        raise InvalidOption(f"reference is {fault}", hint=_APART)
+    check_apart(reference, data)
     with named("the length of the reference dataset"):
         count = len(reference)
     if not FEWEST_REFERENCES <= count <= MOST_WHOLE:
         raise InvalidOption(
             f"reference holds {count:,} records; it must hold {FEWEST_REFERENCES} or more, so that "
             "an interval of 90 % can be read off them",
-            hint=hint,
+            hint=_APART,
         )
+    try:
+        return Apart(reference, None if whose is None else Subjects.of(whose, count))
+    except InvalidOption as error:
+        raise InvalidOption(f"of the reference, {error.message}", hint=error.hint) from None
+
+
+def check_apart(reference: Dataset[Any], data: Any) -> None:
+    """See that the reference dataset is not what is trained on.
+
+    Raises:
+        InvalidOption: It is.
+    """
+    if reference is data:
+        raise InvalidOption("reference is the very data that is trained on", hint=_APART)
+
+
+def _are_tensors(things: tuple[Any, ...]) -> bool:
+    return all(isinstance(each, Tensor) for each in things)
 
 
 def _data_fault(data: Any) -> str:
@@ -75,7 +98,7 @@ def _data_fault(data: Any) -> str:
         return f"the IterableDataset {kind}, whose records have no index"
     if isinstance(data, Mapping | Set | str | bytes):
         return f"a {kind}, whose records have no index from 0"
-    if isinstance(data, tuple) and data and all(isinstance(each, Tensor) for each in data):
+    if isinstance(data, tuple) and data and _are_tensors(data):
         return "a tuple of tensors; TensorDataset(*data) makes a dataset of them"
     if not (hasattr(data, "__len__") and hasattr(data, "__getitem__")):
         return f"{shown(data)}, a {kind} without length or index"

@@ -55,6 +55,7 @@ if TYPE_CHECKING:
     from obliviate.recipe.recipe import Recipe
     from obliviate.recipe.subjects import Subjects
     from obliviate.training.protocol import BlockTrainer
+    from obliviate.training.references import Apart
     from obliviate.vault import Seal, VaultSettings
 
 MAKING_NAME = ".making"
@@ -155,7 +156,7 @@ def make(
     subjects: Subjects | None,
     left_out: NDArray[np.int64],
     project: Mapping[str, str] | None,
-    reference: Dataset[Any] | None,
+    reference: Apart | None,
     tombstones: Mapping[str, str],
     ledger: str | None,
     settings: VaultSettings,

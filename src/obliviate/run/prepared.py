@@ -147,7 +147,6 @@ def observer_of(writer: Writer, method: Method, plan: Plan, chain: Chain) -> Obs
         return aim_of(
             trainer,
             references,
-            len(references),
             state=chain.state(chain.length),
             records=records,
             gone=gone,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import secrets
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -21,7 +21,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
     from numpy.typing import NDArray
-    from torch.utils.data import Dataset
 
     from obliviate.chain.chain import Chain
     from obliviate.methods.method import Method
@@ -30,6 +29,7 @@ if TYPE_CHECKING:
     from obliviate.run.worker import Writer
     from obliviate.training.protocol import BlockTrainer
     from obliviate.training.records import Records
+    from obliviate.training.references import Apart
 
     Match = tuple[int, int]
     """The index of a reference, and the id of a record."""
@@ -110,13 +110,13 @@ def check_references(writer: Writer, going: NDArray[np.int64] = _NOBODY) -> None
 
 
 def tried_references(
-    trainer: BlockTrainer, data: Dataset[Any] | None, left_out: NDArray[np.int64]
+    trainer: BlockTrainer, apart: Apart | None, left_out: NDArray[np.int64]
 ) -> int:
     """Try references before a run is made with them: each is read, and some are scored.
 
     Args:
         trainer: Of the run to be made.
-        data: The references, if there are any.
+        apart: The references, if there are any.
         left_out: Records that are not to be read.
 
     Returns:
@@ -127,10 +127,10 @@ def tried_references(
         InvalidRecipe: The loss has no form for single records, and the recipe no score.
         TrainingFailed: A dataset raised, or what it gives cannot be scored.
     """
-    if data is None:
+    if apart is None:
         return 0
     secret, recipe = secrets.token_bytes(32), trainer.recipe
-    references = References(recipe, data, trainer.environment, secret)
+    references = References(recipe, apart, trainer.environment, secret)
     records = sampled(trainer.layout.records, recipe.seed, left_out, _SAMPLED)
     contents = (trainer.reader.content(record) for record in records.tolist())
     hashes = np.array([content_hash(each, secret) for each in contents], dtype=np.uint32)

@@ -26,7 +26,7 @@ from obliviate.events import finish, watch, watched
 from obliviate.ledger import Ledger
 from obliviate.methods.exact import Exact
 from obliviate.options import flag
-from obliviate.run.arguments import check_reference, data_length
+from obliviate.run.arguments import check_apart, data_length
 from obliviate.run.extend import (
     Addition,
     extending,
@@ -62,6 +62,7 @@ if TYPE_CHECKING:
     from obliviate.recipe.recipe import Recipe
     from obliviate.recipe.subjects import Given, Subject
     from obliviate.run.extend import Choice, Over
+    from obliviate.training.references import Apart
     from obliviate.vault import Seal
 
 
@@ -79,7 +80,7 @@ class Run(Requested):
         recipe: Recipe,
         data: Dataset[Any],
         *,
-        reference: Dataset[Any] | None = None,
+        reference: Apart | None = None,
         patience_seconds: float | None = None,
         seal: Seal | None = None,
     ) -> None:
@@ -297,7 +298,8 @@ class Run(Requested):
             ForeignData: An extension was interrupted, and these are not its records.
             Tombstoned: Some of the records were erased before.
         """
-        check_reference(self.reference, data)
+        if self.reference is not None:
+            check_apart(self.reference.data, data)
         addition = Addition(
             data=data,
             blocks=blocks,

@@ -14,7 +14,13 @@ from obliviate.events import Events, watched
 from obliviate.options import real
 from obliviate.recipe.parts import usual_keep
 from obliviate.recipe.subjects import Subjects
-from obliviate.run.arguments import check_reference, checked_keep, checked_recipe, cut, data_length
+from obliviate.run.arguments import (
+    checked_keep,
+    checked_recipe,
+    checked_reference,
+    cut,
+    data_length,
+)
 from obliviate.run.make import MAKING_NAME, check_place, is_made, make, sizes_of
 from obliviate.run.references import check_references
 from obliviate.run.run import Run
@@ -29,7 +35,7 @@ if TYPE_CHECKING:
     from torch.utils.data import Dataset
 
     from obliviate.recipe.recipe import Recipe
-    from obliviate.recipe.subjects import Given, Subjects
+    from obliviate.recipe.subjects import Given, GivenReference, Subjects
     from obliviate.run.tombstoned import Choice, Recognised
     from obliviate.vault import Seal
 
@@ -43,7 +49,7 @@ def fit(
     blocks: int = 100,
     keep: int | None = None,
     subjects: Given | None = None,
-    reference: Dataset[Any] | None = None,
+    reference: GivenReference | None = None,
     exclude: Iterable[int] = (),
     ledger: str | None = None,
     tombstones: str | Path | None = None,
@@ -69,7 +75,9 @@ def fit(
             Unicode form and surrounding blanks make no difference.
         reference: A map-style dataset of records of the same kind that are never trained on, 20 or
             more, such as a test set: how a model behaves that never saw a record is read off them
-            when somebody is erased. None of them may be a record of `data`, by its content.
+            when somebody is erased. None of them may be a record of `data`, by its content. Give
+            (dataset, subjects) where it is known whose they are: records of one person are alike,
+            and the interval of what is expected then counts people instead of records.
         exclude: Records to leave out, as if they had been erased before training.
         ledger: The database that the ledger is kept in, such as
             "postgresql+psycopg://user@host/database"; many runs may share it. An SQLite file in
@@ -108,7 +116,7 @@ def fit(
     """
     folder, recipe = local_folder(path), checked_recipe(recipe)
     records = data_length(data)
-    check_reference(reference, data)
+    apart = checked_reference(reference, data)
     blocks, people = cut(blocks, subjects, records)
     keep = checked_keep(keep, recipe.epochs)
     left_out = record_ids(exclude, records, what="exclude")
@@ -119,7 +127,7 @@ def fit(
     if not is_made(folder):
         spacing = 0
         if keep is None:
-            keep = usual_keep(recipe.epochs, has_references=reference is not None)
+            keep = usual_keep(recipe.epochs, has_references=apart is not None)
         if budget_bytes is not None:
             blocks, spacing, keep = chain_within(
                 budget_bytes, sizes_of(recipe), blocks, recipe.epochs, keep
@@ -132,7 +140,7 @@ def fit(
             keep=keep,
             subjects=people,
             left_out=left_out,
-            reference=reference,
+            reference=apart,
             project=project,
             tombstones=kept,
             ledger=ledger,
@@ -141,7 +149,7 @@ def fit(
         )
     with naming(folder):
         (folder / MAKING_NAME).unlink(missing_ok=True)
-    run = Run(folder, recipe, data, reference=reference, seal=seal)
+    run = Run(folder, recipe, data, reference=apart, seal=seal)
     if disk_budget is None:
         _check_blocks(run, blocks, keep)
     _check_same(run, people, left_out)
@@ -159,7 +167,7 @@ def load(
     recipe: Recipe,
     data: Dataset[Any],
     *,
-    reference: Dataset[Any] | None = None,
+    reference: GivenReference | None = None,
     patience_seconds: float | None = None,
     seal: Seal | None = None,
 ) -> Run:
@@ -190,10 +198,8 @@ def load(
         patience_seconds = real(patience_seconds, "patience_seconds", least=0, hint=hint)
     check_seal(seal)
     data_length(data)
-    check_reference(reference, data)
-    return Run(
-        folder, recipe, data, reference=reference, patience_seconds=patience_seconds, seal=seal
-    )
+    apart = checked_reference(reference, data)
+    return Run(folder, recipe, data, reference=apart, patience_seconds=patience_seconds, seal=seal)
 
 
 def _check_blocks(run: Run, blocks: int, keep: int | None) -> None:

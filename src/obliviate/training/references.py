@@ -5,13 +5,14 @@ How a model behaves that never saw a record is read off them.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
 from obliviate.recipe.contents import NOTHING
-from obliviate.recipe.deal import key
+from obliviate.recipe.deal import groups_of, key
 from obliviate.recipe.user_code import named
 from obliviate.training.records import Records
 
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 
     from obliviate.recipe.contents import Hashes
     from obliviate.recipe.recipe import Recipe
+    from obliviate.recipe.subjects import Subjects
     from obliviate.training.determinism import Environment
 
 FEWEST_REFERENCES = 20
@@ -30,15 +32,32 @@ Vovk, Gammerman and Shafer, Algorithmic Learning in a Random World, section 2.2.
 """
 
 
+@dataclass(frozen=True)
+class Apart:
+    """Records that are set apart, never to be trained on.
+
+    Attributes:
+        data: A map-style dataset.
+        subjects: Whose each of its records is, where that is known.
+    """
+
+    data: Dataset[Any]
+    subjects: Subjects | None = None
+
+
 class References(Records):
-    """Reads references. A reference is known by its index in its own dataset."""
+    """Reads references. A reference is known by its index in its own dataset.
+
+    Attributes:
+        people: Whose each is, by number; None where that is not known. Shape (n,).
+    """
 
     what: ClassVar[str] = "the reference dataset"
 
     def __init__(
         self,
         recipe: Recipe,
-        data: Dataset[Any],
+        apart: Apart,
         environment: Environment,
         content_key: bytes,
     ) -> None:
@@ -46,16 +65,17 @@ class References(Records):
 
         Args:
             recipe: Of the run, by which they are scored.
-            data: They: a map-style dataset.
+            apart: They.
             environment: In what environment.
             content_key: What the run's records are hashed under.
 
         Raises:
             TrainingFailed: The dataset raised.
         """
-        super().__init__(recipe, data, environment, content_key)
+        super().__init__(recipe, apart.data, environment, content_key)
         with named(f"the length of {self.what}"):
-            self._length = len(data)  # type: ignore[arg-type]
+            self._length = len(apart.data)  # type: ignore[arg-type]
+        self.people = None if apart.subjects is None else groups_of(apart.subjects)
 
     def __len__(self) -> int:
         return self._length
