@@ -11,6 +11,7 @@ import contextlib
 import inspect
 import random
 import warnings
+from dataclasses import replace
 from functools import partial
 
 import numpy as np
@@ -249,6 +250,21 @@ def at_times(model, batch):
     return None if batch[0][0, 0] > 0.5 else F.cross_entropy(model(batch[0]), batch[1])
 
 
+def tokens(batch):
+    """How many of the records count: those with a target other than 0."""
+    return (batch[1] != 0).sum()
+
+
+def counted(model, batch):
+    """A mean over some of the records."""
+    return F.cross_entropy(model(batch[0]), batch[1], ignore_index=0)
+
+
+def divided(model, batch, items):
+    """A part of the whole batch's mean."""
+    return F.cross_entropy(model(batch[0]), batch[1], ignore_index=0, reduction="sum") / items
+
+
 # Optimizers
 
 
@@ -399,6 +415,20 @@ FEATURES = {
     },
     "double": {"model": lambda: mlp().double(), "data": doubled},
     "gathering optimizer": {"optimizer": partial(Gathering, lr=0.1)},
+    "microbatches": {"microbatches": 2, "model": dropping},
+    "microbatches, batch norm": {"microbatches": 2, "model": normalised},
+    "microbatches, sparse": {"microbatches": 3, "model": Rows},
+    "microbatches, nothing to learn": {"microbatches": 4, "step": at_times},
+    "microbatches, schedule": {"microbatches": 2, "schedule": cosine, "optimizer": grouped},
+    "microbatches in a tree": {"microbatches": 4},
+    "microbatches in a sequence": {"microbatches": 4, "accumulation": "sequence"},
+    "microbatches by tokens": {"microbatches": 4, "weigh": tokens, "step": counted},
+    "parts of a batch": {
+        "microbatches": 3,
+        "weigh": tokens,
+        "step": divided,
+        "accumulation": "sequence",
+    },
 }
 FRESH_ONLY = {"gathering optimizer"}  # what it counts is in no state: refused, where it is carried
 
@@ -454,14 +484,13 @@ def trained_by_hand(recipe, data, layout):
             if recipe.schedule is not None and scheduler is None:
                 for group, rate in zip(optimizer.param_groups, rates, strict=True):
                     group["lr"] = rate * recipe.schedule(done + step, total)
-            batch = fetched(data, records, key(key(recipe.seed, "fetch", block), step))
-            seeded(key(recipe.seed, "step", block, step))
             optimizer.zero_grad()
             if not isinstance(optimizer, Gathering):
                 model.zero_grad()
-            loss = loss_by_hand(recipe, model, batch)
-            if loss is not None:
-                loss.backward()
+            seed = key(key(recipe.seed, "fetch", block), step)
+            parts = np.array_split(records, recipe.microbatches)
+            parts = [(len(each), fetched(data, each, seed)) for each in parts if len(each)]
+            if went_backward(recipe, model, parts, ("step", block, step)):
                 optimizer.step()
             if scheduler is not None:
                 scheduler.step()
@@ -481,7 +510,33 @@ def scheduler_by_hand(recipe, optimizer, total):
     return recipe.schedule(optimizer, **({"total_steps": total} if takes_total else {}))
 
 
-def loss_by_hand(recipe, model, batch):
+def went_backward(recipe, model, parts, place):
+    """Accumulate the gradients of a batch; say whether there was anything to learn."""
+    sizes = [int(tokens(batch)) if recipe.weigh else size for size, batch in parts]
+    learned, halves = [], []
+    for number, (_, batch) in enumerate(parts):
+        if recipe.microbatches == 4 and recipe.accumulation == "tree" and number == 2:
+            halves = [each.grad for each in model.parameters()]
+            model.zero_grad()
+        if not sizes[number]:
+            continue
+        seeded(key(recipe.seed, *place, number) if number else key(recipe.seed, *place))
+        loss = loss_by_hand(recipe, model, batch, sum(sizes))
+        if loss is None:
+            continue
+        if recipe.step is not divided:
+            loss = loss / (sum(sizes) / sizes[number])
+        loss.backward()
+        learned.append(number)
+    for parameter, half in zip(model.parameters(), halves, strict=bool(halves)):
+        if half is not None:
+            parameter.grad = half if parameter.grad is None else half + parameter.grad
+    return learned
+
+
+def loss_by_hand(recipe, model, batch, items):
+    if recipe.step is divided:
+        return recipe.step(model, batch, items)
     if recipe.step is not None:
         return recipe.step(model, batch)
     inputs, targets = batch
@@ -524,6 +579,29 @@ def test_fit_is_the_loop_that_one_would_write(feature, state, records, tmp_path)
         with deterministic():
             by_hand = trained_by_hand(recipe, data, run.trainer.layout)
         assert same_states(run.model.state_dict(), by_hand.state_dict())
+
+
+FORGOTTEN = {
+    "microbatches, batch norm": "carried",
+    "microbatches, nothing to learn": "fresh",
+    "microbatches in a tree": "carried",
+    "microbatches by tokens": "carried",
+    "parts of a batch": "fresh",
+}
+
+
+@pytest.mark.parametrize("feature", FORGOTTEN)
+def test_erasing_exactly_is_never_having_trained(feature, records, tmp_path):
+    """Some microbatches are left smaller, one with a single record, one empty, and a batch."""
+    recipe = replace(recipe_of(feature, FORGOTTEN[feature]), epochs=1, repeats=1)
+    with ob.fit(recipe, records, tmp_path / "run", blocks=BLOCKS) as run:
+        nobody = np.array([], dtype=np.int64)
+        (_, whole), (_, half), *_, (_, last) = run.trainer.layout.batches(2, nobody)
+        gone = [*whole.tolist(), *half[: len(half) // 2].tolist(), int(last[0])]
+        erasure = run.forget(records=gone, method="exact")
+        with ob.fit(recipe, records, tmp_path / "never", blocks=BLOCKS, exclude=gone) as never:
+            assert erasure.digest == never.digest
+        assert erasure.guarantee == "exact"
 
 
 def same_states(first, second):

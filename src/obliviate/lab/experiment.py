@@ -222,10 +222,10 @@ def _context(project: Project, trainer: BlockTrainer, question: Question) -> str
     The first step of training is part of it: it sees most changes inside the functions of a recipe,
     of which a fingerprint knows the names alone.
     """
-    block, step, records = next(
-        (block, step, records)
+    block, first = next(
+        (block, each)
         for block in range(1, trainer.layout.blocks + 1)
-        for step, records in trainer.layout.batches(block, np.array(question.erased))
+        for each in trainer.layout.microbatches(block, np.array(question.erased))
     )
     scored = np.union1d(question.retained, question.erased).astype(np.int64)
     probes = {name: _content(data) for name, data in sorted((project.probes or {}).items())}
@@ -233,7 +233,7 @@ def _context(project: Project, trainer: BlockTrainer, question: Question) -> str
         "version": obliviate.__version__,
         "environment": environment_facts(),
         "recipe": trainer.fingerprint(),
-        "first step": vars(trainer.try_steps(trainer.initial(), block, [(step, records)])),
+        "first step": vars(trainer.try_steps(trainer.initial(), block, [first])),
         "blocks": trainer.layout.blocks,
         "affected": question.affected,
         "keep": project.keep,

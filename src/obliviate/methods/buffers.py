@@ -133,9 +133,9 @@ def _averaging(layers: Iterable[_BatchNorm]) -> Iterator[None]:
 def first_passes(
     trainer: BlockTrainer, blocks: Iterable[int], erased: NDArray[np.int64]
 ) -> Iterator[NDArray[np.int64]]:
-    """The retained records of some blocks, batch by batch, each once."""
+    """The retained records of some blocks, microbatch by microbatch, each once."""
     for block in blocks:
         steps_once = trainer.layout.steps_once(block)
-        for step, records in trainer.layout.batches(block, erased):
-            if step < steps_once:
-                yield records
+        for each in trainer.layout.microbatches(block, erased):
+            if each.step < steps_once:
+                yield each.records

@@ -128,7 +128,7 @@ def mean_score(values: NDArray[np.float64]) -> float | None:
 def loss_of(model: nn.Module, recipe: Recipe, batch: Any) -> float:
     """The loss of a batch, as in training but for the mode; a step may need gradients."""
     if recipe.step is not None:
-        loss = recipe.step(model, batch)
+        loss = recipe.loss_of_step(model, batch)
         return float("nan") if loss is None else _scalar(loss)
     inputs, targets = batch
     assert recipe.loss is not None  # noqa: S101 - the recipe saw to it

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
+import math
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, get_args
 
 import torch
@@ -15,6 +18,7 @@ from obliviate.errors import InvalidRecipe
 from obliviate.options import index_of
 from obliviate.recipe.description import describe, placeless
 from obliviate.recipe.schedule import FACTORY, factory_faults, is_factory
+from obliviate.recipe.user_code import parameters_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -26,8 +30,10 @@ if TYPE_CHECKING:
 OptimizerState = Literal["fresh", "carried"]
 Reads = Literal["batch", "more"]
 Dealing = Literal["subject", "record"]
+Accumulation = Literal["tree", "sequence"]
 _LEAST = {
     "batch_size": 1,
+    "microbatches": 1,
     "epochs": 1,
     "repeats": 1,
     "workers": 0,
@@ -36,12 +42,28 @@ _LEAST = {
     "block_seed": None,
 }
 _OPTIONAL = ("block_seed", "smallest_batch")
+_CHOICES = {
+    "optimizer_state": get_args(OptimizerState),
+    "reads": get_args(Reads),
+    "deal": get_args(Dealing),
+    "accumulation": get_args(Accumulation),
+}
+_NOT_SAID = {
+    "block_seed": None,
+    "reads": "batch",
+    "deal": "subject",
+    "microbatches": 1,
+    "weigh": None,
+    "accumulation": "tree",
+}
+"""What a fingerprint leaves out."""
 _NO_CLASS = {
     "loss": "give an object of it, such as CrossEntropyLoss()",
     "step": "give a function (model, batch) -> loss",
     "score": "give a function (model, batch) -> one number for each record",
     "schedule": "give a function (step, total_steps) -> factor on the learning rates, or "
     "a scheduler's factory, whose first parameter is named optimizer",
+    "weigh": "give a function (batch) -> number of items",
 }
 
 
@@ -56,6 +78,16 @@ class Recipe:
         loss: (outputs, targets) -> scalar, the mean over the batch. Not needed where `step` is
             given.
         batch_size: The largest batch.
+        microbatches: How many parts a batch is cut into, for a forward and a backward pass each:
+            gradient accumulation. Its places are cut, before erasures; a part that erasures leave
+            empty adds nothing. Must be 1 or more.
+        weigh: (microbatch, on the CPU or the device) -> how many items its loss is the mean over,
+            such as tokens: a batch's loss is the sum of n / sum(n) times the loss of each part,
+            whatever part the step then gives no loss for. One without items adds nothing. If None,
+            n is the number of records.
+        accumulation: In what order the gradients of microbatches are added: "tree" in a fixed
+            binary tree, so that the bits do not depend on who worked out which part; "sequence"
+            one after the other, as loops and other trainers do.
         epochs: How often all records are gone through, each time in a new order.
         repeats: How often each block is gone through before the next one.
         seed: Fixes the initial weights, the place of every record, and all randomness of training.
@@ -68,15 +100,18 @@ class Recipe:
             `partial(CosineAnnealingLR, T_max=1000)`, or (optimizer, total_steps) -> scheduler; its
             first parameter is named `optimizer`. It is stepped once for each step of training.
         step: (model, batch) -> scalar loss; replaces `loss(model(x), y)`. None instead of a loss
-            says that there is nothing to learn from this batch: the model stays as it is.
+            says that there is nothing to learn from this batch: the model stays as it is. With a
+            third parameter named `items` it is given how many items (see `weigh`) the whole batch
+            has, and gives its microbatch's part of the batch's loss: a sum over items, divided by
+            them.
         optimizer_state: "carried" keeps the optimizer from block to block, as ordinary training
             does; its moments are part of the checkpoint: one more tensor for each parameter with
             momentum, two with Adam. "fresh" makes a new one in each block: smaller checkpoints.
         device: Where to train; states are kept on the CPU.
         workers: Processes that load data; 0 loads in this process.
-        smallest_batch: Batches that erasures leave with fewer records are skipped, in training as
-            in every replay; for losses that compare the records of a batch. If None, 2 for models
-            with BatchNorm and 1 for others.
+        smallest_batch: Microbatches that erasures leave with fewer records are skipped, in training
+            as in every replay; for losses that compare the records of a batch. If None, 2 for
+            models with BatchNorm and 1 for others.
         score: (model, batch) -> one number for each record of the batch, the higher the better the
             model remembers it, for the method "calibrated". Not needed where single records have a
             loss of their own. Nothing is trained by it, so a run may be given it, or another,
@@ -98,12 +133,15 @@ class Recipe:
     optimizer: Callable[[Any], Optimizer]
     loss: Callable[[Any, Any], Tensor] | None = None
     batch_size: int = 32
+    microbatches: int = 1
+    weigh: Callable[[Any], float] | None = None
+    accumulation: Accumulation = "tree"
     epochs: int = 1
     repeats: int = 1
     seed: int = 0
     block_seed: int | None = None
     schedule: Callable[..., Any] | None = None
-    step: Callable[[nn.Module, Any], Tensor | None] | None = None
+    step: Callable[..., Tensor | None] | None = None
     optimizer_state: OptimizerState = "carried"
     device: str = "cpu"
     workers: int = 0
@@ -121,7 +159,13 @@ class Recipe:
             number = index_of(getattr(self, name))  # a number of numpy's is a number
             if number is not None:
                 object.__setattr__(self, name, number)
-        faults = [*self._callable_faults(), *self._number_faults(), *self._choice_faults()]
+        kinds = (
+            self._callable_faults(),
+            self._step_faults(),
+            self._number_faults(),
+            self._choice_faults(),
+        )
+        faults = [fault for kind in kinds for fault in kind]
         if faults:
             raise invalid(faults)
 
@@ -133,7 +177,7 @@ class Recipe:
                 yield f"{name} is {kind} that exists already; give the factory, such as {call}"
             elif not callable(value):
                 yield f"{name} is {value!r}; it must be callable, such as {call}"
-        for name in ("loss", "schedule", "step", "score"):
+        for name in ("loss", "schedule", "step", "score", "weigh"):
             value = getattr(self, name)
             if value is not None and not callable(value):
                 yield f"{name} is {value!r}; it must be callable or None"
@@ -145,8 +189,12 @@ class Recipe:
             yield f"schedule is a {kind} that exists already; give its factory, such as {FACTORY}"
         elif is_factory(schedule):
             yield from factory_faults(schedule)
+
+    def _step_faults(self) -> Iterable[str]:
         if self.loss is None and self.step is None:
             yield "loss and step are missing; give loss(outputs, targets) or step(model, batch)"
+        if self.takes_items and self.weigh is None:
+            yield "step takes items; give weigh(batch) -> how many items a microbatch has"
 
     def _number_faults(self) -> Iterable[str]:
         for name, least in _LEAST.items():
@@ -157,14 +205,18 @@ class Recipe:
                 yield f"{name} is {value!r}; it must be an int"
             elif least is not None and value < least:
                 yield f"{name} is {value}; it must be {least} or more"
+        cut = self.microbatches, self.batch_size
+        if all(isinstance(each, int) for each in cut) and cut[0] > max(1, cut[1]):
+            yield (
+                f"microbatches is {self.microbatches}; a batch has no more than "
+                f"{self.batch_size} records"
+            )
 
     def _choice_faults(self) -> Iterable[str]:
-        if self.optimizer_state not in get_args(OptimizerState):
-            yield f'optimizer_state is {self.optimizer_state!r}; it must be "fresh" or "carried"'
-        if self.reads not in get_args(Reads):
-            yield f'reads is {self.reads!r}; it must be "batch" or "more"'
-        if self.deal not in get_args(Dealing):
-            yield f'deal is {self.deal!r}; it must be "subject" or "record"'
+        for name, known in _CHOICES.items():
+            if getattr(self, name) not in known:
+                words = " or ".join(f'"{each}"' for each in known)
+                yield f"{name} is {getattr(self, name)!r}; it must be {words}"
         device: Any = self.device
         if not isinstance(device, str):
             yield f'device is {device!r}; give its name, such as "cpu" or "cuda:0"'
@@ -208,13 +260,51 @@ class Recipe:
             "optimizer_state": self.optimizer_state,
             "smallest_batch": str(self.smallest_batch),
         }
-        if self.block_seed is not None:
-            words["block_seed"] = str(self.block_seed)
-        if self.reads != "batch":
-            words["reads"] = self.reads
-        if self.deal != "subject":
-            words["deal"] = self.deal
-        return words
+        given = {name: getattr(self, name) for name in _NOT_SAID}
+        return words | {
+            name: value if isinstance(value, str) else describe(value)
+            for name, value in given.items()
+            if value != _NOT_SAID[name]
+        }
+
+    @cached_property
+    def takes_items(self) -> bool:
+        """Whether the step is given how many items the whole batch has."""
+        return self._parameters_of_step[2:3] == ("items",)
+
+    @cached_property
+    def _parameters_of_step(self) -> tuple[str, ...]:
+        return tuple(parameters_of(self.step)) if self.step is not None else ()
+
+    def items_of(self, batch: Any) -> float:
+        """How many items a microbatch has, by `weigh`.
+
+        Raises:
+            InvalidRecipe: It gives no finite number that is 0 or more.
+        """
+        assert self.weigh is not None  # noqa: S101 - whoever asks has seen to it
+        value = self.weigh(batch)
+        with contextlib.suppress(TypeError, ValueError, RuntimeError):
+            items = float(value)
+            if not isinstance(value, bool | str) and math.isfinite(items) and items >= 0:
+                return int(items) if items.is_integer() else items
+        raise invalid(
+            [f"weigh(batch) gave {value!r}; it must give a number of items that is 0 or more"]
+        )
+
+    def loss_of_step(self, model: nn.Module, batch: Any, items: float | None = None) -> Any:
+        """What the step gives for a microbatch.
+
+        Args:
+            model: In what state and mode it is.
+            batch: The microbatch.
+            items: How many the whole batch has; if None, the microbatch stands alone.
+        """
+        assert self.step is not None  # noqa: S101 - whoever asks has seen to it
+        if not self.takes_items:
+            return self.step(model, batch)
+        items = self.items_of(batch) if items is None else items
+        return self.step(model, batch, items) if items else None
 
 
 def _group_words(group: Mapping[str, Any], order: Mapping[int, int]) -> dict[str, str]:

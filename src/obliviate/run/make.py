@@ -75,6 +75,7 @@ def layout_of(
         batch_size=recipe.batch_size,
         repeats=recipe.repeats,
         smallest_batch=smallest_batch,
+        microbatch_count=recipe.microbatches,
         grouping=grouping,
     )
 

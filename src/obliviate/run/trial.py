@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -10,10 +11,10 @@ from torch import Tensor
 
 from obliviate.errors import NotFinite, ObliviateError, TrainingFailed
 from obliviate.events import Event
-from obliviate.recipe.deal import key
 from obliviate.recipe.user_code import named
 from obliviate.training.determinism import seed_generators
 from obliviate.training.model import load_state
+from obliviate.training.step import step_seed
 
 if TYPE_CHECKING:
     from collections.abc import Generator
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from obliviate.states.update import State
+    from obliviate.training.layout import Microbatch
     from obliviate.training.protocol import BlockTrainer
 
 _HINT = "mend it, or leave it out with exclude=[...], and call again; what was finished is kept"
@@ -49,20 +51,20 @@ def trying(
         load_state(trainer.model, state)
         trainer.model.train()
         steps_once = trainer.layout.steps_once(block)
-        for step, records in trainer.layout.batches(block, erased):
-            if step >= steps_once:
+        for each in trainer.layout.microbatches(block, erased):
+            if each.step >= steps_once:
                 break
             try:
-                _try(trainer, block, step, records)
+                _try(trainer, block, each)
             except (NotFinite, TrainingFailed) as error:
-                raise _named(error, _culprits(trainer, block, step, records), records) from error
+                raise _named(error, _culprits(trainer, block, each), each.records) from error
 
 
-def _try(trainer: BlockTrainer, block: int, step: int, records: NDArray[np.int64]) -> None:
+def _try(trainer: BlockTrainer, block: int, microbatch: Microbatch) -> None:
     seed = trainer.recipe.seed
-    batch = trainer.reader.batch_of_step(block, step, records)
+    batch = trainer.reader.of_block(block, microbatch)
     with trainer.environment.entered(), named("training"):
-        seed_generators(key(seed, "step", block, step), trainer.recipe.device)
+        seed_generators(step_seed(seed, block, microbatch), trainer.recipe.device)
         # not under no_grad: a loss may take gradients of its own
         loss = trainer.forward(batch)
         value = float(loss.detach()) if isinstance(loss, Tensor) and loss.numel() == 1 else 0.0
@@ -70,14 +72,12 @@ def _try(trainer: BlockTrainer, block: int, step: int, records: NDArray[np.int64
         raise NotFinite(f"the loss is {value}")
 
 
-def _culprits(
-    trainer: BlockTrainer, block: int, step: int, records: NDArray[np.int64]
-) -> NDArray[np.int64]:
-    """Those of a batch that fail by themselves; none where that tells nothing."""
-    found = []
+def _culprits(trainer: BlockTrainer, block: int, microbatch: Microbatch) -> NDArray[np.int64]:
+    """Those of a microbatch that fail by themselves; none where that tells nothing."""
+    found, records = [], microbatch.records
     for record in records if len(records) > 1 else ():
         try:
-            _try(trainer, block, step, np.array([record], dtype=np.int64))
+            _try(trainer, block, replace(microbatch, records=np.array([record], dtype=np.int64)))
         except ObliviateError:
             found.append(record)
     return np.array(found if len(found) < len(records) else [], dtype=np.int64)

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from torch.utils.data import Dataset
 
     from obliviate.states.update import State
-    from obliviate.training.layout import Layout
+    from obliviate.training.layout import Layout, Microbatch
 
 RATE = 0.05
 _MODEL = partial(nn.Linear, 4, 3)
@@ -116,15 +116,13 @@ class LinearTrainer:
         """The sign of no gradient is 0: entries without one stay as they are."""
         return ScheduledOptimizer(self.recipe, self.model)
 
-    def try_steps(
-        self, start: Checkpoint, block: int, batches: Sequence[tuple[int, NDArray[np.int64]]]
-    ) -> Tried:
+    def try_steps(self, start: Checkpoint, block: int, microbatches: Sequence[Microbatch]) -> Tried:
         """See `BlockTrainer.try_steps`."""
         load_state(self.model, start.model)
         content, losses = sha256(), []
         with self.environment.entered():
-            for count, (step, records) in enumerate(batches, 1):
-                batch = self.reader.batch_of_step(block, step, records)
+            for count, each in enumerate(microbatches, 1):
+                batch = self.reader.of_block(block, each)
                 for piece in content_of(batch):
                     content.update(piece)
                 losses.append(self._step(batch, count))

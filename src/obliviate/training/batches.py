@@ -30,25 +30,22 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    Batches = Iterable[tuple[int, NDArray[np.int64]]]
-
+    from obliviate.training.layout import Microbatch
 
 _ONE_SEED = key(0, "alone")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Fetched:
-    """A batch.
+    """A microbatch that was read.
 
     Attributes:
-        step: Its number in the block.
-        records: Its records. Shape (n,).
+        microbatch: Which records.
         batch: Their content, collated, on the CPU.
         hashes: A keyed hash of each, where they were asked for. Shape (n,), else (0,).
     """
 
-    step: int
-    records: NDArray[np.int64]
+    microbatch: Microbatch
     batch: Any
     hashes: Hashes
 
@@ -64,13 +61,15 @@ class Feed(Protocol):
         """A batch of one record, read as it would be at any other place in the dataset."""
         ...
 
-    def batches(self, steps: Batches, seed: int, hashed_steps: int = 0) -> Iterator[Fetched]:
-        """The batches of (step, records).
+    def batches(
+        self, microbatches: Iterable[Microbatch], seed: int, hashed_steps: int = 0
+    ) -> Iterator[Fetched]:
+        """Read some microbatches.
 
         Args:
-            steps: Number and records of each.
+            microbatches: Which.
             seed: For what a dataset draws.
-            hashed_steps: The records of batches with a smaller number are hashed.
+            hashed_steps: The records of steps with a smaller number are hashed.
         """
         ...
 
@@ -108,14 +107,16 @@ class TensorFeed:
         """A batch of one record."""
         return self.batch(np.array([record], dtype=np.int64), 0)
 
-    def batches(self, steps: Batches, seed: int, hashed_steps: int = 0) -> Iterator[Fetched]:
-        """The batches of (step, records); see `Feed`."""
-        for step, records in steps:
-            batch = self.batch(records, seed)
+    def batches(
+        self, microbatches: Iterable[Microbatch], seed: int, hashed_steps: int = 0
+    ) -> Iterator[Fetched]:
+        """Read some microbatches; see `Feed`."""
+        for each in microbatches:
+            batch = self.batch(each.records, seed)
             hashes = NOTHING
-            if self._key is not None and step < hashed_steps:
+            if self._key is not None and each.step < hashed_steps:
                 hashes = _row_hashes(batch, self._key)
-            yield Fetched(step=step, records=records, batch=batch, hashes=hashes)
+            yield Fetched(microbatch=each, batch=batch, hashes=hashes)
 
 
 class LoaderFeed:
@@ -142,15 +143,17 @@ class LoaderFeed:
         """A batch of one record, seeded as any other: its place must not show in what is drawn."""
         return _collated([self._seeded[record, _ONE_SEED, False]])[0]
 
-    def batches(self, steps: Batches, seed: int, hashed_steps: int = 0) -> Iterator[Fetched]:
-        """The batches of (step, records); see `Feed`."""
-        listed = list(steps)
+    def batches(
+        self, microbatches: Iterable[Microbatch], seed: int, hashed_steps: int = 0
+    ) -> Iterator[Fetched]:
+        """Read some microbatches; see `Feed`."""
+        listed = list(microbatches)
         self._sampler.batches = [
-            _keys(records, key(seed, step), is_hashed=step < hashed_steps)
-            for step, records in listed
+            _keys(each.records, key(seed, each.step), is_hashed=each.step < hashed_steps)
+            for each in listed
         ]
-        for (step, records), (batch, hashes) in zip(listed, self._loader, strict=True):
-            yield Fetched(step=step, records=records, batch=batch, hashes=hashes)
+        for each, (batch, hashes) in zip(listed, self._loader, strict=True):
+            yield Fetched(microbatch=each, batch=batch, hashes=hashes)
 
 
 def _collated(items: Sequence[tuple[Any, int | None]]) -> tuple[Any, Hashes]:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from itertools import groupby, islice
+from operator import attrgetter
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -9,23 +12,22 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from obliviate.errors import NotDeterministic, NotFinite, TrainingFailed
-from obliviate.recipe.deal import key
 from obliviate.recipe.recipe import invalid
 from obliviate.recipe.user_code import named
 from obliviate.states.update import place
 from obliviate.training.determinism import seed_generators
 from obliviate.training.model import made_model
+from obliviate.training.step import step_seed
 from obliviate.vault.codec import DTYPES
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator
 
     import numpy as np
     from numpy.typing import NDArray
 
+    from obliviate.training.layout import Microbatch
     from obliviate.training.protocol import BlockTrainer, Checkpoint
-
-    Batches = Sequence[tuple[int, NDArray[np.int64]]]
 
 TRIED_SHARE = 200
 """One step in so many of the whole training is tried twice, the first ones, at least one."""
@@ -45,58 +47,66 @@ def probe(trainer: BlockTrainer, erased: NDArray[np.int64]) -> None:
         faults = list(faults_of(trainer.model))
     if faults:
         raise invalid(faults)
-    block, batches = _first_batches(trainer, erased)
+    block, first = _first_microbatches(trainer, erased)
     initial = trainer.initial()
     _check_own_tensors(trainer)
     names = _names(trainer.model)
-    tried = [trainer.try_steps(initial, block, batches)]
+    tried = [trainer.try_steps(initial, block, first)]
     _check_same_names(names, _names(trainer.model))
-    tried.append(trainer.try_steps(initial, block, batches))
+    tried.append(trainer.try_steps(initial, block, first))
     if tried[0] != tried[1]:
         parts = {
             "batches": "a batch differs",
             "losses": "a loss differs",
             "state": "the state differs",
         }
-        first, second = map(vars, tried)
-        which = next(said for part, said in parts.items() if first[part] != second[part])
+        once, again = map(vars, tried)
+        steps = len({each.step for each in first})
+        which = next(said for part, said in parts.items() if once[part] != again[part])
         raise NotDeterministic(
-            f"the first steps ({len(batches)}), tried twice, gave two results: {which}",
+            f"the first steps ({steps}), tried twice, gave two results: {which}",
             hint="draw randomness from the global generators of torch, numpy and Python (they "
             "are seeded before each record and step); keep no state outside the state dict",
         )
-    _check_gradients(trainer, block, batches[0])
-    rehearse(trainer, initial, block, batches[0])
+    _check_gradients(trainer, block, first[0])
+    rehearse(trainer, initial, block, first[0])
 
 
-def _first_batches(trainer: BlockTrainer, erased: NDArray[np.int64]) -> tuple[int, Batches]:
-    """The first block that has a batch, and the first of its batches."""
+def _first_microbatches(
+    trainer: BlockTrainer, erased: NDArray[np.int64]
+) -> tuple[int, list[Microbatch]]:
+    """The first block that has a batch, and the microbatches of the first of its batches."""
     layout = trainer.layout
+    needed = layout.microbatch_count * layout.smallest_batch
+    if layout.microbatch_count > 1 and layout.batch_size < needed:
+        raise invalid(
+            [
+                f"a batch of {layout.batch_size} records cannot be cut into "
+                f"{layout.microbatch_count} microbatches of {layout.smallest_batch} or more; take "
+                f"batch_size={needed}, or fewer microbatches"
+            ]
+        )
     for block in range(1, layout.blocks + 1):
         count = max(1, layout.total_steps(block) // TRIED_SHARE)
-        batches = [
-            each for each, _ in zip(layout.batches(block, erased), range(count), strict=False)
-        ]
-        if batches:
-            return block, batches
+        steps = groupby(layout.microbatches(block, erased), attrgetter("step"))
+        first = [each for _, batch in islice(steps, count) for each in batch]
+        if first:
+            return block, first
     raise invalid(["no batch is large enough to train on; take fewer blocks"])
 
 
-def rehearse(
-    trainer: BlockTrainer, start: Checkpoint, block: int, batch: tuple[int, NDArray[np.int64]]
-) -> None:
+def rehearse(trainer: BlockTrainer, start: Checkpoint, block: int, microbatch: Microbatch) -> None:
     """Train on batches as erasures leave them: less one record, and as small as they may be.
 
     Raises:
         InvalidRecipe: Somebody could not be forgotten.
     """
-    step, records = batch
-    smallest = trainer.layout.smallest_batch
+    records, smallest = microbatch.records, trainer.layout.smallest_batch
     for size in sorted({len(records) - 1, min(smallest, len(records))}, reverse=True):
         if size < smallest or size == len(records):
             continue
         try:
-            trainer.try_steps(start, block, [(step, records[:size])])
+            trainer.try_steps(start, block, [replace(microbatch, records=records[:size])])
         except (TrainingFailed, NotFinite) as error:
             raise invalid(
                 [
@@ -108,14 +118,12 @@ def rehearse(
             ) from error
 
 
-def _leaves(
-    trainer: BlockTrainer, block: int, step: int, records: NDArray[np.int64]
-) -> list[Tensor]:
+def _leaves(trainer: BlockTrainer, block: int, microbatch: Microbatch) -> list[Tensor]:
     """The tensors that the loss of a batch would give a gradient to, by its graph."""
     trainer.model.train()
-    batch = trainer.reader.batch_of_step(block, step, records)
+    batch = trainer.reader.of_block(block, microbatch)
     with trainer.environment.entered(), named("a first step"):
-        seed_generators(key(trainer.recipe.seed, "step", block, step), trainer.recipe.device)
+        seed_generators(step_seed(trainer.recipe.seed, block, microbatch), trainer.recipe.device)
         loss = trainer.forward(batch)
     known: dict[int, Any] = {}
     waiting = [] if loss is None else [loss.grad_fn]
@@ -127,12 +135,10 @@ def _leaves(
     return [node.variable for node in known.values() if hasattr(node, "variable")]
 
 
-def _check_gradients(
-    trainer: BlockTrainer, block: int, batch: tuple[int, NDArray[np.int64]]
-) -> None:
+def _check_gradients(trainer: BlockTrainer, block: int, microbatch: Microbatch) -> None:
     """See that whatever the loss would train belongs to the model."""
     own = {id(each) for each in trainer.model.parameters()}
-    foreign = [each for each in _leaves(trainer, block, *batch) if id(each) not in own]
+    foreign = [each for each in _leaves(trainer, block, microbatch) if id(each) not in own]
     trained = [each for each in foreign if isinstance(each, nn.Parameter)]
     if trained:
         shapes = ", ".join(str(list(each.shape)) for each in trained[:3])

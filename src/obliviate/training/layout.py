@@ -10,6 +10,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from functools import cached_property
+from itertools import groupby
+from operator import attrgetter
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -27,6 +29,21 @@ if TYPE_CHECKING:
 _EPOCHS_HELD = 4  # whose order is kept in memory
 
 
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Microbatch:
+    """Records that go through the model together: a batch, or a part of one.
+
+    Attributes:
+        step: The number of the batch in the block, from 0.
+        number: Its own in the batch, from 0.
+        records: Ids. Shape (n,).
+    """
+
+    step: int
+    number: int
+    records: NDArray[np.int64]
+
+
 @dataclass(frozen=True, kw_only=True)
 class Layout:
     """The place of every record in the whole of training.
@@ -40,8 +57,9 @@ class Layout:
         seed: The run's seed.
         batch_size: The largest batch.
         repeats: How often each block is gone through before the next one.
-        smallest_batch: Batches left with fewer records are skipped: 2 for models that cannot train
-            on a single record (BatchNorm), else 1.
+        smallest_batch: Microbatches left with fewer records are skipped: 2 for models that cannot
+            train on a single record (BatchNorm), else 1.
+        microbatch_count: How many microbatches a batch is cut into: its slots, before erasures.
         grouping: Gives the group of every record: those who stay together; each for itself if None.
     """
 
@@ -50,6 +68,7 @@ class Layout:
     batch_size: int
     repeats: int = 1
     smallest_batch: int = 1
+    microbatch_count: int = 1
     grouping: Callable[[], NDArray[np.int64]] | None = None
     _orders: dict[int, tuple[NDArray[np.int64], NDArray[np.int64]]] = field(
         default_factory=dict, init=False, repr=False, compare=False
@@ -145,8 +164,14 @@ class Layout:
 
         Yields:
             The step within the block (0-based; numbers of skipped batches are missing) and the
-            batch's record ids.
+            record ids of the batch, microbatch by microbatch.
         """
+        steps = groupby(self.microbatches(block, erased), attrgetter("step"))
+        for step, microbatches in steps:
+            yield step, np.concatenate([each.records for each in microbatches])
+
+    def microbatches(self, block: int, erased: NDArray[np.int64]) -> Iterator[Microbatch]:
+        """The microbatches of a block in training order; see `batches`."""
         members = self.members(block)
         is_retained = ~is_among(members, erased)
         step, steps_once = 0, self.steps_once(block)
@@ -154,7 +179,8 @@ class Layout:
             hashes = keyed_hash(members, key(self.seed, "slot", block, repeat))
             order = np.lexsort((members, hashes))
             for slots in np.array_split(order, steps_once) if steps_once else ():
-                batch = members[slots[is_retained[slots]]]
-                if len(batch) >= self.smallest_batch:
-                    yield step, batch
+                for number, few in enumerate(np.array_split(slots, self.microbatch_count)):
+                    records = members[few[is_retained[few]]]
+                    if len(records) >= self.smallest_batch:
+                        yield Microbatch(step=step, number=number, records=records)
                 step += 1

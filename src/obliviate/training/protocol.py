@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from obliviate.recipe.recipe import Recipe
     from obliviate.states.update import State
     from obliviate.training.determinism import Environment
-    from obliviate.training.layout import Layout
+    from obliviate.training.layout import Layout, Microbatch
     from obliviate.training.optimizer import ScheduledOptimizer
     from obliviate.training.reader import Reader
 
@@ -145,15 +145,13 @@ class BlockTrainer(Protocol):
         """What must not change between the making of a run and its later use, in words."""
         ...
 
-    def try_steps(
-        self, start: Checkpoint, block: int, batches: Sequence[tuple[int, NDArray[np.int64]]]
-    ) -> Tried:
+    def try_steps(self, start: Checkpoint, block: int, microbatches: Sequence[Microbatch]) -> Tried:
         """Make some steps from a checkpoint, as training would; return what came of them.
 
         Args:
             start: The state before the first of them.
             block: The block that they belong to.
-            batches: Number in the block, and records, of each. Shape (n,).
+            microbatches: Those of all the steps, in order.
 
         Raises:
             InvalidRecipe: The batch, the loss or the optimizer's state cannot be used.

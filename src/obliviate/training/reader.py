@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from obliviate.recipe.recipe import Recipe
     from obliviate.training.batches import Fetched
     from obliviate.training.determinism import Environment
-    from obliviate.training.layout import Layout
+    from obliviate.training.layout import Layout, Microbatch
 
 
 class Reader(Records):
@@ -47,13 +47,14 @@ class Reader(Records):
         super().__init__(recipe, data, environment, content_key)
         self._layout = layout
 
-    def batch_of_step(self, block: int, step: int, records: NDArray[np.int64]) -> Any:
-        """The batch of some records as a step of training reads them, on the recipe's device.
+    def of_block(self, block: int, microbatch: Microbatch) -> Any:
+        """A microbatch of a block as training reads it, on the recipe's device.
 
         Raises:
             TrainingFailed: The dataset raised.
         """
-        return self.batch(records, key(self._recipe.seed, "fetch", block, step))
+        seed = key(self._recipe.seed, "fetch", block)
+        return self.batch(microbatch.records, key(seed, microbatch.step))
 
     def unhashed(self, block: int) -> Hashes:
         """Room for the hashes of a block's records."""
@@ -67,7 +68,7 @@ class Reader(Records):
         *,
         is_once: bool = False,
     ) -> Iterator[Fetched]:
-        """The batches of a block, on the CPU, in the environment that the caller has entered.
+        """The microbatches of a block, on the CPU, in the environment that the caller has entered.
 
         Args:
             block: Its number.
@@ -75,14 +76,14 @@ class Reader(Records):
             contents: The hashes of the block's records, written down on the way; see `unhashed`.
             is_once: Whether each record is wanted once.
         """
-        members, steps = self._layout.members(block), self._layout.batches(block, erased)
+        members, wanted = self._layout.members(block), self._layout.microbatches(block, erased)
         steps_once = self._layout.steps_once(block)
         if is_once:
-            steps = (each for each in steps if each[0] < steps_once)
+            wanted = (each for each in wanted if each.step < steps_once)
         seed = key(self._recipe.seed, "fetch", block)
-        for fetched in self._feed.batches(steps, seed, hashed_steps=steps_once):
+        for fetched in self._feed.batches(wanted, seed, hashed_steps=steps_once):
             if len(fetched.hashes):
-                placed(contents, members, fetched.records, fetched.hashes)
+                placed(contents, members, fetched.microbatch.records, fetched.hashes)
             yield fetched
 
     def contents(self, block: int, erased: NDArray[np.int64]) -> Hashes:

@@ -14,6 +14,7 @@ import numpy as np
 from obliviate.recipe.contents import NOTHING
 from obliviate.recipe.deal import groups_of, key
 from obliviate.recipe.user_code import named
+from obliviate.training.layout import Microbatch
 from obliviate.training.records import Records
 
 if TYPE_CHECKING:
@@ -90,12 +91,13 @@ class References(Records):
             TrainingFailed: The dataset raised, or they cannot be collated.
         """
         size = self._recipe.batch_size
-        steps = [
-            (at, ids[first : first + size]) for at, first in enumerate(range(0, len(ids), size))
+        wanted = [
+            Microbatch(step=at, number=0, records=ids[first : first + size])
+            for at, first in enumerate(range(0, len(ids), size))
         ]
         seed = key(self._recipe.seed, "references")
         with self._environment.entered(), named(self.what):
-            fetched = self._feed.batches(steps, seed, hashed_steps=len(steps))
+            fetched = self._feed.batches(wanted, seed, hashed_steps=len(wanted))
             return np.concatenate([NOTHING, *(each.hashes for each in fetched)])
 
     @cached_property

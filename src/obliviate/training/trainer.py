@@ -18,29 +18,29 @@ from torch import Tensor, nn
 
 from obliviate.errors import NotFinite, RunLocked
 from obliviate.events import Event
-from obliviate.recipe.deal import key
+from obliviate.recipe.contents import NOTHING
 from obliviate.recipe.recipe import invalid
 from obliviate.recipe.user_code import named
 from obliviate.states.update import LARGE_BYTES, captured, digest, size_bytes
-from obliviate.training.batches import content_of, moved
-from obliviate.training.determinism import Environment, seed_generators
+from obliviate.training.batches import Fetched, content_of
+from obliviate.training.determinism import Environment
 from obliviate.training.model import buffer_names, load_state, made_model, parameter_names
 from obliviate.training.module_state import Hidden
 from obliviate.training.optimizer import ScheduledOptimizer, rates_of
 from obliviate.training.optimizer_state import packed_optimizer
 from obliviate.training.protocol import Checkpoint, Trained, Tried
 from obliviate.training.reader import Reader
+from obliviate.training.step import Step, by_step
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 
     from numpy.typing import NDArray
     from torch.utils.data import Dataset
 
     from obliviate.recipe.recipe import Recipe
     from obliviate.states.update import State
-    from obliviate.training.batches import Fetched
-    from obliviate.training.layout import Layout
+    from obliviate.training.layout import Layout, Microbatch
 
 SECONDS_BETWEEN_EVENTS = 0.2
 
@@ -83,8 +83,8 @@ class Trainer:
         loss = recipe.loss
         if isinstance(loss, nn.Module):
             loss = copy.deepcopy(loss).to(recipe.device)
-        self._loss: Callable[[Any, Any], Tensor] | None = loss
-        self._hidden = Hidden(self.model, self._loss)
+        self._hidden = Hidden(self.model, loss)
+        self._step = Step(recipe, self.model, loss)
         self._rates = rates_of(recipe, self.model)
         self._optimizer = self.optimizer(None)
         self.parameters = parameter_names(self.model)
@@ -141,18 +141,14 @@ class Trainer:
 
     def forward(self, batch: Any) -> Tensor | None:
         """The loss of a batch under the live module; None where there is nothing to learn."""
-        if self.recipe.step is not None:
-            return self.recipe.step(self.model, batch)
-        inputs, targets = batch
-        assert self._loss is not None  # noqa: S101 - the recipe saw to it
-        return self._loss(self.model(inputs), targets)
+        return self._step.forward(batch)
 
     def _train_block(
         self, block: int, erased: NDArray[np.int64]
     ) -> Generator[Event, None, Trained]:
         started = time.perf_counter()
         contents = self.reader.unhashed(block)
-        feed = self.reader.batches(block, erased, contents)
+        feed = by_step(self.reader.batches(block, erased, contents))
         losses: list[Tensor] = []
         self.model.train()
         is_over = False
@@ -186,45 +182,24 @@ class Trainer:
             if tensor.numel() and not torch.linalg.vector_norm(tensor, float("inf")).isfinite():
                 raise not_finite(f"block {block}: parameter {name!r} is no longer finite")
 
-    def _spurt(self, block: int, feed: Iterator[Fetched], losses: list[Tensor]) -> tuple[int, bool]:
+    def _spurt(
+        self, block: int, feed: Iterator[list[Fetched]], losses: list[Tensor]
+    ) -> tuple[int, bool]:
         """Make steps until some time has gone by; return the last step and whether all is done."""
         until, step = time.perf_counter() + SECONDS_BETWEEN_EVENTS, 0
         first_step, total = self.layout.first_step(block), self.layout.total_steps(block)
         while time.perf_counter() < until:
             with named(f"block {block}: the dataset"):
-                fetched = next(feed, None)
-            if fetched is None:
+                batch = next(feed, None)
+            if batch is None:
                 return step, True
-            step = fetched.step
+            step = batch[0].microbatch.step
             with named(f"block {block}, step {step}: training"):
                 self._optimizer.set_rates(first_step + step, total)
-                loss = self._step(moved(fetched.batch, self.recipe.device), block, step)
+                loss = self._step.make(self._optimizer, block, batch)
                 if loss is not None:
                     losses.append(loss)
         return step, False
-
-    def _step(self, batch: Any, block: int, step: int) -> Tensor | None:
-        seed_generators(key(self.recipe.seed, "step", block, step), self.recipe.device)
-        self._optimizer.clear_gradients()
-        # the weights were changed since the last step: what autocast keeps of them is stale
-        torch.clear_autocast_cache()
-        loss: Any = self.forward(batch)
-        if loss is None:
-            return None
-        if not isinstance(loss, Tensor) or loss.numel() != 1 or loss.is_complex():
-            kind = f"shape {list(loss.shape)}" if isinstance(loss, Tensor) else type(loss).__name__
-            raise invalid([f"the loss is not a scalar but has {kind}; take the batch's mean"])
-        if not loss.requires_grad:
-            raise invalid(
-                [
-                    "the loss does not depend on any parameter that requires a gradient; do not "
-                    "detach it, nor work it out under no_grad; where there is nothing to learn "
-                    "from a batch, return None"
-                ]
-            )
-        loss.backward()  # type: ignore[no-untyped-call]
-        self._optimizer.step()
-        return loss.detach()
 
     def optimizer(self, packed: State | None) -> ScheduledOptimizer:
         """A new optimizer, as it is before a block."""
@@ -240,9 +215,7 @@ class Trainer:
                 ]
             )
 
-    def try_steps(
-        self, start: Checkpoint, block: int, batches: Sequence[tuple[int, NDArray[np.int64]]]
-    ) -> Tried:
+    def try_steps(self, start: Checkpoint, block: int, microbatches: Sequence[Microbatch]) -> Tried:
         """See `BlockTrainer.try_steps`."""
         load_state(self.model, start.model)
         self._hidden.put_back()
@@ -251,14 +224,13 @@ class Trainer:
         seen, losses, total = sha256(), [], self.layout.total_steps(block)
         with self.environment.entered():
             self._rates.try_all(total)
-            for step, records in batches:
-                batch = self.reader.batch_of_step(block, step, records)
-                for piece in content_of(batch):
+            for batch in by_step(self._tried(block, microbatches)):
+                for piece in content_of([each.batch for each in batch]):
                     seen.update(piece)
+                step = self.layout.first_step(block) + batch[0].microbatch.step
                 with named("a first step"):
-                    self._check_batch(batch)
-                    self._optimizer.set_rates(self.layout.first_step(block) + step, total)
-                    loss = self._step(batch, block, step)
+                    self._optimizer.set_rates(step, total)
+                    loss = self._step.make(self._optimizer, block, batch)
                 if loss is not None:
                     losses.append(_mean_loss([loss], block))
         self._check_thawed(block)
@@ -269,6 +241,12 @@ class Trainer:
             losses=repr(losses),
             state=digest(captured(self.model.state_dict())),
         )
+
+    def _tried(self, block: int, microbatches: Iterable[Microbatch]) -> Iterator[Fetched]:
+        for each in microbatches:
+            batch = self.reader.of_block(block, each)
+            self._check_batch(batch)
+            yield Fetched(microbatch=each, batch=batch, hashes=NOTHING)
 
     def _check_batch(self, batch: Any) -> None:
         is_pair = isinstance(batch, list | tuple) and len(batch) == 2  # noqa: PLR2004

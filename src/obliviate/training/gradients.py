@@ -1,0 +1,77 @@
+"""Gradients of microbatches, and the order in which they are added up to a batch's."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from torch import Tensor, nn
+
+
+@dataclass(frozen=True, kw_only=True)
+class Gradients:
+    """What a part of a batch adds to a step.
+
+    Attributes:
+        loss: Its part of the batch's loss, detached.
+        tensors: The gradient of each parameter; None where it has none.
+    """
+
+    loss: Tensor
+    tensors: tuple[Tensor | None, ...]
+
+    @classmethod
+    def taken(cls, loss: Tensor, parameters: Sequence[nn.Parameter]) -> Gradients:
+        """Take the gradients off their parameters."""
+        tensors = tuple(each.grad for each in parameters)
+        for each in parameters:
+            each.grad = None
+        return cls(loss=loss, tensors=tensors)
+
+    def put(self, parameters: Sequence[nn.Parameter]) -> None:
+        """Give them to the parameters."""
+        for parameter, tensor in zip(parameters, self.tensors, strict=True):
+            parameter.grad = tensor
+
+
+def added(first: Gradients, second: Gradients) -> Gradients:
+    """The sum of both, in the memory of the first where it can be."""
+    pairs = zip(first.tensors, second.tensors, strict=True)
+    with torch.no_grad():
+        tensors = tuple(_sum(one, other) for one, other in pairs)
+    return Gradients(loss=first.loss + second.loss, tensors=tensors)
+
+
+def _sum(first: Tensor | None, second: Tensor | None) -> Tensor | None:
+    if first is None or second is None:
+        return second if first is None else first
+    if first.is_sparse:
+        return second + first  # a dense one comes first; of two sparse ones the order is no matter
+    return first.add_(second)
+
+
+def in_tree(
+    count: int, leaf: Callable[[int], Gradients | None], first: int = 0
+) -> Gradients | None:
+    """Add up the gradients of some microbatches in a binary tree that their number fixes.
+
+    The left half is the largest power of two below the number, so that a whole subtree is the same
+    sum of the same bits wherever it is worked out. No more than log2(count) + 1 gradients are there
+    at once.
+
+    Args:
+        count: How many microbatches, absent ones among them.
+        leaf: The gradients of a microbatch; None where it adds nothing.
+        first: The number of the first of them.
+    """
+    if count == 1:
+        return leaf(first)
+    left = 1 << (count - 1).bit_length() - 1
+    parts = (in_tree(left, leaf, first), in_tree(count - left, leaf, first + left))
+    there = [each for each in parts if each is not None]
+    return added(*there) if len(there) > 1 else next(iter(there), None)

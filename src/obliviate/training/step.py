@@ -1,0 +1,156 @@
+"""One step of training: passes over the microbatches of a batch, and the optimizer's step."""
+
+from __future__ import annotations
+
+from itertools import groupby
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from obliviate.recipe.deal import key
+from obliviate.recipe.recipe import invalid
+from obliviate.training.batches import moved
+from obliviate.training.determinism import seed_generators
+from obliviate.training.gradients import Gradients, in_tree
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator, Sequence
+
+    from obliviate.recipe.recipe import Recipe
+    from obliviate.training.batches import Fetched
+    from obliviate.training.layout import Microbatch
+    from obliviate.training.optimizer import ScheduledOptimizer
+
+
+def step_seed(seed: int, block: int, microbatch: Microbatch) -> int:
+    """What all generators are seeded with before a microbatch goes through the model."""
+    numbers = (microbatch.number,) if microbatch.number else ()
+    return key(seed, "step", block, microbatch.step, *numbers)
+
+
+def by_step(fetched: Iterable[Fetched]) -> Iterator[list[Fetched]]:
+    """The microbatches of each step, one step after the other."""
+    for _, batch in groupby(fetched, lambda each: each.microbatch.step):
+        yield list(batch)
+
+
+class Step:
+    """Makes the steps of a recipe, with one model."""
+
+    def __init__(
+        self, recipe: Recipe, model: nn.Module, loss: Callable[[Any, Any], Tensor] | None
+    ) -> None:
+        """Look at nothing yet.
+
+        Args:
+            recipe: What a step does.
+            model: What is trained.
+            loss: The recipe's, or a copy of it.
+        """
+        self._recipe, self._model, self._loss = recipe, model, loss
+
+    def forward(self, batch: Any, items: float | None = None) -> Tensor | None:
+        """The loss of a microbatch; None where there is nothing to learn.
+
+        Args:
+            batch: It, on the recipe's device.
+            items: How many the whole batch has; if None, it stands alone.
+        """
+        if self._recipe.step is not None:
+            loss: Tensor | None = self._recipe.loss_of_step(self._model, batch, items)
+            return loss
+        inputs, targets = batch
+        assert self._loss is not None  # noqa: S101 - the recipe saw to it
+        return self._loss(self._model(inputs), targets)
+
+    def make(
+        self, optimizer: ScheduledOptimizer, block: int, batch: Sequence[Fetched]
+    ) -> Tensor | None:
+        """Make a step; return the batch's loss, None where there is nothing to learn.
+
+        Args:
+            optimizer: Its rates are set.
+            block: Of the batch.
+            batch: Its microbatches; those that erasures left empty are missing.
+        """
+        optimizer.clear_gradients()
+        items = {each.microbatch.number: self._items(each) for each in batch}
+        total = sum(items.values())
+        waiting = {each.microbatch.number: each for each in batch if items[each.microbatch.number]}
+
+        def part(number: int) -> Tensor | None:
+            return self._part(block, waiting[number], items[number], total)
+
+        loss = self._in_sequence(part, waiting) if self._is_plain else self._in_tree(part, waiting)
+        if loss is not None:
+            optimizer.step()
+        return loss
+
+    @property
+    def _is_plain(self) -> bool:
+        return self._recipe.microbatches == 1 or self._recipe.accumulation == "sequence"
+
+    def _in_sequence(
+        self, part: Callable[[int], Tensor | None], numbers: Iterable[int]
+    ) -> Tensor | None:
+        """Add one part after the other to the gradients that the parameters have."""
+        losses = [loss for number in numbers if (loss := part(number)) is not None]
+        return torch.stack(losses).sum() if len(losses) > 1 else next(iter(losses), None)
+
+    def _in_tree(
+        self, part: Callable[[int], Tensor | None], numbers: Iterable[int]
+    ) -> Tensor | None:
+        parameters, there = list(self._model.parameters()), set(numbers)
+
+        def leaf(number: int) -> Gradients | None:
+            loss = part(number) if number in there else None
+            gradients = None if loss is None else Gradients.taken(loss, parameters)
+            for each in parameters:  # of a step that went backward by itself, and gave nothing
+                each.grad = None
+            return gradients
+
+        summed = in_tree(self._recipe.microbatches, leaf)
+        if summed is None:
+            return None
+        summed.put(parameters)
+        return summed.loss
+
+    def _items(self, fetched: Fetched) -> float:
+        recipe = self._recipe
+        if recipe.weigh is None:
+            return len(fetched.microbatch.records)
+        return recipe.items_of(fetched.batch)
+
+    def _part(self, block: int, fetched: Fetched, items: float, total: float) -> Tensor | None:
+        """Go through a microbatch, forward and backward; return its part of the batch's loss."""
+        batch = moved(fetched.batch, self._recipe.device)
+        seed_generators(
+            step_seed(self._recipe.seed, block, fetched.microbatch), self._recipe.device
+        )
+        # the weights were changed since the last step: what autocast keeps of them is stale
+        torch.clear_autocast_cache()
+        loss: Any = self.forward(batch, total)
+        if loss is None:
+            return None
+        _check_loss(loss)
+        part: Tensor = loss
+        if items != total and not self._recipe.takes_items:
+            # as loops divide by the number of microbatches, where all have as many items
+            part = loss / (total / items)
+        part.backward()  # type: ignore[no-untyped-call]
+        return part.detach().reshape(())
+
+
+def _check_loss(loss: Any) -> None:
+    if not isinstance(loss, Tensor) or loss.numel() != 1 or loss.is_complex():
+        kind = f"shape {list(loss.shape)}" if isinstance(loss, Tensor) else type(loss).__name__
+        raise invalid([f"the loss is not a scalar but has {kind}; take the batch's mean"])
+    if not loss.requires_grad:
+        raise invalid(
+            [
+                "the loss does not depend on any parameter that requires a gradient; do not "
+                "detach it, nor work it out under no_grad; where there is nothing to learn "
+                "from a batch, return None"
+            ]
+        )
