@@ -254,6 +254,8 @@ def of_status(status: Status) -> Answer:
         ("digest", status.digest or "-"),
         ("journal head", status.journal_head),
     ]
+    if status.base:
+        rows.insert(-1, ("digest of its frozen base", status.base))
     if status.caveat:
         rows.append(("what that is", status.caveat))
     if status.returned:

@@ -184,6 +184,7 @@ class Desk:
                 condemned=len(ledger.objects.keys("condemned")),
                 journal_head=ledger.journal.head(),
                 caveat=READS_MORE if facts.fingerprint.get("reads") == "more" else None,
+                base=facts.fingerprint.get("base"),
                 returned=len(Marking(ledger, facts).returned()),
             )
 

@@ -121,6 +121,8 @@ class Status:
             process keeps reading the ledger from before. The next call that writes tries again.
         journal_head: The hash of the journal's last entry, which stands for all that was written
             down so far: kept elsewhere, it shows later whether any of it was changed.
+        base: The digest of the frozen part of the model, which no checkpoint holds; None where
+            there is none.
         caveat: What the guarantee does not cover, where the recipe declares that.
         returned: How many records were erased by a newer ledger than this one, which is an older
             copy: they are left out again by the next call that writes.
@@ -137,5 +139,6 @@ class Status:
     erasures: tuple[ErasureFacts, ...]
     journal_head: str
     condemned: int = 0
+    base: str | None = None
     caveat: str | None = None
     returned: int = 0

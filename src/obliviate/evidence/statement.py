@@ -132,6 +132,8 @@ class Evidence:
         guarantee: Of the model as it is now; None while the run is unfinished.
         meaning: The guarantee in words.
         digest: Of the model as it is now.
+        base: The digest of the frozen part of the model, which no digest of the model covers; None
+            where there is none.
         first_approximate: The first block whose state is not exact.
         approximate_blocks: How many blocks' states are not exact.
         objects_destroyed: Stored objects that held traces, or became unneeded, and are gone.
@@ -152,6 +154,7 @@ class Evidence:
     guarantee: Guarantee | None
     meaning: str
     digest: str | None
+    base: str | None
     first_approximate: int | None
     approximate_blocks: int
     objects_destroyed: int
@@ -203,10 +206,11 @@ def _evidence(ledger: Ledger, name: str) -> Evidence:
         guarantee=guarantee,
         meaning=_meaning(guarantee, facts),
         digest=entries[-1].digest if is_finished else None,
+        base=facts.fingerprint.get("base"),
         first_approximate=inexact[0] if inexact else None,
         approximate_blocks=len(inexact),
         objects_destroyed=len(ledger.objects.keys("destroyed")),
-        recipe=dict(facts.fingerprint),
+        recipe={name: words for name, words in facts.fingerprint.items() if name != "base tensors"},
         environment=dict(facts.environment),
         erasures=_erasures(ledger, facts),
         journal_head=ledger.journal.head(),

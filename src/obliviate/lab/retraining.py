@@ -12,6 +12,7 @@ from obliviate.lab.accuracy import accuracy
 from obliviate.run.make import trainer_of
 from obliviate.states.difference import l1
 from obliviate.states.update import captured, digest
+from obliviate.training.base import moving_in
 from obliviate.training.model import load_state
 from obliviate.training.protocol import training_over
 
@@ -87,7 +88,8 @@ def audit(run: Run, test: Dataset[Any] | None = None) -> Events[Retraining]:
             hint="call forget or settle: it finishes what was begun; then audit again",
         )
     left_out, model, device = run.ledger.records.erased(), run.model, run.recipe.device
-    served = captured(model.state_dict())
+    live = model.state_dict()
+    served = captured({name: live[name] for name in run.trainer.parameters})
     measured = accuracy(model, test, device)  # before training: a faulty test set fails at once
     started = time.perf_counter()
     state = yield from _retraining(run, left_out)
@@ -112,7 +114,11 @@ def audit(run: Run, test: Dataset[Any] | None = None) -> Events[Retraining]:
 def _retraining(run: Run, left_out: NDArray[np.int64]) -> Events[State]:
     """The state that training from scratch ends in, with everybody in the place that they had."""
     trainer = trainer_of(
-        run.recipe, run.data, run.trainer.layout, environment=run.facts.environment
+        run.recipe,
+        run.data,
+        run.trainer.layout,
+        environment=run.facts.environment,
+        moving=moving_in(run.facts.fingerprint),
     )
     blocks = range(1, run.chain().length + 1)
     last = yield from training_over(trainer, trainer.initial(), blocks, left_out, task="retrain")

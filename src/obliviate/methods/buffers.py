@@ -102,7 +102,8 @@ def reestimated(
             _pass_forward(trainer, batches)
         with _averaging(layers.values()):
             _pass_forward(trainer, batches)
-    measured = captured(trainer.model.state_dict())
+    live = trainer.model.state_dict()
+    measured = captured({name: live[name] for name in state})
     kinds = ("running_mean", "running_var")
     seen = [name for name, layer in layers.items() if bool(layer.num_batches_tracked)]
     names = {f"{name}.{kind}" if name else kind for name in seen for kind in kinds} | following

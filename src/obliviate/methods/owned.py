@@ -83,7 +83,7 @@ class Owned:
     def _is_moving(self) -> bool:
         """Whether a new optimizer moves what has no gradient, as by weight decay."""
         parameters = self._trainer.model.named_parameters()
-        filled = (name for name, parameter in parameters if parameter.numel())
+        filled = (name for name, each in parameters if each.numel() and each.requires_grad)
         first = {name: torch.zeros(1, dtype=torch.int64) for name in filled}
         ones = {name: torch.ones(1) for name in first}
         blocks = [1, self._trainer.layout.blocks // 2 + 1]  # a schedule may begin with nothing

@@ -34,7 +34,7 @@ from obliviate.methods.slices import REMEDY, sliced
 from obliviate.recipe.deal import key, keyed_hash
 from obliviate.recipe.user_code import named
 from obliviate.training.determinism import seed_generators
-from obliviate.training.model import load_state, made_model
+from obliviate.training.model import load_state
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -81,8 +81,7 @@ class Scorer:
         """
         self.recipe, self._environment = with_own_loss(trainer.recipe), trainer.environment
         self._all: Sample | None = None  # until it is known which records can be scored
-        with self._environment.entered():
-            self._model = made_model(trainer.recipe)
+        self._model = trainer.spare_module()
         seed = trainer.recipe.seed
         self.controls = read(trainer, control_ids(trainer.layout, seed, erased, gone))
         order = erased[np.argsort(keyed_hash(erased, key(seed, "scored")))]

@@ -25,6 +25,7 @@ from obliviate.run.make import deal_seed, groups_for, layout_of, trainer_of
 from obliviate.run.tombstoned import Reingested
 from obliviate.run.trial import trying
 from obliviate.run.worker import Writer
+from obliviate.training.base import moving_in
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterable
@@ -364,6 +365,7 @@ def _trainer(
         layout_of(recipe, parts, grouping, facts.smallest_batch),
         environment=facts.environment,
         content_key=facts.content_key,
+        moving=moving_in(facts.fingerprint),
     )
 
 

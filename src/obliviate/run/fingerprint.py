@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import hmac
+import json
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from obliviate.errors import ForeignData, ForeignRecipe
 from obliviate.recipe.deal import key, keyed_hash
+from obliviate.text import counted
+from obliviate.training.base import DIGEST_WORD, TENSORS_WORD, differing_tensors
 from obliviate.training.batches import content_of
 
 if TYPE_CHECKING:
@@ -54,7 +57,8 @@ def check_recipe(facts: RunFacts, fingerprint: dict[str, str]) -> None:
         ForeignRecipe: It is not; the message names every difference.
     """
     # what the model reads beside its batch may be found out later, and trains nothing
-    names = sorted((facts.fingerprint.keys() | fingerprint.keys()) - {"reads"})
+    apart = {"reads", DIGEST_WORD, TENSORS_WORD}
+    names = sorted((facts.fingerprint.keys() | fingerprint.keys()) - apart)
     faults = [
         f"{name}: the run has {_short(facts.fingerprint.get(name))}, "
         f"this recipe has {_short(fingerprint.get(name))}"
@@ -65,6 +69,14 @@ def check_recipe(facts: RunFacts, fingerprint: dict[str, str]) -> None:
         raise ForeignRecipe(
             "the run was made with another recipe: " + "; ".join(faults),
             hint="give the recipe that the run was made with, or make a new run in another folder",
+        )
+    if others := differing_tensors(facts.fingerprint, fingerprint):
+        of = len(json.loads(facts.fingerprint.get(TENSORS_WORD, "{}")))
+        raise ForeignRecipe(
+            f"the run was made on another frozen base: of {counted(of, 'frozen tensor')}, "
+            f"{len(others)} hold other values, such as {others[0]!r}",
+            hint="let model() load the base that the run was made with; what was trained on it "
+            "fits no other",
         )
 
 

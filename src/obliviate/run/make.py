@@ -34,6 +34,7 @@ from obliviate.run.fingerprint import content_hashes, sampled
 from obliviate.run.references import tried_references
 from obliviate.run.tombstoned import Reingested
 from obliviate.states.update import digest, size_bytes
+from obliviate.training.base import Base
 from obliviate.training.determinism import Environment, environment_facts
 from obliviate.training.first_step import probe
 from obliviate.training.layout import Layout
@@ -45,10 +46,11 @@ from obliviate.vault.folder import Folder
 from obliviate.vault.settings import VAULT_NAME
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Callable, Collection, Iterator, Mapping
     from pathlib import Path
 
     from numpy.typing import NDArray
+    from torch import nn
     from torch.utils.data import Dataset
 
     from obliviate.recipe.parts import Part
@@ -87,10 +89,35 @@ def trainer_of(
     *,
     environment: Mapping[str, str],
     content_key: bytes | None = None,
+    model: nn.Module | None = None,
+    moving: Collection[str] = (),
+    before: BlockTrainer | None = None,
 ) -> BlockTrainer:
-    """What trains by a recipe: the one place that makes a trainer."""
-    make_trainer: Callable[..., BlockTrainer] = recipe.trainer or Trainer
-    return make_trainer(recipe, data, layout, environment, content_key)
+    """What trains by a recipe: the one place that makes a trainer.
+
+    Args:
+        recipe: How to train; its class may name a trainer of its own, which makes its own model.
+        data: On what.
+        layout: Which record is trained on where.
+        environment: In what environment.
+        content_key: See `Trainer`.
+        model: See `Trainer`.
+        moving: See `Trainer`.
+        before: See `Trainer`.
+    """
+    if recipe.trainer is not None:
+        made: BlockTrainer = recipe.trainer(recipe, data, layout, environment, content_key)
+        return made
+    return Trainer(
+        recipe,
+        data,
+        layout,
+        environment,
+        content_key,
+        model=model,
+        moving=moving,
+        before=before if isinstance(before, Trainer) else None,
+    )
 
 
 def deal_seed(recipe: Recipe) -> int:
@@ -139,12 +166,13 @@ def new_trainer(
 ) -> BlockTrainer:
     """The trainer of a run that does not exist yet."""
     environment = environment_facts(recipe.device, recipe.workers)
-    smallest_batch = recipe.smallest_batch
+    smallest_batch, model = recipe.smallest_batch, None
     if smallest_batch is None:
         with Environment.of(recipe.device, environment).entered():
-            smallest_batch = 2 if has_batch_norm(made_model(recipe)) else 1
+            model = made_model(recipe)
+        smallest_batch = 2 if has_batch_norm(model) else 1
     layout = new_layout(recipe, records, blocks, subjects, smallest_batch=smallest_batch, keep=keep)
-    return trainer_of(recipe, data, layout, environment=environment)
+    return trainer_of(recipe, data, layout, environment=environment, model=model)
 
 
 def make(
@@ -162,15 +190,18 @@ def make(
     ledger: str | None,
     settings: VaultSettings,
     seal: Seal | None = None,
-) -> None:
+) -> BlockTrainer | None:
     """Write block 0 and the ledger: after this, and not before, there is a run.
 
     A first step is tried before the folder is touched, so that bad input leaves nothing behind.
+
+    Returns:
+        What tried it, with a model that can be trained on; None where another process made the run.
     """
     if ledger is not None:
         checked_url(ledger)
     if not _is_free(folder, settings):
-        return  # another process was faster
+        return None  # another process was faster
     trainer = new_trainer(recipe, data, data_length(data), blocks, subjects, keep=keep)
     probe(trainer, left_out)
     ids = np.arange(trainer.layout.records, dtype=np.int64)
@@ -184,7 +215,7 @@ def make(
         prepare(ledger)
     with _or_nothing(folder) as elsewhere, alone(folder):
         if is_made(folder):
-            return  # another process was faster
+            return None  # another process was faster
         settings = _noted(folder / MAKING_NAME, settings, seal)
         elsewhere.extend([settings.url] if settings.url else [])
         vault = settings.claimed(folder, seal)  # what is there was left by a killed call
@@ -209,6 +240,7 @@ def make(
             url=ledger,
             wrap=vault.wrapped,
         ).close()
+    return trainer
 
 
 @contextlib.contextmanager
@@ -306,7 +338,7 @@ def sizes_of(recipe: Recipe) -> Sizes:
     """What a recipe's blocks are expected to take."""
     with Environment(recipe.device, torch.get_num_threads()).entered():
         model = made_model(recipe)
-        state_bytes = size_bytes(model.state_dict())
+        state_bytes = size_bytes(Base(model).rest(model.state_dict()))
         is_carried = recipe.optimizer_state == "carried"
         return Sizes.expected(state_bytes, moments_bytes(recipe, model) if is_carried else 0)
 

@@ -14,7 +14,6 @@ from obliviate.methods.scores import batch_scores
 from obliviate.run.fingerprint import sampled
 from obliviate.text import counted
 from obliviate.training.batches import content_hash
-from obliviate.training.model import load_state, made_model
 from obliviate.training.references import References
 
 if TYPE_CHECKING:
@@ -148,14 +147,12 @@ def _score(
 ) -> None:
     """Score a batch of references as records are scored."""
     recipe, initial = trainer.recipe, trainer.initial().model
-    kind = Scorer(trainer, initial, record, np.union1d(left_out, record)).kind
+    scorer = Scorer(trainer, initial, record, np.union1d(left_out, record))
     ids = np.arange(min(len(references), recipe.batch_size), dtype=np.int64)
     batch = references.batch(ids)
-    with trainer.environment.entered():
-        model = made_model(recipe)
-        load_state(model, initial)
+    with scorer.loaded(initial) as model:
         try:
-            batch_scores(model.eval(), with_own_loss(recipe), batch, len(ids), kind)
+            batch_scores(model, with_own_loss(recipe), batch, len(ids), scorer.kind)
         except TrainingFailed as error:
             raise TrainingFailed(
                 f"{references.what}, records {ids[0]} to {ids[-1]}: {error.message}",

@@ -43,6 +43,7 @@ from obliviate.run.served import Served
 from obliviate.run.work import working
 from obliviate.run.worker import Writer
 from obliviate.text import READS_MORE
+from obliviate.training.base import moving_in
 from obliviate.training.references import References
 
 if TYPE_CHECKING:
@@ -62,6 +63,7 @@ if TYPE_CHECKING:
     from obliviate.recipe.recipe import Recipe
     from obliviate.recipe.subjects import Given, Subject
     from obliviate.run.extend import Choice, Over
+    from obliviate.training.protocol import BlockTrainer
     from obliviate.training.references import Apart
     from obliviate.vault import Seal
 
@@ -83,21 +85,22 @@ class Run(Requested):
         reference: Apart | None = None,
         patience_seconds: float | None = None,
         seal: Seal | None = None,
+        before: BlockTrainer | None = None,
     ) -> None:
-        """Open a run; see `load`."""
+        """Open a run; see `load`, and for `before` `trainer_of`."""
         self.folder, self.recipe, self._patience_seconds = folder, recipe, patience_seconds
         self.reference = reference
         self.ledger = Ledger(folder, patience_seconds)
         self.ledger.check(names=("runs", "parts", "samples"))  # before any of it is believed
         self.vault = opened(self.ledger, folder, seal)
         self.ledger.unlock(self.vault.unwrapped)
-        self.renew(data)
+        self.renew(data, before)
         check_recipe(self.facts, self.trainer.fingerprint())
         with self.ledger.understanding():
             self._sweep_if_free()
             self._check_data()
 
-    def renew(self, data: Dataset[Any]) -> None:
+    def renew(self, data: Dataset[Any], before: BlockTrainer | None = None) -> None:
         """Take up what the ledger says of the run, and the data that goes with it."""
         self.data, self.facts = data, self.ledger.run()
         self.trainer = trainer_of(
@@ -111,6 +114,8 @@ class Run(Requested):
             ),
             environment=self.facts.environment,
             content_key=self.facts.content_key,
+            moving=moving_in(self.facts.fingerprint),
+            before=before,
         )
         self.writer = Writer(self.ledger, self.vault, self.trainer, self.facts)
         self.writer.patience_seconds = self._patience_seconds
@@ -144,7 +149,7 @@ class Run(Requested):
 
     @property
     def digest(self) -> str:
-        """The sha256 of the model's state, in hex."""
+        """The sha256 of the model's state, in hex: all that is trained, and all buffers."""
         return self._served.digest()
 
     @property

@@ -16,7 +16,7 @@ from obliviate.errors import (
     RunUnfinished,
 )
 from obliviate.ledger.outcome import Outcome
-from obliviate.training.model import load_state, made_model
+from obliviate.training.model import load_state
 
 if TYPE_CHECKING:
     from torch import nn
@@ -104,9 +104,8 @@ class Served:
             )
 
     def _model(self, chain: Chain, block: int) -> nn.Module:
-        trainer = self._writer.trainer
-        with trainer.environment.entered():
-            model = made_model(trainer.recipe)
+        # not a copy of a module: its hooks and functions would go on using what was copied
+        model = self._writer.trainer.new_module()
         load_state(model, chain.state(block))
         return model.eval()
 

@@ -124,6 +124,7 @@ def fit(
     check_seal(seal)
     kept = tombstone_options(tombstones, reingested, recognised)
     budget_bytes = None if disk_budget is None else bytes_of(disk_budget)
+    before = None
     if not is_made(folder):
         spacing = 0
         if keep is None:
@@ -132,7 +133,7 @@ def fit(
             blocks, spacing, keep = chain_within(
                 budget_bytes, sizes_of(recipe), blocks, recipe.epochs, keep
             )
-        make(
+        before = make(
             folder,
             recipe,
             data,
@@ -149,7 +150,7 @@ def fit(
         )
     with naming(folder):
         (folder / MAKING_NAME).unlink(missing_ok=True)
-    run = Run(folder, recipe, data, reference=apart, seal=seal)
+    run = Run(folder, recipe, data, reference=apart, seal=seal, before=before)
     if disk_budget is None:
         _check_blocks(run, blocks, keep)
     _check_same(run, people, left_out)

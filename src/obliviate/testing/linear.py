@@ -15,7 +15,13 @@ from obliviate.recipe.recipe import Recipe
 from obliviate.states.update import captured, digest
 from obliviate.training.batches import content_of, moved
 from obliviate.training.determinism import Environment
-from obliviate.training.model import buffer_names, load_state, made_model, parameter_names
+from obliviate.training.model import (
+    another_model,
+    buffer_names,
+    load_state,
+    made_model,
+    parameter_names,
+)
 from obliviate.training.optimizer import ScheduledOptimizer
 from obliviate.training.protocol import Checkpoint, Trained, Tried
 from obliviate.training.reader import Reader
@@ -61,6 +67,13 @@ class LinearTrainer:
         """The state before block 1."""
         with self.environment.entered():
             return Checkpoint(model=captured(made_model(self.recipe).state_dict()))
+
+    def new_module(self) -> nn.Module:
+        """See `BlockTrainer.new_module`."""
+        with self.environment.entered():
+            return another_model(self.recipe, self.model)
+
+    spare_module = new_module
 
     def fingerprint(self) -> dict[str, str]:
         """What the trainer is, the form of its model, and the recipe's numbers."""

@@ -15,8 +15,9 @@ from obliviate.errors import NotDeterministic, NotFinite, TrainingFailed
 from obliviate.recipe.recipe import invalid
 from obliviate.recipe.user_code import named
 from obliviate.states.update import place
+from obliviate.training.base import frozen_names
 from obliviate.training.determinism import seed_generators
-from obliviate.training.model import made_model
+from obliviate.training.model import is_dense
 from obliviate.training.step import step_seed
 from obliviate.vault.codec import DTYPES
 
@@ -48,11 +49,12 @@ def probe(trainer: BlockTrainer, erased: NDArray[np.int64]) -> None:
     if faults:
         raise invalid(faults)
     block, first = _first_microbatches(trainer, erased)
-    initial = trainer.initial()
-    _check_own_tensors(trainer)
-    names = _names(trainer.model)
+    trainer.spare_module()
+    initial, names = trainer.initial(), _names(trainer.model)
     tried = [trainer.try_steps(initial, block, first)]
     _check_same_names(names, _names(trainer.model))
+    if not trainer.parameters | trainer.buffers <= initial.model.keys():
+        initial = trainer.initial()  # what is frozen and was written to belongs to it from now on
     tried.append(trainer.try_steps(initial, block, first))
     if tried[0] != tried[1]:
         parts = {
@@ -167,20 +169,11 @@ def _check_same_names(before: set[str], after: set[str]) -> None:
         )
 
 
-def _check_own_tensors(trainer: BlockTrainer) -> None:
-    with trainer.environment.entered():
-        other = made_model(trainer.recipe)
-    mine = {tensor.data_ptr() for tensor in trainer.model.state_dict().values() if tensor.numel()}
-    for name, tensor in other.state_dict().items():
-        if tensor.numel() and tensor.data_ptr() in mine:
-            fault = f"model() gives {name!r} of the model before: training would change both"
-            raise invalid([fault + "; make new modules in it, or deepcopy the old ones"])
-
-
 def faults_of(model: nn.Module) -> Iterator[str]:
     """What in a model cannot be kept in a checkpoint, or cannot be trained."""
-    kept = model.state_dict()
-    live = {each.data_ptr() for each in (*model.parameters(), *model.buffers()) if _is_dense(each)}
+    entries, frozen = model.state_dict(), frozen_names(model)
+    kept = {name: value for name, value in entries.items() if name not in frozen}
+    live = {each.data_ptr() for each in (*model.parameters(), *model.buffers()) if is_dense(each)}
     for name, value in kept.items():
         if is_lazy(value):
             yield f"{name!r} has no shape yet; run a batch through the model in its factory"
@@ -197,7 +190,7 @@ def faults_of(model: nn.Module) -> Iterator[str]:
             )
         elif _overlaps(value):
             yield f"{name!r} is expanded: several of its elements are one; make it with .clone()"
-    yield from _unkept_faults(model, {place(each) for each in kept.values() if _is_dense(each)})
+    yield from _unkept_faults(model, {place(each) for each in kept.values() if is_dense(each)})
     if not any(parameter.requires_grad for parameter in model.parameters()):
         yield "no parameter of the model requires a gradient"
 
@@ -205,17 +198,11 @@ def faults_of(model: nn.Module) -> Iterator[str]:
 def _unkept_faults(model: nn.Module, kept: set[tuple[object, ...]]) -> Iterator[str]:
     """What is trained and in no state dict: no checkpoint would have it."""
     for name, parameter in model.named_parameters():
-        if parameter.requires_grad and _is_dense(parameter) and place(parameter) not in kept:
+        if parameter.requires_grad and is_dense(parameter) and place(parameter) not in kept:
             yield (
                 f"the state dict leaves out {name!r}, which is trained; let it hold all that "
                 "requires a gradient"
             )
-
-
-def _is_dense(value: object) -> bool:
-    if not isinstance(value, Tensor) or is_lazy(value):
-        return False
-    return value.layout == torch.strided and not value.is_meta
 
 
 def _overlaps(tensor: Tensor) -> bool:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.parameter import is_lazy
 
 from obliviate.recipe.deal import key
 from obliviate.recipe.recipe import invalid
@@ -29,6 +30,30 @@ def made_model(recipe: Recipe) -> nn.Module:
         if any(each.is_meta for each in (*model.parameters(), *model.buffers())):
             raise invalid(["model() gave tensors without memory (meta); make them on a device"])
         return model.to(recipe.device)
+
+
+def another_model(recipe: Recipe, first: nn.Module) -> nn.Module:
+    """A second new module from the recipe's factory.
+
+    Raises:
+        InvalidRecipe: It shares memory with the first one.
+    """
+    other = made_model(recipe)
+    mine = {tensor.data_ptr() for tensor in _filled(first).values()}
+    for name, tensor in _filled(other).items():
+        if tensor.data_ptr() in mine:
+            fault = f"model() gives {name!r} of the model before: training would change both"
+            raise invalid([fault + "; make new modules in it, or deepcopy the old ones"])
+    return other
+
+
+def _filled(model: nn.Module) -> dict[str, Tensor]:
+    entries = model.state_dict().items()
+    return {
+        name: each
+        for name, each in entries
+        if isinstance(each, Tensor) and each.numel() and each.data_ptr()
+    }
 
 
 def has_batch_norm(model: nn.Module) -> bool:
@@ -66,9 +91,20 @@ def buffer_names(model: nn.Module) -> frozenset[str]:
     )
 
 
+def is_dense(value: object) -> bool:
+    """Whether a state dict's entry is a tensor with memory of its own and a shape."""
+    if not isinstance(value, Tensor) or is_lazy(value):
+        return False
+    return value.layout == torch.strided and not value.is_meta
+
+
 def load_state(model: nn.Module, state: State) -> None:
-    """Copy a state into a module, in place, so that ties and views survive."""
+    """Copy a state into a module, in place, so that ties and views survive.
+
+    What the state does not have, a frozen base, stays as it is.
+    """
+    live = model.state_dict()
     with torch.no_grad():
-        for name, tensor in model.state_dict().items():
-            tensor.copy_(state[name])
+        for name, tensor in state.items():
+            live[name].copy_(tensor)
     torch.clear_autocast_cache()

@@ -40,7 +40,9 @@ class Hidden:
         self._model, self._memory = model, _Memory()
         self._trainable = {name: each.requires_grad for name, each in model.named_parameters()}
         # what belongs to the state dict, and the modules themselves, are referred to, not kept
-        self._memory.leave_alone(modules, (each for m in model.modules() for each in _kept(m)))
+        kept = [each for module in model.modules() for each in _kept(module)]
+        entries = (each for each in model.state_dict().values() if isinstance(each, Tensor))
+        self._memory.leave_alone(modules, (*kept, *entries))
         for module in losses:
             for tensor in (*module.parameters(recurse=False), *module.buffers(recurse=False)):
                 self._memory.take(tensor)
@@ -85,7 +87,7 @@ class _Memory:
         """Remember nothing of these, nor of what shares memory with the tensors."""
         tensors = list(tensors)
         self._seen |= {id(thing): thing for thing in (*things, *tensors)}
-        self._storages |= {_storage(tensor) for tensor in tensors}
+        self._storages |= {_storage(tensor) for tensor in tensors} - {0}
 
     def take(self, thing: Any) -> None:
         """Remember what a thing holds, and what that holds."""

@@ -33,7 +33,7 @@ class Checkpoint:
     """What training needs to go on after a block.
 
     Attributes:
-        model: The state dict.
+        model: The state dict, but for what is frozen.
         optimizer: The packed optimizer state, where it is carried.
     """
 
@@ -90,8 +90,6 @@ class BlockTrainer(Protocol):
         environment: The process-wide settings that bits depend on.
         reader: Reads the records.
         model: The live module, on the recipe's device; whoever uses it loads a state first.
-        parameters: Names of the parameters, tied ones once: what residual memory is measured on.
-        buffers: Names of what no optimizer makes; see `buffer_names`.
     """
 
     recipe: Recipe
@@ -99,11 +97,35 @@ class BlockTrainer(Protocol):
     environment: Environment
     reader: Reader
     model: nn.Module
-    parameters: frozenset[str]
-    buffers: frozenset[str]
+
+    @property
+    def parameters(self) -> frozenset[str]:
+        """Names of the parameters, tied ones once: what residual memory is measured on."""
+        ...
+
+    @property
+    def buffers(self) -> frozenset[str]:
+        """Names of what no optimizer makes; see `buffer_names`."""
+        ...
 
     def initial(self) -> Checkpoint:
         """The state before block 1."""
+        ...
+
+    def new_module(self) -> nn.Module:
+        """A new module by the recipe, in memory of its own; whoever uses it loads a state.
+
+        Raises:
+            InvalidRecipe: The recipe's factory gives parts of the live one again.
+            NotDeterministic: It gives another frozen base each time.
+        """
+        ...
+
+    def spare_module(self) -> nn.Module:
+        """One to look at states with, beside the live one; whoever uses it loads a state.
+
+        The next one who asks may be given the same one, as it was when it was new.
+        """
         ...
 
     def train(

@@ -7,25 +7,24 @@ of later steps does not shift when a record disappears.
 
 from __future__ import annotations
 
-import copy
 import time
 from hashlib import sha256
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from obliviate.errors import NotFinite, RunLocked
 from obliviate.events import Event
 from obliviate.recipe.contents import NOTHING
 from obliviate.recipe.recipe import invalid
 from obliviate.recipe.user_code import named
-from obliviate.states.update import LARGE_BYTES, captured, digest, size_bytes
+from obliviate.states.update import LARGE_BYTES, digest, size_bytes
 from obliviate.training.batches import Fetched, content_of
 from obliviate.training.determinism import Environment
-from obliviate.training.model import buffer_names, load_state, made_model, parameter_names
-from obliviate.training.module_state import Hidden
+from obliviate.training.live import Live
+from obliviate.training.model import load_state
 from obliviate.training.optimizer import ScheduledOptimizer, rates_of
 from obliviate.training.optimizer_state import packed_optimizer
 from obliviate.training.protocol import Checkpoint, Trained, Tried
@@ -33,9 +32,10 @@ from obliviate.training.reader import Reader
 from obliviate.training.step import Step, by_step
 
 if TYPE_CHECKING:
-    from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Collection, Generator, Iterable, Iterator, Mapping, Sequence
 
     from numpy.typing import NDArray
+    from torch import nn
     from torch.utils.data import Dataset
 
     from obliviate.recipe.recipe import Recipe
@@ -51,8 +51,6 @@ class Trainer:
     Attributes:
         model: The live module, on the recipe's device.
         environment: The process-wide settings that bits depend on.
-        parameters: Names of the parameters, tied ones once: what residual memory is measured on.
-        buffers: Names of what no optimizer makes; see `buffer_names`.
     """
 
     def __init__(
@@ -62,8 +60,12 @@ class Trainer:
         layout: Layout,
         environment: Mapping[str, str],
         content_key: bytes | None = None,
+        *,
+        model: nn.Module | None = None,
+        moving: Collection[str] = (),
+        before: Trainer | None = None,
     ) -> None:
-        """Make a model.
+        """Make a model, or take one over.
 
         Args:
             recipe: How to train.
@@ -72,34 +74,53 @@ class Trainer:
             environment: In what environment; see `environment_facts`.
             content_key: What the records are hashed under while they are trained on; they are not
                 if None.
+            model: A new one from the recipe's factory; one is made if None.
+            moving: See `Base`; what the first steps showed when the run was made.
+            before: A trainer by the same recipe that is not used any more: its model is taken over,
+                and what of that is in no checkpoint is put back to what it was.
         """
         self.recipe, self.layout = recipe, layout
         self._is_busy = self._is_large = False
         self.environment = Environment.of(recipe.device, environment)
         self.reader = Reader(recipe, data, layout, self.environment, content_key)
-        with self.environment.entered():
-            self.model = made_model(recipe)
-        # a loss that is a module may change in training; the recipe's own stays as it is
-        loss = recipe.loss
-        if isinstance(loss, nn.Module):
-            loss = copy.deepcopy(loss).to(recipe.device)
-        self._hidden = Hidden(self.model, loss)
-        self._step = Step(recipe, self.model, loss)
+        if before is None:
+            self._live = Live(recipe, self.environment, model=model, moving=moving)
+        else:
+            self._live = before._live
+            self._live.put_back()
+        self.model = self._live.model
+        self._step = Step(recipe, self.model, self._live.loss)
         self._rates = rates_of(recipe, self.model)
         self._optimizer = self.optimizer(None)
-        self.parameters = parameter_names(self.model)
-        self.buffers = buffer_names(self.model)
+
+    @property
+    def parameters(self) -> frozenset[str]:
+        """Names of the parameters, tied ones once: what residual memory is measured on."""
+        return self._live.parameters
+
+    @property
+    def buffers(self) -> frozenset[str]:
+        """Names of what no optimizer makes; see `buffer_names`."""
+        return self._live.buffers
 
     def initial(self) -> Checkpoint:
         """The state before block 1."""
-        with self.environment.entered():
-            return Checkpoint(model=captured(made_model(self.recipe).state_dict()))
+        return Checkpoint(model=self._live.initial())
+
+    def new_module(self) -> nn.Module:
+        """See `BlockTrainer.new_module`."""
+        return self._live.new_module()
+
+    def spare_module(self) -> nn.Module:
+        """See `BlockTrainer.spare_module`."""
+        return self._live.spare_module()
 
     def fingerprint(self) -> dict[str, str]:
         """The recipe in comparable words; see `Recipe.fingerprint`."""
         with self.environment.entered(), named("the schedule"):
             rates = self._rates.words(self.layout.total_steps(1))
-            return self.recipe.fingerprint(self.model, self.optimizer(None).optimizer, rates)
+            words = self.recipe.fingerprint(self.model, self.optimizer(None).optimizer, rates)
+            return words | self._live.base.words()
 
     def train(
         self, start: Checkpoint, blocks: Iterable[int], erased: NDArray[np.int64]
@@ -131,7 +152,7 @@ class Trainer:
             del start  # a state is large; nobody may need this one any more
             for block in blocks:
                 # whatever is not in the checkpoint starts anew, here as in every replay
-                self._hidden.put_back()
+                self._live.put_back()
                 self._optimizer, packed = self.optimizer(packed), None
                 trained = yield from self._train_block(block, erased)
                 packed = trained.checkpoint.optimizer
@@ -160,10 +181,10 @@ class Trainer:
                     task="block", done=done / self.layout.steps(block), total=1, block=block
                 )
         loss = _mean_loss(losses, block)
-        self._check_thawed(block)
+        self._live.check_thawed(block)
         if self._is_large:  # whoever holds on to earlier ones can let go of them first
             yield Event(task="block", done=1, total=1, block=block)
-        state = captured(self.model.state_dict())
+        state = self._live.state(block)
         self._check_finite(state, block)
         is_learning = loss is not None and self._optimizer.is_learning
         return Trained(
@@ -205,20 +226,10 @@ class Trainer:
         """A new optimizer, as it is before a block."""
         return ScheduledOptimizer(self.recipe, self.model, packed, self._rates)
 
-    def _check_thawed(self, block: int) -> None:
-        if thawed := self._hidden.thawed():
-            raise invalid(
-                [
-                    f"block {block}: the model changed requires_grad of {thawed[0]!r} while it was "
-                    "trained, which no checkpoint keeps; give that part a parameter group, and a "
-                    "learning rate of 0 for as long as it is to stay as it is"
-                ]
-            )
-
     def try_steps(self, start: Checkpoint, block: int, microbatches: Sequence[Microbatch]) -> Tried:
         """See `BlockTrainer.try_steps`."""
         load_state(self.model, start.model)
-        self._hidden.put_back()
+        self._live.put_back()
         self._optimizer = self.optimizer(None)
         self.model.train()
         seen, losses, total = sha256(), [], self.layout.total_steps(block)
@@ -233,13 +244,13 @@ class Trainer:
                     loss = self._step.make(self._optimizer, block, batch)
                 if loss is not None:
                     losses.append(_mean_loss([loss], block))
-        self._check_thawed(block)
+        self._live.check_thawed(block)
         if self.recipe.optimizer_state == "carried":
             packed_optimizer(self._optimizer.optimizer, self.optimizer(None).optimizer)
         return Tried(
             batches=seen.hexdigest(),
             losses=repr(losses),
-            state=digest(captured(self.model.state_dict())),
+            state=digest(self._live.tried_state()),
         )
 
     def _tried(self, block: int, microbatches: Iterable[Microbatch]) -> Iterator[Fetched]:
