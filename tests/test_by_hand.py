@@ -354,6 +354,53 @@ def of_mapping(model, batch):
     return F.cross_entropy(model(batch["inputs"]), batch["target"])
 
 
+class Sentences(Dataset):
+    """Gives mappings with lists of words, of one length or another."""
+
+    def __init__(self, data):
+        self.data = data
+
+    def __len__(self):
+        return len(self.data)
+
+    def __getitem__(self, index):
+        inputs, target = self.data[index]
+        words = [2 * at + int(each > 0) for at, each in enumerate(inputs.tolist())]
+        return {"words": words[: 3 + index % 7], "label": int(target)}
+
+
+class Words(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.table, self.head = nn.Embedding(2 * WIDTH, 8), nn.Linear(8, CLASSES)
+
+    def forward(self, words, mask):
+        return self.head((self.table(words) * mask[..., None]).sum(1) / mask.sum(1)[:, None])
+
+
+def padded(records):
+    longest = max(len(each["words"]) for each in records)
+    words = [[*each["words"], *[0] * (longest - len(each["words"]))] for each in records]
+    mask = [[at < len(each["words"]) for at in range(longest)] for each in records]
+    labels = [each["label"] for each in records]
+    return {
+        "words": torch.tensor(words),
+        "mask": torch.tensor(mask).float(),
+        "labels": torch.tensor(labels),
+    }
+
+
+def masked(records):
+    """Hides words, by the generators of all libraries."""
+    batch = padded(records)
+    hidden = torch.rand(batch["mask"].shape) < 0.1 * (random.random() + np.random.rand())
+    return batch | {"words": batch["words"].masked_fill(hidden, 0)}
+
+
+def of_words(model, batch):
+    return F.cross_entropy(model(batch["words"], batch["mask"]), batch["labels"])
+
+
 def doubled(data):
     return TensorDataset(data.tensors[0].double(), data.tensors[1])
 
@@ -413,6 +460,15 @@ FEATURES = {
         "schedule": warm_cosine,
         "optimizer": lambda ps: torch.optim.Adam(ps, lr=torch.tensor(0.01), fused=True),
     },
+    "padding": {"data": Sentences, "model": Words, "step": of_words, "collate": padded},
+    "masking": {"data": Sentences, "model": Words, "step": of_words, "collate": masked},
+    "masking of microbatches": {
+        "data": Sentences,
+        "model": Words,
+        "step": of_words,
+        "collate": masked,
+        "microbatches": 2,
+    },
     "double": {"model": lambda: mlp().double(), "data": doubled},
     "gathering optimizer": {"optimizer": partial(Gathering, lr=0.1)},
     "microbatches": {"microbatches": 2, "model": dropping},
@@ -455,13 +511,14 @@ def seeded(number):
     np.random.seed(number & 0xFFFFFFFF)
 
 
-def fetched(data, records, seed):
+def fetched(data, records, seed, collate, number):
     """The records of a batch, each augmented under a seed of its own, and collated."""
     items = []
     for record in records.tolist():
         seeded(key(seed, record))
         items.append(data[record])
-    return torch.utils.data.default_collate(items)
+    seeded(key(seed, "collate", number))
+    return (collate or torch.utils.data.default_collate)(items)
 
 
 def trained_by_hand(recipe, data, layout):
@@ -489,7 +546,11 @@ def trained_by_hand(recipe, data, layout):
                 model.zero_grad()
             seed = key(key(recipe.seed, "fetch", block), step)
             parts = np.array_split(records, recipe.microbatches)
-            parts = [(len(each), fetched(data, each, seed)) for each in parts if len(each)]
+            parts = [
+                (len(each), fetched(data, each, seed, recipe.collate, number))
+                for number, each in enumerate(parts)
+                if len(each)
+            ]
             if went_backward(recipe, model, parts, ("step", block, step)):
                 optimizer.step()
             if scheduler is not None:

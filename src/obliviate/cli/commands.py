@@ -95,7 +95,9 @@ def fit(
         "blocks": result.facts.blocks,
         "guarantee": result.guarantee,
         "digest": result.digest,
-        "accuracy": laboratory.accuracy(result.model, source.test, source.recipe.device),
+        "accuracy": laboratory.accuracy(
+            result.model, source.test, source.recipe.device, source.recipe.collate
+        ),
         "seconds": seconds,
     }
     rows = [*facts.items()][:-2]

@@ -144,7 +144,7 @@ def demonstrate(folder: Path, console: Console, other: Project | None = None) ->
     rows = [
         StoryRow(
             model="original",
-            accuracy=accuracy(run.model, source.test),
+            accuracy=accuracy(run.model, source.test, collate=source.recipe.collate),
             blocks=run.facts.blocks,
             seconds=time.perf_counter() - started,
             speedup=None,
@@ -233,13 +233,14 @@ def _forgotten(
 
 def _mean_score(model: nn.Module, source: Project, person: str) -> float:
     ids = np.flatnonzero(np.array(source.subjects) == person)
-    return float(scores(model, source.recipe, feed_of(source.data, workers=0), ids).mean())
+    feed = feed_of(source.data, workers=0, collate=source.recipe.collate)
+    return float(scores(model, source.recipe, feed, ids).mean())
 
 
 def _row(model: str, erasure: Erasure, source: Project) -> StoryRow:
     return StoryRow(
         model=model,
-        accuracy=accuracy(erasure.model, source.test),
+        accuracy=accuracy(erasure.model, source.test, collate=source.recipe.collate),
         blocks=erasure.blocks_replayed,
         seconds=erasure.seconds,
         speedup=erasure.speedup,

@@ -2,29 +2,39 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
+import numpy as np
 import torch
 from torch import nn
-from torch.utils.data import DataLoader
 
 from obliviate.errors import TrainingFailed
 from obliviate.methods.scores import is_classification
-from obliviate.training.batches import moved
+from obliviate.training.batches import feed_of, moved
 
 if TYPE_CHECKING:
+    from collections.abc import Sized
+
     from torch.utils.data import Dataset
+
+    from obliviate.training.collation import Collate
 
 _RECORDS_AT_ONCE = 256
 
 
-def accuracy(model: nn.Module, test: Dataset[Any] | None, device: str = "cpu") -> float | None:
+def accuracy(
+    model: nn.Module,
+    test: Dataset[Any] | None,
+    device: str = "cpu",
+    collate: Collate | None = None,
+) -> float | None:
     """The share of records whose highest output is the target.
 
     Args:
         model: In eval mode, on the device.
         test: A map-style dataset of (input, target).
         device: Where the model is.
+        collate: What makes a batch of them; torch's own collation if None.
 
     Returns:
         Between 0 and 1; None without test data, and where this is no classification: outputs of
@@ -36,7 +46,7 @@ def accuracy(model: nn.Module, test: Dataset[Any] | None, device: str = "cpu") -
     if test is None:
         return None
     try:
-        return _measured(model, test, device)
+        return _measured(model, test, device, collate)
     except Exception as error:
         raise TrainingFailed(
             f"measuring accuracy on the test records raised {type(error).__name__}: {error}",
@@ -44,10 +54,14 @@ def accuracy(model: nn.Module, test: Dataset[Any] | None, device: str = "cpu") -
         ) from error
 
 
-def _measured(model: nn.Module, test: Dataset[Any], device: str) -> float | None:
+def _measured(
+    model: nn.Module, test: Dataset[Any], device: str, collate: Collate | None
+) -> float | None:
+    feed, ids = feed_of(test, 0, collate=collate), np.arange(len(cast("Sized", test)))
     right = total = 0
     with torch.no_grad():
-        for batch in DataLoader(test, batch_size=_RECORDS_AT_ONCE):
+        for first in range(0, len(ids), _RECORDS_AT_ONCE):
+            batch = feed.batch(ids[first : first + _RECORDS_AT_ONCE], 0)
             if not (isinstance(batch, list | tuple) and len(batch) == 2):  # noqa: PLR2004
                 return None
             inputs, targets = moved(batch, device)

@@ -20,6 +20,8 @@ from obliviate.run.start import fit
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from torch import nn
+
     from obliviate.ledger.facts import Guarantee
     from obliviate.recipe.recipe import Project
     from obliviate.run import Run
@@ -97,7 +99,7 @@ def bench(project: Project, blocks: int | None = None) -> Events[Bench]:
         training = sum(entry.seconds for entry in run.chain().entries)
         record = int(np.random.default_rng(project.recipe.seed).integers(run.facts.records))
         block = int(run.trainer.layout.places(np.array([record])).earliest[0])
-        before, count = accuracy(run.model, project.test, project.recipe.device), run.facts.blocks
+        before, count = _accuracy(run.model, project), run.facts.blocks
         run.ledger.close()
         rows: list[BenchRow] = []
         refused: dict[str, str] = {}
@@ -123,7 +125,7 @@ def bench(project: Project, blocks: int | None = None) -> Events[Bench]:
 
 def _row(run: Run, record: int, method: str, project: Project) -> Events[BenchRow]:
     erasure = yield from run.forget.events(records=[record], method=method)
-    measured = accuracy(erasure.model, project.test, project.recipe.device)
+    measured = _accuracy(erasure.model, project)
     run.ledger.close()
     return BenchRow(
         method=method,
@@ -133,3 +135,8 @@ def _row(run: Run, record: int, method: str, project: Project) -> Events[BenchRo
         accuracy=measured,
         guarantee=erasure.guarantee,
     )
+
+
+def _accuracy(model: nn.Module, project: Project) -> float | None:
+    recipe = project.recipe
+    return accuracy(model, project.test, recipe.device, recipe.collate)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from dataclasses import dataclass, replace
+from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -21,7 +22,8 @@ from obliviate.recipe.subjects import named_once
 from obliviate.run.arguments import checked_keep, cut, data_length
 from obliviate.run.make import new_trainer
 from obliviate.text import shown
-from obliviate.training.batches import TensorFeed, content_of, feed_of
+from obliviate.training.batches import TensorFeed, feed_of
+from obliviate.training.collation import content_of
 from obliviate.training.determinism import Environment, environment_facts
 from obliviate.training.first_step import probe
 
@@ -228,7 +230,10 @@ def _context(project: Project, trainer: BlockTrainer, question: Question) -> str
         for each in trainer.layout.microbatches(block, np.array(question.erased))
     )
     scored = np.union1d(question.retained, question.erased).astype(np.int64)
-    probes = {name: _content(data) for name, data in sorted((project.probes or {}).items())}
+    probes = {
+        name: _content(project.recipe, data)
+        for name, data in sorted((project.probes or {}).items())
+    }
     words = {
         "version": obliviate.__version__,
         "environment": environment_facts(),
@@ -237,30 +242,32 @@ def _context(project: Project, trainer: BlockTrainer, question: Question) -> str
         "blocks": trainer.layout.blocks,
         "affected": question.affected,
         "keep": project.keep,
-        "data": _content(project.data, scored),
-        "test": _content(project.test) if project.test is not None else "",
+        "data": _content(project.recipe, project.data, scored),
+        "test": _content(project.recipe, project.test) if project.test is not None else "",
         "probes": probes,
         "sets": [question.erased, question.retained, question.tested, question.controls],
     }
     if project.reference is not None:
-        words["reference"] = _reference(project.reference)
+        words["reference"] = _reference(project.recipe, project.reference)
     return hashlib.sha256(json.dumps(words, sort_keys=True).encode()).hexdigest()
 
 
-def _reference(given: GivenReference) -> str:
+def _reference(recipe: Recipe, given: GivenReference) -> str:
     if not isinstance(given, tuple):
-        return _content(given)
+        return _content(recipe, given)
     data, subjects = given
-    return _content(data) + hashlib.sha256(repr(list(subjects)).encode()).hexdigest()
+    return _content(recipe, data) + hashlib.sha256(repr(list(subjects)).encode()).hexdigest()
 
 
-def _content(data: Dataset[Any], of: NDArray[np.int64] | None = None) -> str:
+def _content(recipe: Recipe, data: Dataset[Any], of: NDArray[np.int64] | None = None) -> str:
     """A digest of a dataset: of all of it where it is tensors, else of some records."""
-    feed, length = feed_of(data, 0), data_length(data)
-    ids = np.arange(length, dtype=np.int64)
-    if not isinstance(feed, TensorFeed):
-        ids = _some(ids, 0, TESTED) if of is None else of
+    feed, length = feed_of(data, 0, collate=recipe.collate), data_length(data)
     seen = hashlib.sha256(str(length).encode())
-    for piece in content_of(feed.batch(ids, 0)):
+    if isinstance(feed, TensorFeed):
+        pieces = content_of(feed.batch(np.arange(length, dtype=np.int64), 0))
+    else:
+        ids = _some(np.arange(length, dtype=np.int64), 0, TESTED) if of is None else of
+        pieces = chain.from_iterable(map(feed.content, ids.tolist()))
+    for piece in pieces:
         seen.update(piece)
     return seen.hexdigest()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
 
 from obliviate.errors import RunUnfinished
@@ -87,10 +88,11 @@ def audit(run: Run, test: Dataset[Any] | None = None) -> Events[Retraining]:
             f"an erasure from {run.folder} has not been carried out to its end",
             hint="call forget or settle: it finishes what was begun; then audit again",
         )
-    left_out, model, device = run.ledger.records.erased(), run.model, run.recipe.device
+    left_out, model, recipe = run.ledger.records.erased(), run.model, run.recipe
+    measure = partial(accuracy, test=test, device=recipe.device, collate=recipe.collate)
     live = model.state_dict()
     served = captured({name: live[name] for name in run.trainer.parameters})
-    measured = accuracy(model, test, device)  # before training: a faulty test set fails at once
+    measured = measure(model)  # before training: a faulty test set fails at once
     started = time.perf_counter()
     state = yield from _retraining(run, left_out)
     seconds = time.perf_counter() - started
@@ -104,7 +106,7 @@ def audit(run: Run, test: Dataset[Any] | None = None) -> Events[Retraining]:
         digest_retrained=found,
         distance=_distance(served, state, run.trainer.parameters),
         accuracy=measured,
-        accuracy_retrained=accuracy(model, test, device),
+        accuracy_retrained=measure(model),
         left_out=len(left_out),
         seconds=seconds,
         changed_environment=run.changed_environment(),

@@ -145,17 +145,19 @@ class Bench:
 
     def _measured(self, model: nn.Module, recipe: Recipe, facts: dict[str, Any]) -> Cell:
         project, question, device = self.project, self.question, recipe.device
-        feed, found = feed_of(project.data, 0), {}
+        feed, found = feed_of(project.data, 0, collate=recipe.collate), {}
         for name in ("erased", "retained"):
             found[name] = scores(model, recipe, feed, np.array(getattr(question, name)))
         if project.test is not None:
             tested = np.array(question.tested, dtype=np.int64)
-            found["tested"] = scores(model, recipe, feed_of(project.test, 0), tested)
+            found["tested"] = scores(
+                model, recipe, feed_of(project.test, 0, collate=recipe.collate), tested
+            )
         probes = {"test": project.test} if project.test is not None else {}
         return Cell(
             scores={name: tuple(values.tolist()) for name, values in found.items()},
             accuracies={
-                name: accuracy(model, data, device)
+                name: accuracy(model, data, device, recipe.collate)
                 for name, data in (probes | dict(project.probes or {})).items()
             },
             facts=facts,
@@ -168,7 +170,8 @@ class Bench:
         epoch, all of whose states are kept.
         """
         first, chains = self.question.affected[-1], (original.chain(), replayed.chain())
-        recipe, feed = original.recipe, feed_of(self.project.data, 0)
+        recipe = original.recipe
+        feed = feed_of(self.project.data, 0, collate=recipe.collate)
         model = original.trainer.model.eval()
         found: dict[str, list[float]] = {"lags": [], "erased": [], "controls": []}
         for lag in lags_up_to(chains[0].length - first + 1):

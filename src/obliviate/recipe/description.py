@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import re
+from dataclasses import fields, is_dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -38,7 +39,8 @@ def describe(thing: Any) -> str:
         return f"{str(array.dtype).removeprefix('torch.')}{list(array.shape)} {digits}"
     if callable(thing):
         name = str(getattr(thing, "__qualname__", type(thing).__qualname__))
-        held = ", ".join(f"{key}={describe(each)}" for key, each in _enclosed(thing))
+        its = (*_enclosed(thing), *_declared(thing))
+        held = ", ".join(f"{key}={describe(each)}" for key, each in its)
         return f"{name}({held})" if held else name
     return placeless(repr(thing))
 
@@ -57,6 +59,15 @@ def _enclosed(function: Any) -> Iterator[tuple[str, Any]]:
     for at, value in enumerate(defaults):
         if isinstance(value, Tensor | np.ndarray):
             yield f"default {at}", value
+
+
+def _declared(thing: Any) -> Iterator[tuple[str, Any]]:
+    """The numbers and texts that an object was declared with, such as those of a collation."""
+    if is_dataclass(thing) and not isinstance(thing, type):
+        for field in fields(thing):
+            value = getattr(thing, field.name, None)
+            if isinstance(value, str | bool | int | float | Tensor | np.ndarray | None):
+                yield field.name, value
 
 
 def _own_tensors(module: nn.Module) -> dict[str, Tensor]:

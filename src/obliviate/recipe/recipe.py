@@ -49,6 +49,7 @@ _CHOICES = {
     "accumulation": get_args(Accumulation),
 }
 _NOT_SAID = {
+    "collate": None,
     "block_seed": None,
     "reads": "batch",
     "deal": "subject",
@@ -61,6 +62,7 @@ _NO_CLASS = {
     "loss": "give an object of it, such as CrossEntropyLoss()",
     "step": "give a function (model, batch) -> loss",
     "score": "give a function (model, batch) -> one number for each record",
+    "collate": "give an object of it, or a function (records) -> batch",
     "schedule": "give a function (step, total_steps) -> factor on the learning rates, or "
     "a scheduler's factory, whose first parameter is named optimizer",
     "weigh": "give a function (batch) -> number of items",
@@ -77,6 +79,9 @@ class Recipe:
             first parameter is named `model`: groups by the names of modules and parameters.
         loss: (outputs, targets) -> scalar, the mean over the batch. Not needed where `step` is
             given.
+        collate: What makes a batch of a list of records, as a DataLoader's collate_fn does; torch's
+            own collation if None. Whatever it draws, it draws from the global generators, which are
+            seeded before it; it takes any number of records, as erasures leave them.
         batch_size: The largest batch.
         microbatches: How many parts a batch is cut into, for a forward and a backward pass each:
             gradient accumulation. Its places are cut, before erasures; a part that erasures leave
@@ -132,6 +137,7 @@ class Recipe:
     model: Callable[[], nn.Module]
     optimizer: Callable[[Any], Optimizer]
     loss: Callable[[Any, Any], Tensor] | None = None
+    collate: Callable[[list[Any]], Any] | None = None
     batch_size: int = 32
     microbatches: int = 1
     weigh: Callable[[Any], float] | None = None
@@ -177,11 +183,11 @@ class Recipe:
                 yield f"{name} is {kind} that exists already; give the factory, such as {call}"
             elif not callable(value):
                 yield f"{name} is {value!r}; it must be callable, such as {call}"
-        for name in ("loss", "schedule", "step", "score", "weigh"):
+        for name in ("loss", "schedule", "step", "score", "collate", "weigh"):
             value = getattr(self, name)
             if value is not None and not callable(value):
                 yield f"{name} is {value!r}; it must be callable or None"
-            elif isinstance(value, type) and issubclass(value, nn.Module):
+            elif isinstance(value, type) and _has_calls(value):
                 yield f"{name} is the class {value.__name__}; {_NO_CLASS[name]}"
         schedule: Any = self.schedule
         if isinstance(schedule, LRScheduler):
@@ -305,6 +311,11 @@ class Recipe:
             return self.step(model, batch)
         items = self.items_of(batch) if items is None else items
         return self.step(model, batch, items) if items else None
+
+
+def _has_calls(kind: type) -> bool:
+    """Whether objects of a class are called, rather than the class; a scheduler's is a factory."""
+    return any("__call__" in vars(each) for each in kind.__mro__)
 
 
 def _group_words(group: Mapping[str, Any], order: Mapping[int, int]) -> dict[str, str]:

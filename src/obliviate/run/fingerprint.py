@@ -13,7 +13,6 @@ from obliviate.errors import ForeignData, ForeignRecipe
 from obliviate.recipe.deal import key, keyed_hash
 from obliviate.text import counted
 from obliviate.training.base import DIGEST_WORD, TENSORS_WORD, differing_tensors
-from obliviate.training.batches import content_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -44,7 +43,7 @@ def content_hashes(trainer: BlockTrainer, ids: Iterable[int], secret: bytes) -> 
     hashes = {}
     for record in ids:
         mac = hmac.new(secret, str(record).encode(), hashlib.sha256)
-        for piece in content_of(trainer.reader.batch(np.array([record], dtype=np.int64))):
+        for piece in trainer.reader.content(record):
             mac.update(piece)
         hashes[int(record)] = mac.hexdigest()
     return hashes

@@ -13,7 +13,8 @@ from torch import Tensor, nn
 
 from obliviate.recipe.recipe import Recipe
 from obliviate.states.update import captured, digest
-from obliviate.training.batches import content_of, moved
+from obliviate.training.batches import moved
+from obliviate.training.collation import content_of
 from obliviate.training.determinism import Environment
 from obliviate.training.model import (
     another_model,

@@ -2,14 +2,13 @@
 
 Before each record of a general dataset is fetched, the generators are seeded for that record, so
 that augmentation neither depends on the other records of a batch nor shifts when one of them
-disappears.
+disappears. They are seeded again before a collation of the user's own.
 """
 
 from __future__ import annotations
 
 import contextlib
 import copy
-import random
 from collections.abc import Mapping, MutableMapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol, cast
@@ -18,18 +17,19 @@ import numpy as np
 import torch
 from torch import Tensor
 from torch.nn.utils.rnn import PackedSequence
-from torch.utils.data import DataLoader, Dataset, TensorDataset, default_collate
+from torch.utils.data import DataLoader, Dataset, TensorDataset
 
-from obliviate.errors import TrainingFailed
 from obliviate.recipe.contents import NOTHING, Hashes, hashed
 from obliviate.recipe.deal import key
 from obliviate.states.update import raw_bytes
+from obliviate.training.collation import collated, content_before, content_of, seed_for_reading
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
     from numpy.typing import NDArray
 
+    from obliviate.training.collation import Collate
     from obliviate.training.layout import Microbatch
 
 _ONE_SEED = key(0, "alone")
@@ -53,12 +53,18 @@ class Fetched:
 class Feed(Protocol):
     """Where batches come from."""
 
-    def batch(self, records: NDArray[np.int64], seed: int) -> Any:
-        """One batch, collated, on the CPU."""
+    def batch(self, records: NDArray[np.int64], seed: int, number: int = 0) -> Any:
+        """One batch, collated, on the CPU.
+
+        Args:
+            records: Which.
+            seed: For what a dataset draws.
+            number: Of the microbatch, for what a collation draws.
+        """
         ...
 
-    def alone(self, record: int) -> Any:
-        """A batch of one record, read as it would be at any other place in the dataset."""
+    def content(self, record: int) -> list[bytes | memoryview]:
+        """The content of a record, read as it would be at any other place in the dataset."""
         ...
 
     def batches(
@@ -75,7 +81,11 @@ class Feed(Protocol):
 
 
 def feed_of(
-    data: Dataset[Any], workers: int, threads: int = 1, content_key: bytes | None = None
+    data: Dataset[Any],
+    workers: int,
+    threads: int = 1,
+    content_key: bytes | None = None,
+    collate: Collate | None = None,
 ) -> Feed:
     """The feed of a dataset: the direct one only where `TensorDataset`'s own indexing applies.
 
@@ -86,10 +96,12 @@ def feed_of(
             threads has other bits. More than one cannot be had in a worker, which would hang, so
             that records are fetched in this process then.
         content_key: What records are hashed under; 32 bytes. Without it, none are.
+        collate: What makes a batch of records; torch's own collation if None.
     """
-    if isinstance(data, TensorDataset) and type(data).__getitem__ is TensorDataset.__getitem__:
-        return TensorFeed(data, content_key)
-    return LoaderFeed(data, workers if threads == 1 else 0, threads, content_key)
+    is_tensors = isinstance(data, TensorDataset)
+    if is_tensors and type(data).__getitem__ is TensorDataset.__getitem__ and collate is None:
+        return TensorFeed(cast("TensorDataset", data), content_key)
+    return LoaderFeed(data, workers if threads == 1 else 0, threads, content_key, collate)
 
 
 class TensorFeed:
@@ -98,14 +110,14 @@ class TensorFeed:
     def __init__(self, data: TensorDataset, content_key: bytes | None = None) -> None:
         self._tensors, self._key = data.tensors, content_key
 
-    def batch(self, records: NDArray[np.int64], seed: int) -> Any:  # noqa: ARG002
+    def batch(self, records: NDArray[np.int64], seed: int, number: int = 0) -> Any:  # noqa: ARG002
         """One batch: the rows of the records, of each tensor."""
         index = torch.from_numpy(records)
         return [tensor[index] for tensor in self._tensors]
 
-    def alone(self, record: int) -> Any:
-        """A batch of one record."""
-        return self.batch(np.array([record], dtype=np.int64), 0)
+    def content(self, record: int) -> list[bytes | memoryview]:
+        """The content of a batch of one record."""
+        return list(content_of(self.batch(np.array([record], dtype=np.int64), 0)))
 
     def batches(
         self, microbatches: Iterable[Microbatch], seed: int, hashed_steps: int = 0
@@ -123,25 +135,31 @@ class LoaderFeed:
     """Fetches records one by one, in worker processes if there are any."""
 
     def __init__(
-        self, data: Dataset[Any], workers: int, threads: int, content_key: bytes | None = None
+        self,
+        data: Dataset[Any],
+        workers: int,
+        threads: int,
+        content_key: bytes | None = None,
+        collate: Collate | None = None,
     ) -> None:
-        self._seeded = _Seeded(data, threads, content_key)
+        self._seeded = _Seeded(data, threads, content_key, collate)
         self._sampler = _Sampler()
         self._loader = DataLoader(
             self._seeded,
-            batch_sampler=cast("Any", self._sampler),
+            batch_size=None,
+            sampler=cast("Any", self._sampler),
             num_workers=workers,
             persistent_workers=workers > 0,
-            collate_fn=_collated,
+            collate_fn=_as_it_is,
         )
 
-    def batch(self, records: NDArray[np.int64], seed: int) -> Any:
+    def batch(self, records: NDArray[np.int64], seed: int, number: int = 0) -> Any:
         """One batch, fetched in this process and collated as the loader would."""
-        return _collated([self._seeded[each] for each in _keys(records, seed)])[0]
+        return self._seeded[_Wanted(records=records.tolist(), seed=seed, number=number)][0]
 
-    def alone(self, record: int) -> Any:
-        """A batch of one record, seeded as any other: its place must not show in what is drawn."""
-        return _collated([self._seeded[record, _ONE_SEED, False]])[0]
+    def content(self, record: int) -> list[bytes | memoryview]:
+        """The content of a record; see `Feed`."""
+        return self._seeded.content(record)
 
     def batches(
         self, microbatches: Iterable[Microbatch], seed: int, hashed_steps: int = 0
@@ -149,17 +167,20 @@ class LoaderFeed:
         """Read some microbatches; see `Feed`."""
         listed = list(microbatches)
         self._sampler.batches = [
-            _keys(each.records, key(seed, each.step), is_hashed=each.step < hashed_steps)
+            _Wanted(
+                records=each.records.tolist(),
+                seed=key(seed, each.step),
+                number=each.number,
+                is_hashed=each.step < hashed_steps,
+            )
             for each in listed
         ]
         for each, (batch, hashes) in zip(listed, self._loader, strict=True):
             yield Fetched(microbatch=each, batch=batch, hashes=hashes)
 
 
-def _collated(items: Sequence[tuple[Any, int | None]]) -> tuple[Any, Hashes]:
-    things, hashes = zip(*items, strict=True)
-    known = NOTHING if None in hashes else np.array(hashes, dtype=np.uint32)
-    return collated(list(things)), known
+def _as_it_is(batch: Any) -> Any:
+    return batch
 
 
 def _row_hashes(batch: Sequence[Tensor], content_key: bytes) -> Hashes:
@@ -210,91 +231,82 @@ def moved(batch: Any, device: str) -> Any:
     return batch
 
 
-def collated(records: list[Any]) -> Any:
-    """Records as a batch, as torch's own loader makes one.
-
-    Raises:
-        TrainingFailed: They do not go together.
-    """
-    try:
-        return default_collate(records)
-    except Exception as error:
-        kinds = ", ".join(dict.fromkeys(type(each).__name__ for each in records))
-        raise TrainingFailed(
-            f"collating {len(records)} records ({kinds}) raised {type(error).__name__}: {error}",
-            hint="let the dataset give tensors, arrays, numbers, texts, or lists and mappings of "
-            "them, of one shape and type for all records",
-        ) from error
-
-
-def _keys(
-    records: NDArray[np.int64], seed: int, *, is_hashed: bool = False
-) -> list[tuple[int, int, bool]]:
-    return [(int(record), key(seed, int(record)), is_hashed) for record in records]
-
-
-def content_of(item: Any) -> Iterator[bytes | memoryview]:
-    """The content of a record or a batch, in a canonical order of bytes.
-
-    Tensors, arrays, text, bytes, numbers, and sequences and mappings of them; of anything else, its
-    type.
-    """
-    if isinstance(item, Tensor):
-        yield f"{item.dtype}{list(item.shape)}".encode()
-        yield raw_bytes(item.cpu())
-    elif isinstance(item, np.ndarray | np.generic):
-        yield f"{item.dtype}{list(item.shape)}".encode()
-        yield item.tobytes()
-    elif isinstance(item, Mapping):
-        for name, value in item.items():
-            yield repr(name).encode()
-            yield from content_of(value)
-    elif isinstance(item, list | tuple):
-        yield str(len(item)).encode()
-        for value in item:
-            yield from content_of(value)
-    elif isinstance(item, str | bytes | bool | int | float | complex | None):
-        yield repr(item).encode(errors="surrogatepass")
-    else:
-        yield type(item).__qualname__.encode()
-
-
 class _Sampler:
     """Hands out the batches laid before it, so that the loader and its workers outlive a block."""
 
     def __init__(self) -> None:
-        self.batches: list[list[tuple[int, int, bool]]] = []
+        self.batches: list[_Wanted] = []
 
-    def __iter__(self) -> Iterator[list[tuple[int, int, bool]]]:
+    def __iter__(self) -> Iterator[_Wanted]:
         return iter(self.batches)
 
     def __len__(self) -> int:
         return len(self.batches)
 
 
+@dataclass(frozen=True, kw_only=True)
+class _Wanted:
+    """A batch to be read.
+
+    Attributes:
+        records: Which.
+        seed: Each record's own is derived of it.
+        number: Of the microbatch.
+        is_hashed: Whether the records are.
+    """
+
+    records: list[int]
+    seed: int
+    number: int = 0
+    is_hashed: bool = False
+
+
 class _Seeded(Dataset[Any]):
-    """A dataset whose generators are seeded for each record."""
+    """A dataset whose generators are seeded for each record, and for each batch of them."""
 
-    def __init__(self, data: Dataset[Any], threads: int, content_key: bytes | None) -> None:
+    def __init__(
+        self,
+        data: Dataset[Any],
+        threads: int,
+        content_key: bytes | None,
+        collate: Collate | None,
+    ) -> None:
         self._data, self._threads, self._key = data, threads, content_key
+        self._collate = collate
 
-    def __getitem__(self, wanted: tuple[int, int, bool]) -> tuple[Any, int | None]:
-        """A record, and its hash where it is asked for."""
-        record, seed, is_hashed = wanted
-        torch.default_generator.manual_seed(seed)
-        random.seed(seed)
-        np.random.seed(seed & 0xFFFFFFFF)
-        item = self._fetched(record)
-        if not (is_hashed and self._key):
-            return item, None
-        return item, content_hash(list(content_of(collated([item]))), self._key)
+    def __getitem__(self, wanted: _Wanted) -> tuple[Any, Hashes]:
+        """A batch, and a hash of each of its records where they are asked for."""
+        with self._in_threads():
+            items, hashes = [], []
+            for record in wanted.records:
+                seed_for_reading(key(wanted.seed, record))
+                item = self._data[record]
+                if wanted.is_hashed and self._key:
+                    hashes.append(content_hash(self._content(item), self._key))
+                items.append(item)
+            if self._collate is not None:
+                seed_for_reading(key(wanted.seed, "collate", wanted.number))
+            return collated(items, self._collate), np.array(hashes, dtype=np.uint32)
 
-    def _fetched(self, record: int) -> Any:
+    def content(self, record: int) -> list[bytes | memoryview]:
+        """The content of a record, seeded as any other: its place must not show in it."""
+        with self._in_threads():
+            seed_for_reading(_ONE_SEED)
+            return self._content(self._data[record])
+
+    def _content(self, item: Any) -> list[bytes | memoryview]:
+        if self._collate is None:
+            return list(content_of(collated([item])))
+        return list(content_before(item))
+
+    @contextlib.contextmanager
+    def _in_threads(self) -> Iterator[None]:
         threads = torch.get_num_threads()
         if threads == self._threads:
-            return self._data[record]
+            yield
+            return
         torch.set_num_threads(self._threads)
         try:
-            return self._data[record]
+            yield
         finally:
             torch.set_num_threads(threads)

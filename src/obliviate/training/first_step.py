@@ -22,7 +22,7 @@ from obliviate.training.step import step_seed
 from obliviate.vault.codec import DTYPES
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
     import numpy as np
     from numpy.typing import NDArray
@@ -65,13 +65,26 @@ def probe(trainer: BlockTrainer, erased: NDArray[np.int64]) -> None:
         once, again = map(vars, tried)
         steps = len({each.step for each in first})
         which = next(said for part, said in parts.items() if once[part] != again[part])
+        if which == parts["batches"] and _draws_alike(trainer, first):
+            which = "collate made two batches of the same records"
         raise NotDeterministic(
             f"the first steps ({steps}), tried twice, gave two results: {which}",
             hint="draw randomness from the global generators of torch, numpy and Python (they "
-            "are seeded before each record and step); keep no state outside the state dict",
+            "are seeded before each record, batch and step), not from one of your own; keep no "
+            "state outside the state dict",
         )
     _check_gradients(trainer, block, first[0])
     rehearse(trainer, initial, block, first[0])
+
+
+def _draws_alike(trainer: BlockTrainer, microbatches: Iterable[Microbatch]) -> bool:
+    """Whether the dataset gives the same records again, so that their collation does not."""
+    reader = trainer.reader
+    return trainer.recipe.collate is not None and all(
+        reader.content(record) == reader.content(record)
+        for each in microbatches
+        for record in each.records.tolist()
+    )
 
 
 def _first_microbatches(

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from obliviate.errors import InvalidRecipe
-from obliviate.training.batches import content_of
+from obliviate.training.collation import content_of
 
 if TYPE_CHECKING:
     from torch.optim import Optimizer

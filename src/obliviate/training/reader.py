@@ -54,7 +54,7 @@ class Reader(Records):
             TrainingFailed: The dataset raised.
         """
         seed = key(self._recipe.seed, "fetch", block)
-        return self.batch(microbatch.records, key(seed, microbatch.step))
+        return self.batch(microbatch.records, key(seed, microbatch.step), microbatch.number)
 
     def unhashed(self, block: int) -> Hashes:
         """Room for the hashes of a block's records."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from obliviate.recipe.user_code import named
-from obliviate.training.batches import content_of, feed_of, moved
+from obliviate.training.batches import feed_of, moved
 
 if TYPE_CHECKING:
     import numpy as np
@@ -43,16 +43,16 @@ class Records:
         """
         self._recipe, self._environment = recipe, environment
         data_threads = int(environment.facts["data threads"])
-        self._feed: Feed = feed_of(data, recipe.workers, data_threads, content_key)
+        self._feed: Feed = feed_of(data, recipe.workers, data_threads, content_key, recipe.collate)
 
-    def batch(self, records: NDArray[np.int64], seed: int = 0) -> Any:
+    def batch(self, records: NDArray[np.int64], seed: int = 0, number: int = 0) -> Any:
         """The batch of some records, on the recipe's device.
 
         Raises:
             TrainingFailed: The dataset raised.
         """
         with self._environment.entered(), named(self.what):
-            return moved(self._feed.batch(records, seed), self._recipe.device)
+            return moved(self._feed.batch(records, seed, number), self._recipe.device)
 
     def content(self, record: int) -> list[bytes | memoryview]:
         """The content of a record, which depends neither on its id nor on its neighbours.
@@ -61,4 +61,4 @@ class Records:
             TrainingFailed: The dataset raised.
         """
         with self._environment.entered(), named(self.what):
-            return list(content_of(self._feed.alone(record)))
+            return self._feed.content(record)

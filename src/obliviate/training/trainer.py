@@ -21,7 +21,8 @@ from obliviate.recipe.contents import NOTHING
 from obliviate.recipe.recipe import invalid
 from obliviate.recipe.user_code import named
 from obliviate.states.update import LARGE_BYTES, digest, size_bytes
-from obliviate.training.batches import Fetched, content_of
+from obliviate.training.batches import Fetched
+from obliviate.training.collation import content_of
 from obliviate.training.determinism import Environment
 from obliviate.training.live import Live
 from obliviate.training.model import load_state
