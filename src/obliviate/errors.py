@@ -55,6 +55,10 @@ class InvalidOption(RequestError):
     """An option has a value or a type that is not allowed."""
 
 
+class ExtraMissing(RequestError, ImportError):
+    """A library that an integration is made for is not installed."""
+
+
 class UnknownRecord(RequestError):
     """A record id is not in the dataset."""
 

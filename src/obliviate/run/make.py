@@ -96,7 +96,8 @@ def trainer_of(
     """What trains by a recipe: the one place that makes a trainer.
 
     Args:
-        recipe: How to train; its class may name a trainer of its own, which makes its own model.
+        recipe: How to train; its class may name a trainer of its own. One that is no kind of
+            `Trainer` makes its own model.
         data: On what.
         layout: Which record is trained on where.
         environment: In what environment.
@@ -105,10 +106,12 @@ def trainer_of(
         moving: See `Trainer`.
         before: See `Trainer`.
     """
-    if recipe.trainer is not None:
-        made: BlockTrainer = recipe.trainer(recipe, data, layout, environment, content_key)
-        return made
-    return Trainer(
+    kind: Any = recipe.trainer or Trainer
+    trainer: BlockTrainer
+    if not (isinstance(kind, type) and issubclass(kind, Trainer)):
+        trainer = kind(recipe, data, layout, environment, content_key)
+        return trainer
+    trainer = kind(
         recipe,
         data,
         layout,
@@ -116,8 +119,9 @@ def trainer_of(
         content_key,
         model=model,
         moving=moving,
-        before=before if isinstance(before, Trainer) else None,
+        before=before if isinstance(before, kind) else None,
     )
+    return trainer
 
 
 def deal_seed(recipe: Recipe) -> int:

@@ -1,0 +1,1 @@
+"""Training loops of other libraries, taken over as they stand: each imports its own framework."""
