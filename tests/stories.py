@@ -123,6 +123,10 @@ def lived(folder, url=None) -> Ledger:
     carried_out(ledger)
     ledger.objects.mark_destroyed(ledger.objects.keys("condemned"))
     settled(ledger)
+    last = ledger.chain.entries()[-1]
+    ledger.exports.finish(ledger.exports.begin("/models/a", "safetensors", last).id)
+    ledger.exports.finish(ledger.exports.begin("/models/a", "onnx", last).id)
+    ledger.exports.withdraw("/models/a")
     failed = ledger.erasures.begin("forget", METHOD, ids(5), due=DUE)
     ledger.erasures.stage([entry(1, "x", origin="replayed", erasure=failed.id)])
     ledger.erasures.give_up(failed.id, "the loss is nan")

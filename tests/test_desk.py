@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -65,7 +66,13 @@ def test_a_wrong_request_changes_nothing(folder, ask, error):
         assert desk.status() == before
 
 
-def test_the_commands_of_the_desk_load_neither_torch_nor_the_project(folder, tmp_path):
+def test_the_commands_of_the_desk_load_neither_torch_nor_the_project(
+    folder, tmp_path, recipe_of, data
+):
+    gone = tmp_path / "gone"
+    with ob.load(folder, recipe_of(), data) as run:
+        run.export(gone)
+    shutil.rmtree(gone)
     calls = [
         ["request", str(folder), "--subject", "u3", "--due", "2099-01-01"],
         ["request", str(folder), "--record", "7", "--method", "exact"],
@@ -73,6 +80,7 @@ def test_the_commands_of_the_desk_load_neither_torch_nor_the_project(folder, tmp
         ["queue", str(folder)],
         ["status", str(folder), "--json"],
         ["refuse", str(folder), "1", "--reason", "withdrawn"],
+        ["withdraw", str(folder), str(gone)],
     ]
     done = subprocess.run(
         [sys.executable, "-c", FREE.format(calls=calls)],

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from obliviate.methods.exact import Exact
     from obliviate.recipe.recipe import Project, Recipe
     from obliviate.run import Run, fit, load
+    from obliviate.run.model import open_model
     from obliviate.vault import KeyFile, KeyService, KeyVariable
 
 __version__ = "0.1.0"
@@ -39,6 +40,7 @@ _ROOMS = {
     "Verification": "chain.verification",
     "fit": "run",
     "load": "run",
+    "open_model": "run.model",
 }
 """Where each public name lives. It is imported when it is first asked for: torch takes seconds, and
 whoever only registers a request needs none of it."""
@@ -75,4 +77,5 @@ __all__ = [
     "Verification",
     "fit",
     "load",
+    "open_model",
 ]

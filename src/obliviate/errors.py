@@ -103,6 +103,10 @@ class UnknownRequest(RequestError):
     """The run has no request of that number, or it cannot be changed any more."""
 
 
+class UnknownExport(RequestError):
+    """Nothing of the run was exported to that place, or nothing is there any more."""
+
+
 class Tombstoned(RequestError):
     """The data holds records that were erased before."""
 
@@ -125,6 +129,10 @@ class TombstonesLost(ObliviateError):
 
 class TombstonesDamaged(ObliviateError):
     """The file of tombstones is not what was written."""
+
+
+class ExportFailed(ObliviateError):
+    """The model cannot be written in the form that was asked for."""
 
 
 class ModelGone(ObliviateError):

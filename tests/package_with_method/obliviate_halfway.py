@@ -32,3 +32,9 @@ class Middle(Pursuit):
 
 class Broken:
     """Not even a method."""
+
+
+def write_listing(model, folder, example):
+    """A form: what the model's tensors are called, and the shape of what it is called with."""
+    lines = [*model.state_dict(), str(tuple(example().shape))]
+    (folder / "listing.txt").write_text("\n".join(lines), encoding="utf-8")

@@ -34,6 +34,7 @@ _ROOMS = {
     "bench": "laboratory",
     "demo": "demo",
     "destroy-key": "commands",
+    "export": "commands",
     "extend": "commands",
     "fit": "commands",
     "forecast": "forecast",
@@ -50,6 +51,7 @@ _ROOMS = {
     "status": "requests",
     "vault": "storage",
     "verify": "commands",
+    "withdraw": "requests",
     "work": "commands",
 }
 """Where each command lives. Its module is imported when it is called: what registers a request does

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 from pathlib import Path  # noqa: TC003 - typer evaluates annotations
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -10,8 +11,10 @@ import typer
 
 from obliviate import lab as laboratory
 from obliviate.cli import render
+from obliviate.cli.exports import of_exports, still_held
 from obliviate.cli.options import (
     Blocks,
+    ExportPlace,
     Json,
     MethodName,
     Moved,
@@ -37,6 +40,7 @@ from obliviate.cli.terminal import watch_replay
 from obliviate.desk.policy import Policy
 from obliviate.errors import InvalidOption
 from obliviate.events import watch
+from obliviate.export import forms
 from obliviate.recipe.project import load_project
 from obliviate.run import start
 from obliviate.run.extend import addition_of
@@ -123,7 +127,8 @@ def forget(
     def one(run: str) -> Answer:
         opened = open_run(run, project, wait)[1]
         erasure = watch_replay(opened.forget.events(record or (), subject or (), chosen))
-        return render.of_erasure(erasure, _picture(run, erasure))
+        answer = render.of_erasure(erasure, _picture(run, erasure))
+        return replace(answer, shown=[*answer.shown, *still_held(opened.exports())])
 
     return over(run, one)
 
@@ -180,6 +185,21 @@ def extend(
         )
     )
     return render.of_extension(extension, opened.status())
+
+
+@app.command()
+def export(
+    run: RunFolder,
+    place: ExportPlace,
+    *,
+    form: Annotated[
+        str, typer.Option(metavar="FORM", help=f"One of {', '.join(forms.names())}.")
+    ] = "safetensors",
+    project: Moved = None,
+    _json: Json = False,
+) -> Answer:
+    """Hand the model on: into a folder of its own, which the run remembers."""
+    return of_exports([open_run(run, project)[1].export(place, form)])
 
 
 @app.command(name="destroy-key")

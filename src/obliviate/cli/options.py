@@ -76,6 +76,9 @@ Due = Annotated[
 ]
 Number = Annotated[int, typer.Argument(metavar="REQUEST", help="The request's number.")]
 Reason = Annotated[str, typer.Option(help="Why; it is kept.")]
+ExportPlace = Annotated[
+    str, typer.Argument(metavar="PLACE", help="A folder of the export's own, or a URL.")
+]
 Json = Annotated[bool, typer.Option("--json", help="Answer with one JSON object.")]
 
 

@@ -7,7 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 from rich.table import Table
 
+from obliviate.cli.exports import exports_table, still_held
 from obliviate.cli.output import DONE, FAILED, Answer
+from obliviate.ledger.facts import OUTSIDE
 from obliviate.text import counted, decimal, duration, moment, percent
 
 if TYPE_CHECKING:
@@ -185,8 +187,9 @@ def of_queue(queue: Queue) -> Answer:
     for request in queue.unsettled:
         cells = (request.id, request.state, moment(request.due), request.method["name"])
         table.add_row(*map(str, (*cells, request.records, "-", "-")))
+    exports = still_held(queue.exports)
     if not table.row_count:
-        return Answer(facts=facts, shown=["no request waits"])
+        return Answer(facts=facts, shown=["no request waits", *exports])
     rows = [
         ("one after the other", duration(queue.seconds_alone)),
         ("together", duration(queue.seconds_together)),
@@ -202,7 +205,7 @@ def of_queue(queue: Queue) -> Answer:
     ]
     return Answer(
         facts=facts | {"seconds_saved": queue.seconds_saved},
-        shown=[table, facts_table(rows), *(now or ["`work` would now do nothing"])],
+        shown=[table, facts_table(rows), *(now or ["`work` would now do nothing"]), *exports],
     )
 
 
@@ -272,7 +275,10 @@ def of_status(status: Status) -> Answer:
             cells = (each.id, each.kind, each.state, method, each.records, moment(each.started))
             table.add_row(*map(str, cells))
         shown.append(table)
-    shown += _condemned(status.condemned)
+    outside = [each for each in status.exports if each.state in OUTSIDE]
+    if outside:
+        shown.append(exports_table(outside))
+    shown += [*still_held(status.exports), *_condemned(status.condemned)]
     if any(each.state == "running" for each in status.erasures):
         shown.append("an erasure is not finished: call the same command again to finish it")
     return Answer(facts=facts, shown=shown)

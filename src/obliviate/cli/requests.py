@@ -8,8 +8,10 @@ from typing import TYPE_CHECKING
 import typer
 
 from obliviate.cli import render
+from obliviate.cli.exports import of_exports
 from obliviate.cli.options import (
     Due,
+    ExportPlace,
     Json,
     MethodName,
     Moved,
@@ -138,6 +140,13 @@ def lift(
     with desk_of(run, project) as desk:
         lifted = desk.lift(record, subject, reason=reason)
     return Answer(facts={"lifted": lifted}, shown=[f"{counted(lifted, 'tombstone')} lifted"])
+
+
+@app.command()
+def withdraw(run: RunFolder, place: ExportPlace, *, _json: Json = False) -> Answer:
+    """Tell a run that what was exported to a place was destroyed."""
+    with desk_of(run) as desk:
+        return of_exports(desk.withdraw(place))
 
 
 @app.command()

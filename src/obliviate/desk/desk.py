@@ -18,7 +18,8 @@ from obliviate.desk.queue import Queue
 from obliviate.desk.subjects import record_ids, records_of_subjects
 from obliviate.erasure.planner import left_of, planned
 from obliviate.erasure.results import Status
-from obliviate.errors import InvalidOption, UnknownRequest
+from obliviate.errors import InvalidOption, UnknownExport, UnknownRequest
+from obliviate.export import place_of
 from obliviate.ledger import Ledger
 from obliviate.ledger.marking import Marking
 from obliviate.methods.calibrated import Calibrated
@@ -38,7 +39,7 @@ if TYPE_CHECKING:
 
     from obliviate.desk.policy import Policy
     from obliviate.erasure.plan import Plan
-    from obliviate.ledger import RequestFacts, RunFacts
+    from obliviate.ledger import ExportFacts, RequestFacts, RunFacts
     from obliviate.methods.method import Method
     from obliviate.recipe.subjects import Subject
     from obliviate.vault import Seal
@@ -158,6 +159,27 @@ class Desk:
             raise InvalidOption("nobody is named", hint="give records=[...] or subjects=[...]")
         return Marking(self._ledger, self._facts).lift(ids, people, reason)
 
+    def exports(self) -> list[ExportFacts]:
+        """All exports there ever were, in order; see `Run.exports`."""
+        return self._ledger.exports.all()
+
+    def withdraw(self, place: str | Path) -> list[ExportFacts]:
+        """Write down that what was exported to a place is nowhere any more; see `Run.withdraw`."""
+        where = place_of(place)
+        if not any(each.place == where.name for each in self._ledger.exports.outside()):
+            raise UnknownExport(
+                f"nothing that {self._place} exported is in {where.name}, as far as it knows",
+                hint="`obliviate status` lists the exports; name the place as it does",
+            )
+        where.clean()
+        card = where.card()
+        if card is not None and card.run == self._ledger.name:
+            raise InvalidOption(
+                f"export {card.export} still lies in {where.name}",
+                hint="delete it, and whatever was made of it, and call again",
+            )
+        return self._ledger.exports.withdraw(where.name)
+
     def queue(self, policy: Policy | None = None) -> Queue:
         """The requests that are not closed, what they will cost, and what is to be done now."""
         with self._ledger.understanding():
@@ -185,6 +207,7 @@ class Desk:
                 journal_head=ledger.journal.head(),
                 caveat=READS_MORE if facts.fingerprint.get("reads") == "more" else None,
                 base=facts.fingerprint.get("base"),
+                exports=tuple(ledger.exports.all()),
                 returned=len(Marking(ledger, facts).returned()),
             )
 

@@ -16,7 +16,7 @@ from obliviate.recipe.parts import places_of
 
 if TYPE_CHECKING:
     from obliviate.erasure.plan import Plan
-    from obliviate.ledger import Ledger, RequestFacts, RunFacts
+    from obliviate.ledger import ExportFacts, Ledger, RequestFacts, RunFacts
     from obliviate.methods.method import Method
 
 
@@ -46,6 +46,7 @@ class Queue:
         seconds_exact: What one exact replay takes that closes all of them.
         settle_by: When that has to begin for the earliest deadline, ISO 8601; None where nothing
             is to be settled.
+        exports: Models that were handed on and hold people who were erased since.
     """
 
     waiting: tuple[Queued, ...]
@@ -55,6 +56,7 @@ class Queue:
     seconds_together: float
     seconds_exact: float
     settle_by: str | None
+    exports: tuple[ExportFacts, ...] = ()
 
     @property
     def seconds_saved(self) -> float:
@@ -110,6 +112,7 @@ class Queue:
             seconds_together=sum(each.seconds for each in plans),
             seconds_exact=exact.seconds,
             settle_by=None if begin is None else clock.stamp(begin),
+            exports=tuple(each for each in ledger.exports.outside() if each.holds_erased),
         )
 
 

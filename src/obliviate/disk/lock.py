@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import contextlib
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from filelock import FileLock, Timeout
 
-from obliviate.disk.paths import named
+from obliviate.disk.paths import named, naming
 from obliviate.errors import RunLocked
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
 LOCK_NAME = ".lock"
 
@@ -31,9 +31,34 @@ def alone(folder: Path, *, is_patient: bool = True) -> Iterator[None]:
         RunLocked: Another process is at it, and this one would not wait.
         StorageFull, StorageFailed: The folder cannot be written to.
     """
-    lock = FileLock(folder / LOCK_NAME, mode=0o600)
-    try:
+    with naming(folder):
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    with _holding(FileLock(folder / LOCK_NAME, mode=0o600), folder, is_patient=is_patient):
+        yield
+
+
+@contextlib.contextmanager
+def alone_at(path: Path, *, is_patient: bool = True) -> Iterator[None]:
+    """Be the only process that puts something at a path; the lock beside it goes with the holder.
+
+    Raises:
+        RunLocked: Another process is at it, and this one would not wait.
+        StorageFull, StorageFailed: The folder that it is in cannot be written to.
+    """
+    lock = FileLock(path.with_name(f".{path.name}{LOCK_NAME}"), mode=0o600)
+    with naming(path.parent):
+        path.parent.mkdir(parents=True, exist_ok=True)
+    with _holding(lock, path, is_patient=is_patient):
+        try:
+            yield
+        finally:
+            with contextlib.suppress(OSError):  # whoever waits sees that it is gone, and tries anew
+                Path(lock.lock_file).unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def _holding(lock: FileLock, folder: Path, *, is_patient: bool) -> Iterator[None]:
+    try:
         lock.acquire(timeout=-1 if is_patient else 0)
     except Timeout:
         raise RunLocked(

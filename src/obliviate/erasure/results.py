@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
     from torch import nn
 
-    from obliviate.ledger import ErasureFacts
+    from obliviate.ledger import ErasureFacts, ExportFacts
     from obliviate.ledger.facts import Guarantee
 
 
@@ -124,6 +124,7 @@ class Status:
         base: The digest of the frozen part of the model, which no checkpoint holds; None where
             there is none.
         caveat: What the guarantee does not cover, where the recipe declares that.
+        exports: All models that were handed on, in order, and how they stand to the run now.
         returned: How many records were erased by a newer ledger than this one, which is an older
             copy: they are left out again by the next call that writes.
     """
@@ -141,4 +142,5 @@ class Status:
     condemned: int = 0
     base: str | None = None
     caveat: str | None = None
+    exports: tuple[ExportFacts, ...] = ()
     returned: int = 0

@@ -7,6 +7,7 @@ whom it is about. The ledger is enough: neither the data nor the model is read.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from pathlib import PurePath
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
-    from obliviate.ledger import ErasureFacts, RunFacts
+    from obliviate.ledger import ErasureFacts, ExportFacts, RunFacts
     from obliviate.ledger.facts import Guarantee
     from obliviate.ledger.outcome import Ending, Outcome, Stitch
     from obliviate.recipe.parts import Places
@@ -52,7 +53,8 @@ ASSUMPTIONS = (
 )
 NOT_REACHED = (
     "Backups and snapshots of the run folder, of the storage below it, and of the training data.",
-    "Copies of the model that were exported, deployed or handed on before the erasure.",
+    "Copies of the model that were deployed or handed on before the erasure: of those that the run "
+    "itself has exported it is said below whether they hold somebody who was erased since.",
     "Models derived from it, such as fine-tuned or distilled ones, and its recorded predictions.",
     "The training data itself: erased records are never read again by this run, but deleting them "
     "at their source is the data holder's task.",
@@ -117,6 +119,33 @@ class ErasureEvidence:
 
 
 @dataclass(frozen=True, kw_only=True)
+class ExportEvidence:
+    """One model that was handed on.
+
+    Attributes:
+        number: Its number in the run, from 1.
+        name: The last part of where it was written to.
+        form: In what form.
+        made: When, ISO 8601 in UTC.
+        guarantee: Of that model, when it was made.
+        state: "there", "begun", "replaced" or "withdrawn".
+        closed: When it was replaced or withdrawn.
+        standing: "current", "older", or "stale" where it holds records that were erased since.
+        erased_since: The erasures since, by their numbers.
+    """
+
+    number: int
+    name: str
+    form: str
+    made: str
+    guarantee: Guarantee
+    state: str
+    closed: str | None
+    standing: str
+    erased_since: tuple[int, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
 class Evidence:
     """Everything a report says.
 
@@ -140,6 +169,7 @@ class Evidence:
         recipe: How the run was trained, in words.
         environment: What bits of training depend on beside it.
         erasures: All of them, in order.
+        exports: All models that were handed on, in order.
         journal_head: The hash of the last entry of the run's journal.
     """
 
@@ -161,6 +191,7 @@ class Evidence:
     recipe: Mapping[str, str]
     environment: Mapping[str, str]
     erasures: tuple[ErasureEvidence, ...]
+    exports: tuple[ExportEvidence, ...]
     journal_head: str
     assumptions: tuple[str, ...] = ASSUMPTIONS
     not_reached: tuple[str, ...] = NOT_REACHED
@@ -213,6 +244,7 @@ def _evidence(ledger: Ledger, name: str) -> Evidence:
         recipe={name: words for name, words in facts.fingerprint.items() if name != "base tensors"},
         environment=dict(facts.environment),
         erasures=_erasures(ledger, facts),
+        exports=tuple(map(_export, ledger.exports.all())),
         journal_head=ledger.journal.head(),
     )
 
@@ -222,6 +254,20 @@ def _meaning(guarantee: Guarantee | None, facts: RunFacts) -> str:
     if guarantee is not None and facts.fingerprint.get("reads") == "more":
         meaning += f" Mind what that is: {READS_MORE}."
     return meaning
+
+
+def _export(facts: ExportFacts) -> ExportEvidence:
+    return ExportEvidence(
+        number=facts.id,
+        name=PurePath(facts.place).name,
+        form=facts.form,
+        made=facts.made,
+        guarantee=facts.guarantee,
+        state=facts.state,
+        closed=facts.closed,
+        standing=facts.standing,
+        erased_since=facts.erased_since,
+    )
 
 
 def _erasures(ledger: Ledger, facts: RunFacts) -> tuple[ErasureEvidence, ...]:

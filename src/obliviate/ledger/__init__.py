@@ -3,6 +3,7 @@
 from obliviate.ledger.facts import (
     Entry,
     ErasureFacts,
+    ExportFacts,
     ObjectFacts,
     RequestFacts,
     RunFacts,
@@ -13,6 +14,7 @@ from obliviate.ledger.newcomers import Newcomers
 __all__ = [
     "Entry",
     "ErasureFacts",
+    "ExportFacts",
     "Ledger",
     "Newcomers",
     "ObjectFacts",

@@ -162,6 +162,12 @@ RequestState = Literal[
     "requested", "planned", "replaying", "committed", "destroyed", "settled", "refused"
 ]
 
+ExportState = Literal["begun", "there", "replaced", "withdrawn"]
+Standing = Literal["current", "older", "stale"]
+
+OUTSIDE: tuple[ExportState, ...] = ("begun", "there")
+"""Exports that may be somewhere, as far as anybody told."""
+
 OPEN: tuple[RequestState, ...] = ("requested", "planned", "replaying")
 """Requests whose records are still in the model."""
 
@@ -197,3 +203,43 @@ class RequestFacts:
     erasure: int | None = None
     reason: str | None = None
     closed: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExportFacts:
+    """One model that was handed on, and how it stands to the run now.
+
+    Attributes:
+        id: Its number in the run, from 1.
+        state: "begun" until all of it is "there", and for ever where the process was killed;
+            "replaced" by a later export to the same place; "withdrawn" once somebody said so.
+        place: Where it was written to.
+        form: In what form.
+        made: When, ISO 8601 in UTC.
+        block: The block whose state it shows.
+        guarantee: Of that model, when it was made.
+        digest: Of that model; None once the run is exact and it hangs on somebody erased.
+        erasure: The last erasure that was carried out by then; None where none was.
+        closed: When it was replaced or withdrawn.
+        standing: "current" while the run's model is the same; "stale" where it holds records that
+            were erased since; "older" where it holds none of those.
+        erased_since: The erasures that were carried out since and erased records.
+    """
+
+    id: int
+    state: ExportState
+    place: str
+    form: str
+    made: str
+    block: int
+    guarantee: Guarantee
+    digest: str | None
+    erasure: int | None
+    closed: str | None = None
+    standing: Standing
+    erased_since: tuple[int, ...] = ()
+
+    @property
+    def holds_erased(self) -> bool:
+        """Whether somebody who was erased is held somewhere by it, as far as anybody told."""
+        return self.standing == "stale" and self.state in OUTSIDE

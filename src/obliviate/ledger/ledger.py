@@ -18,6 +18,7 @@ from obliviate.ledger.change import changing
 from obliviate.ledger.create import created
 from obliviate.ledger.database import QUICKLY_CHECKED_BYTES, damaged
 from obliviate.ledger.erasures import Erasures
+from obliviate.ledger.exports import Exports
 from obliviate.ledger.facts import RunFacts
 from obliviate.ledger.journal import Journal
 from obliviate.ledger.keys import Keys, in_the_clear
@@ -57,6 +58,7 @@ class Ledger:
         chain: Its checkpoints.
         requests: What was asked for.
         erasures: What is erased, or was.
+        exports: Models that were handed on.
         journal: What was done.
         objects: What its vault holds.
         lease: The right to write; whoever rewrites the chain holds it.
@@ -82,7 +84,7 @@ class Ledger:
         at = (self._database, self._run, self._changing)
         self.records, self.chain, self.journal = Records(*at), ChainRows(*at), Journal(*at)
         self.requests, self.erasures = Requests(*at), Erasures(*at)
-        self.objects = Objects(*at, self._destroy_reports)
+        self.objects, self.exports = Objects(*at, self._destroy_reports), Exports(*at)
         self.lease = Lease(self._database, self._run)
         # whoever forgets to close it leaves no connection open
         weakref.finalize(self, self._database.drop)

@@ -35,6 +35,7 @@ GROUPED: dict[str, str | None] = {
     "erased": "erasure",
     "requests": "id",
     "requested": "request",
+    "exports": "id",
 }
 """By which column the rows of a table are hashed together; None: all rows of the run at once."""
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from sqlalchemy import select
 
 from obliviate.ledger import tables
+from obliviate.ledger.exports import redact_exports
 from obliviate.ledger.facts import ERASED
 from obliviate.ledger.outcome import Outcome
 from obliviate.ledger.request_rows import close_carried_out
@@ -55,7 +56,7 @@ def _redact(change: Change) -> bool:
     query = select(erasures.c.id, erasures.c.method, erasures.c.outcome).where(
         erasures.c.run == change.run, erasures.c.state.in_(ERASED)
     )
-    has_redacted = False
+    has_redacted = redact_exports(change, digest)
     for row in change.connection.execute(query).all():
         outcome = Outcome.from_json(row.outcome)
         # an exact replay stops at the end, whoever was erased

@@ -264,6 +264,24 @@ requested = Table(
     sqlite_with_rowid=False,
 )
 
+# models that were handed on: what lies there is out of the run's reach
+exports = Table(
+    "exports",
+    metadata,
+    _run(),
+    _number("id"),
+    Column("state", String, nullable=False),  # begun | there | replaced | withdrawn
+    Column("place", String, nullable=False),
+    Column("form", String, nullable=False),
+    Column("made", String, nullable=False),
+    Column("block", Integer, nullable=False),
+    Column("guarantee", String, nullable=False),
+    Column("digest", String),  # None once the run is exact and it hangs on erased records
+    Column("erasure", Integer),  # the last one that was carried out by then
+    Column("closed", String),
+    _of_run("erasure", "erasures.id"),
+)
+
 journal = Table(
     "journal",
     metadata,

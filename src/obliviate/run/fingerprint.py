@@ -15,7 +15,7 @@ from obliviate.text import counted
 from obliviate.training.base import DIGEST_WORD, TENSORS_WORD, differing_tensors
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Mapping
 
     from numpy.typing import NDArray
 
@@ -69,6 +69,15 @@ def check_recipe(facts: RunFacts, fingerprint: dict[str, str]) -> None:
             "the run was made with another recipe: " + "; ".join(faults),
             hint="give the recipe that the run was made with, or make a new run in another folder",
         )
+    check_base(facts, fingerprint)
+
+
+def check_base(facts: RunFacts, fingerprint: Mapping[str, str]) -> None:
+    """See that a frozen base is the run's own.
+
+    Raises:
+        ForeignRecipe: It is not.
+    """
     if others := differing_tensors(facts.fingerprint, fingerprint):
         of = len(json.loads(facts.fingerprint.get(TENSORS_WORD, "{}")))
         raise ForeignRecipe(

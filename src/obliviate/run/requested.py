@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from obliviate.desk.policy import Policy
     from obliviate.desk.queue import Queue
     from obliviate.erasure.plan import Plan
-    from obliviate.ledger import Ledger, RequestFacts, RunFacts
+    from obliviate.ledger import ExportFacts, Ledger, RequestFacts, RunFacts
     from obliviate.ledger.journal import JournalEntry
     from obliviate.methods.method import Method
     from obliviate.recipe.subjects import Subject
@@ -118,6 +118,28 @@ class Requested:
             TombstonesLost, TombstonesDamaged: The file is away, or damaged.
         """
         return self.desk.lift(records, subjects, reason=reason)
+
+    def exports(self) -> list[ExportFacts]:
+        """All models that were handed on, in order.
+
+        `holds_erased` of each says whether somebody who was erased since is held by it.
+        """
+        return self.desk.exports()
+
+    def withdraw(self, place: str | Path) -> list[ExportFacts]:
+        """Tell the run that what was exported to a place was destroyed, and is nowhere any more.
+
+        Args:
+            place: As it was given to `export`.
+
+        Returns:
+            The exports that are withdrawn by it.
+
+        Raises:
+            UnknownExport: There is none, as far as the run knows.
+            InvalidOption: It still lies there.
+        """
+        return self.desk.withdraw(place)
 
     def refuse(self, request: int, reason: str) -> RequestFacts:
         """Close a request that waits without carrying it out, for a reason that is kept.

@@ -27,6 +27,7 @@ from obliviate.ledger import Ledger
 from obliviate.methods.exact import Exact
 from obliviate.options import flag
 from obliviate.run.arguments import check_apart, data_length
+from obliviate.run.exportable import Exportable
 from obliviate.run.extend import (
     Addition,
     extending,
@@ -38,8 +39,6 @@ from obliviate.run.extend import (
 )
 from obliviate.run.fingerprint import check_data, check_recipe
 from obliviate.run.make import layout_of, trainer_of
-from obliviate.run.requested import Requested
-from obliviate.run.served import Served
 from obliviate.run.work import working
 from obliviate.run.worker import Writer
 from obliviate.text import READS_MORE
@@ -68,7 +67,7 @@ if TYPE_CHECKING:
     from obliviate.vault import Seal
 
 
-class Run(Requested):
+class Run(Exportable):
     """A trained chain that can forget.
 
     Reading is safe from any number of processes. Whatever writes (`forget`, `settle`) takes the
@@ -189,10 +188,6 @@ class Run(Requested):
     def chain(self) -> Chain:
         """The chain as it is now."""
         return self.writer.chain()
-
-    @property
-    def _served(self) -> Served:
-        return Served(self.writer, str(self.folder))
 
     # Erasing
 

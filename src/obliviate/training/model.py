@@ -16,20 +16,31 @@ from obliviate.states.update import place
 from obliviate.training.determinism import seed_generators
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from obliviate.recipe.recipe import Recipe
     from obliviate.states.update import State
 
 
 def made_model(recipe: Recipe) -> nn.Module:
     """A new module from the recipe's factory, under the run's seed, on the recipe's device."""
-    seed_generators(key(recipe.seed, "model"), recipe.device)
+    return model_of(recipe.model, recipe.seed, recipe.device)
+
+
+def model_of(factory: Callable[[], nn.Module], seed: int, device: str = "cpu") -> nn.Module:
+    """A new module from a factory, under a run's seed.
+
+    Raises:
+        InvalidRecipe, TrainingFailed: It gives none that can be trained, or it raised.
+    """
+    seed_generators(key(seed, "model"), device)
     with named("the model's factory"):
-        model = recipe.model()
+        model = factory()
         if not isinstance(model, nn.Module):
             raise invalid([f"model() gave {type(model).__name__}; it must give a torch.nn.Module"])
         if any(each.is_meta for each in (*model.parameters(), *model.buffers())):
             raise invalid(["model() gave tensors without memory (meta); make them on a device"])
-        return model.to(recipe.device)
+        return model.to(device)
 
 
 def another_model(recipe: Recipe, first: nn.Module) -> nn.Module:

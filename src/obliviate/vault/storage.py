@@ -119,14 +119,18 @@ def storage_of(where: str | Path) -> Storage:
     return Bucket(address)
 
 
-def kept_form(where: str | Path) -> str:
+def kept_form(where: str | Path, what: str = "the vault") -> str:
     """A storage as a run keeps it: an absolute path, whatever the working directory is, or a URL.
+
+    Args:
+        where: It.
+        what: What it is of, for messages.
 
     Raises:
         InvalidOption: It is neither, or a URL of a folder that is not on this computer.
     """
     if not isinstance(where, str) or "://" not in where:
-        return str(absolute(where, "the vault"))
+        return str(absolute(where, what))
     scheme, _, rest = where.partition("://")
     if scheme.lower() not in _LOCAL:
         return where.rstrip("/") if rest.strip("/") else where
@@ -141,4 +145,4 @@ def kept_form(where: str | Path) -> str:
             f"the URL {where} has a query or a fragment, which no folder has",
             hint="give the path itself, or write %3F for ? and %23 for #",
         )
-    return str(absolute(unquote(url.path), "the vault"))
+    return str(absolute(unquote(url.path), what))
