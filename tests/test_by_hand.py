@@ -250,6 +250,14 @@ def at_times(model, batch):
     return None if batch[0][0, 0] > 0.5 else F.cross_entropy(model(batch[0]), batch[1])
 
 
+def overflowing(model, batch):
+    """Has gradients now and then that fp16 cannot hold."""
+    outputs = model(batch[0])
+    if batch[0][0, 0] > 1:
+        outputs.register_hook(lambda gradient: gradient * float("inf"))
+    return F.cross_entropy(outputs, batch[1])
+
+
 def tokens(batch):
     """How many of the records count: those with a target other than 0."""
     return (batch[1] != 0).sum()
@@ -263,6 +271,36 @@ def counted(model, batch):
 def divided(model, batch, items):
     """A part of the whole batch's mean."""
     return F.cross_entropy(model(batch[0]), batch[1], ignore_index=0, reduction="sum") / items
+
+
+class Painter(nn.Module):
+    """Draws inputs that a critic should take for real ones."""
+
+    def __init__(self):
+        super().__init__()
+        self.painter = nn.Sequential(nn.Linear(4, 16), nn.Tanh(), nn.Linear(16, WIDTH))
+        self.critic = nn.Sequential(nn.Linear(WIDTH, 16), nn.Tanh(), nn.Linear(16, 1))
+
+
+def painting(model, batch, optimizers):
+    """Two losses, each with a step of its own."""
+    paint, criticise = optimizers
+    drawn, real = model.painter(torch.randn(len(batch[0]), 4)), batch[0]
+    criticise.zero_grad()
+    wrong = F.softplus(model.critic(drawn.detach())).mean()
+    (F.softplus(-model.critic(real)).mean() + wrong).backward()
+    criticise.step()
+    paint.zero_grad()
+    loss = F.softplus(-model.critic(drawn)).mean()
+    loss.backward()
+    paint.step()
+    return loss.detach()
+
+
+def two(model):
+    """One optimizer for each half."""
+    first, *_, last = model.children()
+    return torch.optim.Adam(first.parameters(), lr=0.01), SGD(last.parameters(), momentum=0.9)
 
 
 # Optimizers
@@ -471,6 +509,17 @@ FEATURES = {
     },
     "double": {"model": lambda: mlp().double(), "data": doubled},
     "gathering optimizer": {"optimizer": partial(Gathering, lr=0.1)},
+    "bf16": {"precision": "bf16", "model": dropping},
+    "bf16, clipped, microbatches": {"precision": "bf16", "clip_norm": 0.1, "microbatches": 4},
+    "fp16": {"precision": "fp16", "optimizer": partial(torch.optim.Adam, lr=0.01)},
+    "fp16, clipped": {"precision": "fp16", "clip_norm": 0.1, "microbatches": 2},
+    "fp16, overflowing": {"precision": "fp16", "step": overflowing},
+    "clip norm": {"clip_norm": 0.1, "model": frozen},
+    "clip norm, microbatches": {"clip_norm": 0.1, "microbatches": 2, "schedule": cosine},
+    "two optimizers": {"optimizer": two},
+    "two optimizers, cosine": {"optimizer": two, "schedule": warm_cosine},
+    "two optimizers, fp16": {"optimizer": two, "precision": "fp16", "clip_norm": 1},
+    "manual": {"model": Painter, "optimizer": two, "step": painting, "loss": None},
     "microbatches": {"microbatches": 2, "model": dropping},
     "microbatches, batch norm": {"microbatches": 2, "model": normalised},
     "microbatches, sparse": {"microbatches": 3, "model": Rows},
@@ -525,25 +574,23 @@ def trained_by_hand(recipe, data, layout):
     """Train a model, as anybody would."""
     seeded(key(recipe.seed, "model"))
     model = recipe.model()
-    optimizer = optimizer_by_hand(recipe, model)
-    rates = [group["lr"] for group in optimizer.param_groups]
+    optimizers, scaler = optimizers_by_hand(recipe, model), scaler_by_hand(recipe)
+    rates = [[group["lr"] for group in each.param_groups] for each in optimizers]
     total = sum(layout.steps(block) for block in range(1, layout.blocks + 1))
-    scheduler = scheduler_by_hand(recipe, optimizer, total)
+    schedulers = schedulers_by_hand(recipe, optimizers, total)
     nobody, done = np.array([], dtype=np.int64), 0
     for block in range(1, layout.blocks + 1):
         model.train()
         if recipe.optimizer_state == "fresh":
-            if scheduler is not None:  # which goes on with the optimizer that it knows
-                optimizer.state.clear()
+            scaler = scaler_by_hand(recipe)
+            if schedulers:  # which go on with the optimizers that they know
+                for each in optimizers:
+                    each.state.clear()
             else:
-                optimizer = optimizer_by_hand(recipe, model)
+                optimizers = optimizers_by_hand(recipe, model)
         for step, records in layout.batches(block, nobody):
-            if recipe.schedule is not None and scheduler is None:
-                for group, rate in zip(optimizer.param_groups, rates, strict=True):
-                    group["lr"] = rate * recipe.schedule(done + step, total)
-            optimizer.zero_grad()
-            if not isinstance(optimizer, Gathering):
-                model.zero_grad()
+            if recipe.schedule is not None and not schedulers:
+                set_rates(optimizers, rates, recipe.schedule(done + step, total))
             seed = key(key(recipe.seed, "fetch", block), step)
             parts = np.array_split(records, recipe.microbatches)
             parts = [
@@ -551,27 +598,59 @@ def trained_by_hand(recipe, data, layout):
                 for number, each in enumerate(parts)
                 if len(each)
             ]
-            if went_backward(recipe, model, parts, ("step", block, step)):
-                optimizer.step()
-            if scheduler is not None:
-                scheduler.step()
+            make_step(recipe, model, optimizers, scaler, (parts, ("step", block, step)))
+            for each in schedulers:
+                each.step()
         done += layout.steps(block)
     return model
 
 
-def optimizer_by_hand(recipe, model):
-    return recipe.optimizer(model if recipe.optimizer is by_name else model.parameters())
+def set_rates(optimizers, rates, factor):
+    for each, its in zip(optimizers, rates, strict=True):
+        for group, rate in zip(each.param_groups, its, strict=True):
+            group["lr"] = rate * factor
 
 
-def scheduler_by_hand(recipe, optimizer, total):
+def make_step(recipe, model, optimizers, scaler, batch):
+    parts, place = batch
+    for each in optimizers:
+        each.zero_grad()
+        if not isinstance(each, Gathering):
+            model.zero_grad()
+    if recipe.step is painting:
+        seeded(key(recipe.seed, *place))
+        painting(model, parts[0][1], optimizers)
+        return
+    if not went_backward(recipe, model, parts, scaler, place):
+        return
+    if recipe.clip_norm is not None:
+        for each in optimizers:
+            scaler.unscale_(each)
+        nn.utils.clip_grad_norm_(model.parameters(), recipe.clip_norm)
+    for each in optimizers:
+        scaler.step(each)
+    scaler.update()
+
+
+def optimizers_by_hand(recipe, model):
+    made = recipe.optimizer(model if recipe.optimizer in (by_name, two) else model.parameters())
+    return made if isinstance(made, tuple) else (made,)
+
+
+def scaler_by_hand(recipe):
+    return torch.amp.GradScaler("cpu", enabled=recipe.precision == "fp16")
+
+
+def schedulers_by_hand(recipe, optimizers, total):
     """What somebody writes who uses a scheduler of torch's, stepped after each step."""
     if recipe.schedule in (None, cosine):
-        return None
+        return []
     takes_total = "total_steps" in inspect.signature(recipe.schedule).parameters
-    return recipe.schedule(optimizer, **({"total_steps": total} if takes_total else {}))
+    options = {"total_steps": total} if takes_total else {}
+    return [recipe.schedule(each, **options) for each in optimizers]
 
 
-def went_backward(recipe, model, parts, place):
+def went_backward(recipe, model, parts, scaler, place):
     """Accumulate the gradients of a batch; say whether there was anything to learn."""
     sizes = [int(tokens(batch)) if recipe.weigh else size for size, batch in parts]
     learned, halves = [], []
@@ -582,12 +661,14 @@ def went_backward(recipe, model, parts, place):
         if not sizes[number]:
             continue
         seeded(key(recipe.seed, *place, number) if number else key(recipe.seed, *place))
-        loss = loss_by_hand(recipe, model, batch, sum(sizes))
+        half = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(recipe.precision)
+        with torch.autocast("cpu", half) if half else contextlib.nullcontext():
+            loss = loss_by_hand(recipe, model, batch, sum(sizes))
         if loss is None:
             continue
         if recipe.step is not divided:
             loss = loss / (sum(sizes) / sizes[number])
-        loss.backward()
+        scaler.scale(loss).backward()
         learned.append(number)
     for parameter, half in zip(model.parameters(), halves, strict=bool(halves)):
         if half is not None:
@@ -643,6 +724,10 @@ def test_fit_is_the_loop_that_one_would_write(feature, state, records, tmp_path)
 
 
 FORGOTTEN = {
+    "bf16, clipped, microbatches": "carried",
+    "fp16, overflowing": "carried",
+    "two optimizers, fp16": "carried",
+    "manual": "carried",
     "microbatches, batch norm": "carried",
     "microbatches, nothing to learn": "fresh",
     "microbatches in a tree": "carried",
@@ -680,6 +765,10 @@ def test_a_feature_changes_what_is_trained(records, tmp_path):
         "accumulation",
         "nothing to learn",
         "schedule",
+        "bf16",
+        "fp16",
+        "fp16, overflowing",
+        "clip norm",
     ):
         run = ob.fit(recipe_of(feature, "fresh"), records, tmp_path / feature, blocks=BLOCKS)
         found[feature] = run.digest

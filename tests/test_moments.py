@@ -126,7 +126,7 @@ def test_a_parameter_that_was_never_trained_has_no_state():
     parameters[1].sum().backward()
     optimizer.step()
     other = torch.optim.Adam([each.detach().clone().requires_grad_() for each in parameters])
-    unpack_optimizer(other, decode(joined(packed_optimizer(optimizer))))
+    unpack_optimizer([other], decode(joined(packed_optimizer([optimizer]))))
     assert [len(state) for state in other.state.values()] == [3]
 
 
@@ -137,7 +137,7 @@ def test_half_precision_moments_keep_their_dtypes():
     optimizer.step()
     other_weight = nn.Parameter(weight.detach().clone())
     other = torch.optim.Adam([other_weight])
-    unpack_optimizer(other, packed_optimizer(optimizer))
+    unpack_optimizer([other], packed_optimizer([optimizer]))
     assert {name: value.dtype for name, value in other.state[other_weight].items()} == {
         name: value.dtype for name, value in optimizer.state[weight].items()
     }
@@ -150,13 +150,13 @@ def test_packing_copies():
     optimizer = SGD([weight], lr=0.1, momentum=0.9)
     weight.sum().backward()
     optimizer.step()
-    packed = packed_optimizer(optimizer)
+    packed = packed_optimizer([optimizer])
     before = digest(packed)
     optimizer.step()
-    assert digest(packed) == before != digest(packed_optimizer(optimizer))
+    assert digest(packed) == before != digest(packed_optimizer([optimizer]))
     other_weight = nn.Parameter(torch.ones(4))
     other = SGD([other_weight], lr=0.1, momentum=0.9)
-    unpack_optimizer(other, packed)
+    unpack_optimizer([other], packed)
     other_weight.sum().backward()
     other.step()
     assert digest(packed) == before
@@ -174,7 +174,7 @@ def test_lists_of_an_optimizer_are_refused_by_name():
 
     optimizer.step(closure)
     with pytest.raises(InvalidRecipe, match="LBFGS keeps 'al' as list") as refusal:
-        packed_optimizer(optimizer)
+        packed_optimizer([optimizer])
     assert 'optimizer_state="fresh"' in refusal.value.hint
 
 

@@ -37,7 +37,7 @@ def shape_of(made):
     first = (
         made.optimizer if made.optimizer is layers else lambda net: made.optimizer(net.parameters())
     )
-    return Rates(made, lambda: first(model)), first(model)
+    return Rates(made, lambda: [first(model)]), first(model)
 
 
 @pytest.mark.parametrize(

@@ -109,7 +109,7 @@ class Owned:
         if packed is None or not self.places:
             return packed
         names = {id(each): name for name, each in self._trainer.model.named_parameters()}
-        groups = self._trainer.optimizer(None).optimizer.param_groups
+        groups = self._trainer.optimizer(None).groups
         order = [names.get(id(each), "") for group in groups for each in group["params"]]
         sizes = {name: each.numel() for name, each in self._trainer.model.named_parameters()}
         for place, moments in packed.items():
@@ -141,13 +141,12 @@ class Idling:
         if any(map(len, places.values())):
             with trainer.environment.entered():
                 self._scheduled = trainer.optimizer(packed)
-                self._optimizer = self._scheduled.optimizer
-                self._narrow(places)
-            self._first = _state_of(self._optimizer)
+                names = {id(each): name for name, each in trainer.model.named_parameters()}
+                for each in self._scheduled.optimizers:
+                    self._narrow(each, places, names)
+            self._first = [_state_of(each) for each in self._scheduled.optimizers]
 
-    def _narrow(self, places: Places) -> None:
-        optimizer, model = self._optimizer, self._trainer.model
-        names = {id(parameter): name for name, parameter in model.named_parameters()}
+    def _narrow(self, optimizer: Optimizer, places: Places, names: Mapping[int, str]) -> None:
         state = dict(optimizer.state)
         optimizer.state.clear()
         for group in optimizer.param_groups:
@@ -194,12 +193,14 @@ class Idling:
         layout = self._trainer.layout
         first, total = layout.first_step(block), layout.total_steps(block)
         if not self._is_carried:
-            _renew(self._optimizer, self._first)
+            for each, state in zip(self._scheduled.optimizers, self._first, strict=True):
+                _renew(each, state)
         for step, _ in layout.batches(block, erased):
             self._scheduled.set_rates(first + step, total)
             for entries in self._entries.values():
                 entries.grad = torch.zeros_like(entries)
-            self._optimizer.step()
+            for each in self._scheduled.optimizers:
+                each.step()
 
 
 def _state_of(optimizer: Optimizer) -> list[tuple[Tensor, dict[str, object]]]:

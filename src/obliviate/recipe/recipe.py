@@ -7,47 +7,34 @@ import hashlib
 import math
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, get_args
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from torch import Tensor, nn
-from torch.optim import Optimizer
-from torch.optim.lr_scheduler import LRScheduler
 
 from obliviate.errors import InvalidRecipe
 from obliviate.options import index_of
 from obliviate.recipe.description import describe, placeless
-from obliviate.recipe.schedule import FACTORY, factory_faults, is_factory
+from obliviate.recipe.faults import (
+    LEAST,
+    Accumulation,
+    Dealing,
+    OptimizerState,
+    Precision,
+    Reads,
+    faults_of,
+    is_number,
+)
 from obliviate.recipe.user_code import parameters_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
 
+    from torch.optim import Optimizer
     from torch.utils.data import Dataset
 
     from obliviate.recipe.subjects import GivenReference
 
-OptimizerState = Literal["fresh", "carried"]
-Reads = Literal["batch", "more"]
-Dealing = Literal["subject", "record"]
-Accumulation = Literal["tree", "sequence"]
-_LEAST = {
-    "batch_size": 1,
-    "microbatches": 1,
-    "epochs": 1,
-    "repeats": 1,
-    "workers": 0,
-    "smallest_batch": 1,
-    "seed": None,
-    "block_seed": None,
-}
-_OPTIONAL = ("block_seed", "smallest_batch")
-_CHOICES = {
-    "optimizer_state": get_args(OptimizerState),
-    "reads": get_args(Reads),
-    "deal": get_args(Dealing),
-    "accumulation": get_args(Accumulation),
-}
 _NOT_SAID = {
     "collate": None,
     "block_seed": None,
@@ -56,17 +43,10 @@ _NOT_SAID = {
     "microbatches": 1,
     "weigh": None,
     "accumulation": "tree",
+    "precision": "fp32",
+    "clip_norm": None,
 }
 """What a fingerprint leaves out."""
-_NO_CLASS = {
-    "loss": "give an object of it, such as CrossEntropyLoss()",
-    "step": "give a function (model, batch) -> loss",
-    "score": "give a function (model, batch) -> one number for each record",
-    "collate": "give an object of it, or a function (records) -> batch",
-    "schedule": "give a function (step, total_steps) -> factor on the learning rates, or "
-    "a scheduler's factory, whose first parameter is named optimizer",
-    "weigh": "give a function (batch) -> number of items",
-}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,7 +56,8 @@ class Recipe:
     Attributes:
         model: Makes the module, without arguments; called under the run's seed.
         optimizer: Makes the optimizer from the model's parameters; or from the model, where its
-            first parameter is named `model`: groups by the names of modules and parameters.
+            first parameter is named `model`: groups by the names of modules and parameters. It may
+            give a tuple of several, which all make a step after each batch.
         loss: (outputs, targets) -> scalar, the mean over the batch. Not needed where `step` is
             given.
         collate: What makes a batch of a list of records, as a DataLoader's collate_fn does; torch's
@@ -93,6 +74,11 @@ class Recipe:
         accumulation: In what order the gradients of microbatches are added: "tree" in a fixed
             binary tree, so that the bits do not depend on who worked out which part; "sequence"
             one after the other, as loops and other trainers do.
+        precision: "bf16" or "fp16" for autocast around the forward pass and the loss of each
+            microbatch. With "fp16" losses are scaled: a step whose gradients overflow is skipped,
+            and leaves everything as it is but the scale, which is carried as the optimizer is.
+        clip_norm: The largest norm of the gradients of all parameters together, to which they are
+            clipped before the optimizer's step; None to leave them as they are.
         epochs: How often all records are gone through, each time in a new order.
         repeats: How often each block is gone through before the next one.
         seed: Fixes the initial weights, the place of every record, and all randomness of training.
@@ -108,7 +94,9 @@ class Recipe:
             says that there is nothing to learn from this batch: the model stays as it is. With a
             third parameter named `items` it is given how many items (see `weigh`) the whole batch
             has, and gives its microbatch's part of the batch's loss: a sum over items, divided by
-            them.
+            them. With a parameter named `optimizers` it goes backward and makes its steps by
+            itself, with the optimizers in that tuple, once for each batch (GANs); the loss that it
+            gives is only told.
         optimizer_state: "carried" keeps the optimizer from block to block, as ordinary training
             does; its moments are part of the checkpoint: one more tensor for each parameter with
             momentum, two with Adam. "fresh" makes a new one in each block: smaller checkpoints.
@@ -135,13 +123,15 @@ class Recipe:
     """
 
     model: Callable[[], nn.Module]
-    optimizer: Callable[[Any], Optimizer]
+    optimizer: Callable[[Any], Optimizer | Sequence[Optimizer]]
     loss: Callable[[Any, Any], Tensor] | None = None
     collate: Callable[[list[Any]], Any] | None = None
     batch_size: int = 32
     microbatches: int = 1
     weigh: Callable[[Any], float] | None = None
     accumulation: Accumulation = "tree"
+    precision: Precision = "fp32"
+    clip_norm: float | None = None
     epochs: int = 1
     repeats: int = 1
     seed: int = 0
@@ -161,79 +151,18 @@ class Recipe:
         given: Any = self.device
         if isinstance(given, torch.device):
             object.__setattr__(self, "device", str(given))
-        for name in _LEAST:
+        for name in LEAST:
             number = index_of(getattr(self, name))  # a number of numpy's is a number
             if number is not None:
                 object.__setattr__(self, name, number)
-        kinds = (
-            self._callable_faults(),
-            self._step_faults(),
-            self._number_faults(),
-            self._choice_faults(),
-        )
-        faults = [fault for kind in kinds for fault in kind]
-        if faults:
+        if is_number(self.clip_norm):
+            object.__setattr__(self, "clip_norm", float(self.clip_norm or 0))
+        if faults := list(faults_of(self)):
             raise invalid(faults)
 
-    def _callable_faults(self) -> Iterable[str]:
-        for name, call in (("model", "Net"), ("optimizer", "partial(torch.optim.SGD, lr=0.1)")):
-            value = getattr(self, name)
-            if isinstance(value, nn.Module | Optimizer):
-                kind = "a module" if isinstance(value, nn.Module) else "an optimizer"
-                yield f"{name} is {kind} that exists already; give the factory, such as {call}"
-            elif not callable(value):
-                yield f"{name} is {value!r}; it must be callable, such as {call}"
-        for name in ("loss", "schedule", "step", "score", "collate", "weigh"):
-            value = getattr(self, name)
-            if value is not None and not callable(value):
-                yield f"{name} is {value!r}; it must be callable or None"
-            elif isinstance(value, type) and _has_calls(value):
-                yield f"{name} is the class {value.__name__}; {_NO_CLASS[name]}"
-        schedule: Any = self.schedule
-        if isinstance(schedule, LRScheduler):
-            kind = type(schedule).__name__
-            yield f"schedule is a {kind} that exists already; give its factory, such as {FACTORY}"
-        elif is_factory(schedule):
-            yield from factory_faults(schedule)
-
-    def _step_faults(self) -> Iterable[str]:
-        if self.loss is None and self.step is None:
-            yield "loss and step are missing; give loss(outputs, targets) or step(model, batch)"
-        if self.takes_items and self.weigh is None:
-            yield "step takes items; give weigh(batch) -> how many items a microbatch has"
-
-    def _number_faults(self) -> Iterable[str]:
-        for name, least in _LEAST.items():
-            value = getattr(self, name)
-            if name in _OPTIONAL and value is None:
-                continue
-            if isinstance(value, bool) or not isinstance(value, int):
-                yield f"{name} is {value!r}; it must be an int"
-            elif least is not None and value < least:
-                yield f"{name} is {value}; it must be {least} or more"
-        cut = self.microbatches, self.batch_size
-        if all(isinstance(each, int) for each in cut) and cut[0] > max(1, cut[1]):
-            yield (
-                f"microbatches is {self.microbatches}; a batch has no more than "
-                f"{self.batch_size} records"
-            )
-
-    def _choice_faults(self) -> Iterable[str]:
-        for name, known in _CHOICES.items():
-            if getattr(self, name) not in known:
-                words = " or ".join(f'"{each}"' for each in known)
-                yield f"{name} is {getattr(self, name)!r}; it must be {words}"
-        device: Any = self.device
-        if not isinstance(device, str):
-            yield f'device is {device!r}; give its name, such as "cpu" or "cuda:0"'
-            return
-        try:
-            if torch.empty(0, device=self.device).is_meta:
-                yield 'device is "meta", where nothing is computed; give "cpu" or "cuda:0"'
-        except (RuntimeError, AssertionError, TypeError, ImportError, NotImplementedError) as error:
-            yield f"device {self.device!r} cannot be used here ({str(error).splitlines()[0]})"
-
-    def fingerprint(self, model: nn.Module, optimizer: Optimizer, schedule: str) -> dict[str, str]:
+    def fingerprint(
+        self, model: nn.Module, optimizers: Sequence[Optimizer], schedule: str
+    ) -> dict[str, str]:
         """What must not change between the making of a run and its later use, in comparable words.
 
         It sees declarations, shapes, options, and the tensors that a function was made with. It
@@ -241,11 +170,10 @@ class Recipe:
 
         Args:
             model: A new one.
-            optimizer: Of its parameters.
+            optimizers: Of its parameters.
             schedule: The rates at the steps that the run was made with, in words.
         """
         order = {id(each): at for at, each in enumerate(model.parameters())}
-        groups = [_group_words(group, order) for group in optimizer.param_groups]
         shapes = {
             name: f"{str(value.dtype).removeprefix('torch.')}{list(value.shape)}"
             for name, value in model.state_dict().items()
@@ -255,7 +183,7 @@ class Recipe:
             "model": placeless(repr(model)),
             "state": repr(sorted(shapes.items())),
             "frozen": repr(frozen),
-            "optimizer": f"{type(optimizer).__name__} {groups}",
+            "optimizer": "; ".join(_optimizer_words(each, order) for each in optimizers),
             "loss": describe(self.loss),
             "step": describe(self.step),
             "schedule": schedule,
@@ -279,6 +207,11 @@ class Recipe:
         return self._parameters_of_step[2:3] == ("items",)
 
     @cached_property
+    def is_manual(self) -> bool:
+        """Whether the step goes backward, and makes the optimizers' steps, by itself."""
+        return "optimizers" in self._parameters_of_step
+
+    @cached_property
     def _parameters_of_step(self) -> tuple[str, ...]:
         return tuple(parameters_of(self.step)) if self.step is not None else ()
 
@@ -298,24 +231,41 @@ class Recipe:
             [f"weigh(batch) gave {value!r}; it must give a number of items that is 0 or more"]
         )
 
-    def loss_of_step(self, model: nn.Module, batch: Any, items: float | None = None) -> Any:
+    def loss_of_step(
+        self,
+        model: nn.Module,
+        batch: Any,
+        items: float | None = None,
+        optimizers: Sequence[Optimizer] | None = None,
+    ) -> Any:
         """What the step gives for a microbatch.
 
         Args:
             model: In what state and mode it is.
             batch: The microbatch.
             items: How many the whole batch has; if None, the microbatch stands alone.
+            optimizers: What a step that makes its own steps makes them with.
+
+        Raises:
+            InvalidRecipe: Without optimizers, such a step gives no loss.
         """
         assert self.step is not None  # noqa: S101 - whoever asks has seen to it
+        if self.is_manual:
+            if optimizers is None:
+                raise InvalidRecipe(
+                    "a step that makes its own steps gives no loss of single records",
+                    hint="give Recipe(score=...), or another method than calibrated",
+                )
+            return self.step(model, batch, optimizers=tuple(optimizers))
         if not self.takes_items:
             return self.step(model, batch)
         items = self.items_of(batch) if items is None else items
         return self.step(model, batch, items) if items else None
 
 
-def _has_calls(kind: type) -> bool:
-    """Whether objects of a class are called, rather than the class; a scheduler's is a factory."""
-    return any("__call__" in vars(each) for each in kind.__mro__)
+def _optimizer_words(optimizer: Optimizer, order: Mapping[int, int]) -> str:
+    groups = [_group_words(group, order) for group in optimizer.param_groups]
+    return f"{type(optimizer).__name__} {groups}"
 
 
 def _group_words(group: Mapping[str, Any], order: Mapping[int, int]) -> dict[str, str]:

@@ -22,7 +22,7 @@ from obliviate.training.step import step_seed
 from obliviate.vault.codec import DTYPES
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable, Iterator, Sequence
 
     import numpy as np
     from numpy.typing import NDArray
@@ -31,7 +31,9 @@ if TYPE_CHECKING:
     from obliviate.training.protocol import BlockTrainer, Checkpoint
 
 TRIED_SHARE = 200
-"""One step in so many of the whole training is tried twice, the first ones, at least one."""
+"""One step in so many of the whole training is tried twice, the first ones."""
+TRIED_WITH_SEVERAL = 10
+"""So many at the least where there are several optimizers, of which each has to make one."""
 
 
 def probe(trainer: BlockTrainer, erased: NDArray[np.int64]) -> None:
@@ -53,6 +55,7 @@ def probe(trainer: BlockTrainer, erased: NDArray[np.int64]) -> None:
     initial, names = trainer.initial(), _names(trainer.model)
     tried = [trainer.try_steps(initial, block, first)]
     _check_same_names(names, _names(trainer.model))
+    _check_used(tried[0].unused)
     if not trainer.parameters | trainer.buffers <= initial.model.keys():
         initial = trainer.initial()  # what is frozen and was written to belongs to it from now on
     tried.append(trainer.try_steps(initial, block, first))
@@ -101,13 +104,25 @@ def _first_microbatches(
                 f"batch_size={needed}, or fewer microbatches"
             ]
         )
+    with trainer.environment.entered():
+        least = TRIED_WITH_SEVERAL if len(trainer.optimizer(None).optimizers) > 1 else 1
     for block in range(1, layout.blocks + 1):
-        count = max(1, layout.total_steps(block) // TRIED_SHARE)
+        count = max(least, layout.total_steps(block) // TRIED_SHARE)
         steps = groupby(layout.microbatches(block, erased), attrgetter("step"))
         first = [each for _, batch in islice(steps, count) for each in batch]
         if first:
             return block, first
     raise invalid(["no batch is large enough to train on; take fewer blocks"])
+
+
+def _check_used(unused: Sequence[str]) -> None:
+    if unused:
+        raise invalid(
+            [
+                f"in the first steps, optimizer {unused[0]} made none with a gradient; leave it "
+                "out, or let the first steps train with it too"
+            ]
+        )
 
 
 def rehearse(trainer: BlockTrainer, start: Checkpoint, block: int, microbatch: Microbatch) -> None:

@@ -1,4 +1,4 @@
-"""The state of an optimizer as a plain mapping of tensors, and back."""
+"""The state of optimizers as a plain mapping of tensors, and back."""
 
 from __future__ import annotations
 
@@ -12,6 +12,9 @@ from obliviate.errors import InvalidRecipe
 from obliviate.training.collation import content_of
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from torch.amp.grad_scaler import GradScaler
     from torch.optim import Optimizer
 
     from obliviate.states.update import State
@@ -19,25 +22,26 @@ if TYPE_CHECKING:
 _NUMBERS = "numbers"
 
 
-def packed_optimizer(optimizer: Optimizer, fresh: Optimizer | None = None) -> dict[str, Tensor]:
+def packed_optimizer(
+    optimizers: Sequence[Optimizer], scaler: GradScaler | None = None
+) -> dict[str, Tensor]:
     """Copy moments and counters to the CPU.
 
-    Tensors become entries "parameter/name"; plain numbers, of moments and of parameter groups, go
-    into one entry as JSON.
+    Tensors become entries "parameter/name"; plain numbers, of moments, of parameter groups and of
+    the scaler, go into one entry as JSON.
 
     Args:
-        optimizer: What to copy.
-        fresh: One that has made no step yet, to see that nothing else was changed by steps.
+        optimizers: What to copy; the parameters of all of them are counted through.
+        scaler: That of their losses, if any.
 
     Raises:
-        InvalidRecipe: The optimizer keeps something else, such as a list.
+        InvalidRecipe: An optimizer keeps something else, such as a list.
     """
-    _check_state(optimizer)
-    if fresh is not None:
-        _check_attributes(optimizer, fresh)
+    for optimizer in optimizers:
+        _check_state(optimizer)
     tensors: dict[str, Tensor] = {}
     numbers: dict[str, Any] = {"state": {}, "groups": [], "devices": {}}
-    for at, parameter in enumerate(_parameters(optimizer)):
+    for at, (optimizer, parameter) in enumerate(_parameters(optimizers)):
         for name, value in optimizer.state.get(parameter, {}).items():
             place = f"{at}/{name}"
             if isinstance(value, Tensor):
@@ -47,38 +51,45 @@ def packed_optimizer(optimizer: Optimizer, fresh: Optimizer | None = None) -> di
                 numbers["state"][place] = value
             else:
                 raise _uncarried(optimizer, f"keeps {name!r} as {type(value).__name__}")
-    numbers["groups"] = group_numbers(optimizer)
+    numbers["groups"] = group_numbers(optimizers)
+    numbers["scaler"] = {} if scaler is None else scaler.state_dict()
     text = json.dumps(numbers).encode()
     return tensors | {_NUMBERS: torch.frombuffer(bytearray(text), dtype=torch.uint8)}
 
 
-def group_numbers(optimizer: Optimizer) -> list[dict[str, float]]:
-    """The plain numbers in each of its parameter groups."""
+def group_numbers(optimizers: Sequence[Optimizer]) -> list[dict[str, float]]:
+    """The plain numbers in each of the parameter groups."""
     return [
         {name: value for name, value in group.items() if isinstance(value, bool | int | float)}
+        for optimizer in optimizers
         for group in optimizer.param_groups
     ]
 
 
-def unpack_optimizer(optimizer: Optimizer, packed: State) -> None:
-    """Put a packed state into a new optimizer, in the very dtypes that it had."""
+def unpack_optimizer(
+    optimizers: Sequence[Optimizer], packed: State, scaler: GradScaler | None = None
+) -> None:
+    """Put a packed state into new optimizers, in the very dtypes that it had."""
     numbers = json.loads(bytes(packed[_NUMBERS].numpy()))
-    parameters = _parameters(optimizer)
+    if scaler is not None and numbers["scaler"]:
+        scaler.load_state_dict(numbers["scaler"])
+    parameters = list(_parameters(optimizers))
     for place, value in (packed | numbers["state"]).items():
         if place == _NUMBERS:
             continue
         at, _, name = place.partition("/")
-        parameter = parameters[int(at)]
+        optimizer, parameter = parameters[int(at)]
         if isinstance(value, Tensor):
             is_here = numbers["devices"][place] == parameter.device.type
             value = value.to(parameter.device if is_here else "cpu", copy=True)  # noqa: PLW2901
         optimizer.state[parameter][name] = value
-    for group, values in zip(optimizer.param_groups, numbers["groups"], strict=True):
+    groups = [group for each in optimizers for group in each.param_groups]
+    for group, values in zip(groups, numbers["groups"], strict=True):
         group.update(values)
 
 
 def _check_state(optimizer: Optimizer) -> None:
-    known = {id(parameter) for parameter in _parameters(optimizer)}
+    known = {id(parameter) for _, parameter in _parameters([optimizer])}
     if any(id(key) not in known for key in optimizer.state):
         raise _uncarried(optimizer, "keeps state that belongs to no parameter")
     for group in optimizer.param_groups:
@@ -87,7 +98,16 @@ def _check_state(optimizer: Optimizer) -> None:
                 raise _uncarried(optimizer, f"keeps the tensor {name!r} in its parameter groups")
 
 
-def _check_attributes(optimizer: Optimizer, fresh: Optimizer) -> None:
+def check_attributes(optimizer: Optimizer, fresh: Optimizer) -> None:
+    """See that steps changed nothing of an optimizer but its state.
+
+    Args:
+        optimizer: It, after steps.
+        fresh: One that has made none yet.
+
+    Raises:
+        InvalidRecipe: An attribute is another.
+    """
     known = vars(fresh)
     for name, value in vars(optimizer).items():
         if name.startswith("_") or name in {"state", "param_groups", "defaults", "step"}:
@@ -104,5 +124,8 @@ def _uncarried(optimizer: Optimizer, what: str) -> InvalidRecipe:
     )
 
 
-def _parameters(optimizer: Optimizer) -> list[Tensor]:
-    return [parameter for group in optimizer.param_groups for parameter in group["params"]]
+def _parameters(optimizers: Sequence[Optimizer]) -> Iterator[tuple[Optimizer, Tensor]]:
+    for optimizer in optimizers:
+        for group in optimizer.param_groups:
+            for parameter in group["params"]:
+                yield optimizer, parameter

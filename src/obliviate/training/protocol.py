@@ -71,11 +71,13 @@ class Tried:
         batches: A hash of the batches.
         losses: The losses, in digits.
         state: The digest of the state after them.
+        unused: Optimizers that made no step with a gradient, where there are several.
     """
 
     batches: str
     losses: str
     state: str
+    unused: tuple[str, ...] = ()
 
 
 class BlockTrainer(Protocol):

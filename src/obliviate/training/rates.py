@@ -43,14 +43,14 @@ _OUT_OF_ORDER = "Detected call of|The epoch parameter in"
 class Rates:
     """The options of every parameter group at every step, by a recipe's schedule."""
 
-    def __init__(self, recipe: Recipe, make_optimizer: Callable[[], Optimizer]) -> None:
+    def __init__(self, recipe: Recipe, make_optimizers: Callable[[], Sequence[Optimizer]]) -> None:
         """Step nothing yet.
 
         Args:
             recipe: Its schedule.
-            make_optimizer: Makes an optimizer like those that train.
+            make_optimizers: Makes optimizers like those that train.
         """
-        self._schedule, self._make = recipe.schedule, make_optimizer
+        self._schedule, self._make = recipe.schedule, make_optimizers
         self._is_factory = is_factory(recipe.schedule)
         self._tables: dict[int, _Table] = {}
 
@@ -115,16 +115,18 @@ class Rates:
 
 
 class _Table:
-    """What a scheduler makes of the numbers in an optimizer's groups: kept where they move."""
+    """What schedulers make of the numbers in optimizers' groups: kept where they move."""
 
-    def __init__(self, schedule: Any, optimizer: Optimizer, total_steps: int) -> None:
-        self._total_steps, self._groups = total_steps, optimizer.param_groups
+    def __init__(self, schedule: Any, optimizers: Sequence[Optimizer], total_steps: int) -> None:
+        self._total_steps = total_steps
+        self._groups = [group for each in optimizers for group in each.param_groups]
         self._new = dict(self._numbers())
         self._chunks: list[dict[Place, NDArray[np.float64]]] = []
         self._moved: dict[Place, None] = {}
         with named("the schedule"), _out_of_order():
-            self._scheduler = made_scheduler(schedule, optimizer, total_steps)
-        if faults := list(scheduler_faults(self._scheduler, optimizer)):
+            self._schedulers = [made_scheduler(schedule, each, total_steps) for each in optimizers]
+        pairs = zip(self._schedulers, optimizers, strict=True)
+        if faults := [fault for pair in pairs for fault in scheduler_faults(*pair)]:
             raise invalid(faults)
 
     def at(self, step: int, new: Options) -> list[dict[str, Any]]:
@@ -152,7 +154,7 @@ class _Table:
                 seen.update(repr(place).encode() + values.round(12).tobytes())
         rates = chunks[0].get((0, "lr"))
         shown = "" if rates is None else ", ".join(f"{each:g}" for each in rates[:3])
-        return f"{type(self._scheduler).__name__} {shown} ({seen.hexdigest()[:16]})"
+        return f"{type(self._schedulers[0]).__name__} {shown} ({seen.hexdigest()[:16]})"
 
     def _next_chunk(self) -> dict[Place, NDArray[np.float64]]:
         first = len(self._chunks) * _CHUNK
@@ -161,7 +163,8 @@ class _Table:
             for step in range(first, min(first + _CHUNK, self._total_steps)):
                 if step:
                     with named(f"the schedule at step {step} of {self._total_steps}"):
-                        self._scheduler.step()
+                        for each in self._schedulers:
+                            each.step()
                 rows.append([_number(self._groups[at][name]) for at, name in self._new])
         chunk = {}
         for (place, new), column in zip(self._new.items(), zip(*rows, strict=True), strict=True):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
@@ -13,14 +14,21 @@ from obliviate.recipe.recipe import invalid
 from obliviate.training.batches import moved
 from obliviate.training.determinism import seed_generators
 from obliviate.training.gradients import Gradients, in_tree
+from obliviate.training.optimizer import stilled_optimizers
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
+
+    from torch.amp.grad_scaler import GradScaler
+    from torch.optim import Optimizer
 
     from obliviate.recipe.recipe import Recipe
     from obliviate.training.batches import Fetched
     from obliviate.training.layout import Microbatch
     from obliviate.training.optimizer import ScheduledOptimizer
+
+
+_DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 def step_seed(seed: int, block: int, microbatch: Microbatch) -> int:
@@ -57,12 +65,35 @@ class Step:
             batch: It, on the recipe's device.
             items: How many the whole batch has; if None, it stands alone.
         """
+        if self._recipe.is_manual:
+            loss = self._manual(batch, stilled_optimizers(self._recipe, self._model))
+            self._model.zero_grad()
+            return loss
+        with self._precision():
+            return self._forward(batch, items)
+
+    def _forward(self, batch: Any, items: float | None) -> Tensor | None:
         if self._recipe.step is not None:
             loss: Tensor | None = self._recipe.loss_of_step(self._model, batch, items)
             return loss
         inputs, targets = batch
         assert self._loss is not None  # noqa: S101 - the recipe saw to it
         return self._loss(self._model(inputs), targets)
+
+    def _precision(self) -> contextlib.AbstractContextManager[Any]:
+        dtype = _DTYPES.get(self._recipe.precision)
+        if dtype is None:
+            return contextlib.nullcontext()
+        return torch.autocast(torch.device(self._recipe.device).type, dtype)
+
+    def _manual(self, batch: Any, optimizers: Sequence[Optimizer]) -> Tensor | None:
+        """The loss that is told by a step which goes backward and steps by itself."""
+        loss = self._recipe.loss_of_step(self._model, batch, optimizers=optimizers)
+        if loss is None:
+            return None
+        told = loss.detach() if isinstance(loss, Tensor) else torch.as_tensor(loss)
+        _check_scalar(told)
+        return told
 
     def make(
         self, optimizer: ScheduledOptimizer, block: int, batch: Sequence[Fetched]
@@ -75,12 +106,14 @@ class Step:
             batch: Its microbatches; those that erasures left empty are missing.
         """
         optimizer.clear_gradients()
+        if self._recipe.is_manual:
+            return self._manual(self._entered(block, batch[0]), optimizer.optimizers)
         items = {each.microbatch.number: self._items(each) for each in batch}
         total = sum(items.values())
         waiting = {each.microbatch.number: each for each in batch if items[each.microbatch.number]}
 
         def part(number: int) -> Tensor | None:
-            return self._part(block, waiting[number], items[number], total)
+            return self._part(optimizer.scaler, block, waiting[number], items[number], total)
 
         loss = self._in_sequence(part, waiting) if self._is_plain else self._in_tree(part, waiting)
         if loss is not None:
@@ -122,15 +155,20 @@ class Step:
             return len(fetched.microbatch.records)
         return recipe.items_of(fetched.batch)
 
-    def _part(self, block: int, fetched: Fetched, items: float, total: float) -> Tensor | None:
-        """Go through a microbatch, forward and backward; return its part of the batch's loss."""
-        batch = moved(fetched.batch, self._recipe.device)
-        seed_generators(
-            step_seed(self._recipe.seed, block, fetched.microbatch), self._recipe.device
-        )
+    def _entered(self, block: int, fetched: Fetched) -> Any:
+        """The batch on its device, and all that a pass over it begins with."""
+        device = self._recipe.device
+        batch = moved(fetched.batch, device)
+        seed_generators(step_seed(self._recipe.seed, block, fetched.microbatch), device)
         # the weights were changed since the last step: what autocast keeps of them is stale
         torch.clear_autocast_cache()
-        loss: Any = self.forward(batch, total)
+        return batch
+
+    def _part(
+        self, scaler: GradScaler, block: int, fetched: Fetched, items: float, total: float
+    ) -> Tensor | None:
+        """Go through a microbatch, forward and backward; return its part of the batch's loss."""
+        loss: Any = self.forward(self._entered(block, fetched), total)
         if loss is None:
             return None
         _check_loss(loss)
@@ -138,14 +176,18 @@ class Step:
         if items != total and not self._recipe.takes_items:
             # as loops divide by the number of microbatches, where all have as many items
             part = loss / (total / items)
-        part.backward()  # type: ignore[no-untyped-call]
+        scaler.scale(part).backward()  # type: ignore[no-untyped-call]
         return part.detach().reshape(())
 
 
-def _check_loss(loss: Any) -> None:
+def _check_scalar(loss: Any) -> None:
     if not isinstance(loss, Tensor) or loss.numel() != 1 or loss.is_complex():
         kind = f"shape {list(loss.shape)}" if isinstance(loss, Tensor) else type(loss).__name__
         raise invalid([f"the loss is not a scalar but has {kind}; take the batch's mean"])
+
+
+def _check_loss(loss: Any) -> None:
+    _check_scalar(loss)
     if not loss.requires_grad:
         raise invalid(
             [

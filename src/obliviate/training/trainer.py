@@ -27,7 +27,6 @@ from obliviate.training.determinism import Environment
 from obliviate.training.live import Live
 from obliviate.training.model import load_state
 from obliviate.training.optimizer import ScheduledOptimizer, rates_of
-from obliviate.training.optimizer_state import packed_optimizer
 from obliviate.training.protocol import Checkpoint, Trained, Tried
 from obliviate.training.reader import Reader
 from obliviate.training.step import Step, by_step
@@ -120,7 +119,7 @@ class Trainer:
         """The recipe in comparable words; see `Recipe.fingerprint`."""
         with self.environment.entered(), named("the schedule"):
             rates = self._rates.words(self.layout.total_steps(1))
-            words = self.recipe.fingerprint(self.model, self.optimizer(None).optimizer, rates)
+            words = self.recipe.fingerprint(self.model, self.optimizer(None).optimizers, rates)
             return words | self._live.base.words()
 
     def train(
@@ -181,7 +180,7 @@ class Trainer:
                 yield Event(
                     task="block", done=done / self.layout.steps(block), total=1, block=block
                 )
-        loss = _mean_loss(losses, block)
+        loss = _mean_loss(losses, block, self.recipe)
         self._live.check_thawed(block)
         if self._is_large:  # whoever holds on to earlier ones can let go of them first
             yield Event(task="block", done=1, total=1, block=block)
@@ -244,14 +243,15 @@ class Trainer:
                     self._optimizer.set_rates(step, total)
                     loss = self._step.make(self._optimizer, block, batch)
                 if loss is not None:
-                    losses.append(_mean_loss([loss], block))
+                    losses.append(_mean_loss([loss], block, self.recipe))
         self._live.check_thawed(block)
         if self.recipe.optimizer_state == "carried":
-            packed_optimizer(self._optimizer.optimizer, self.optimizer(None).optimizer)
+            self._optimizer.check_carried(self.optimizer(None))
         return Tried(
             batches=seen.hexdigest(),
             losses=repr(losses),
             state=digest(self._live.tried_state()),
+            unused=self._optimizer.unused if losses else (),
         )
 
     def _tried(self, block: int, microbatches: Iterable[Microbatch]) -> Iterator[Fetched]:
@@ -266,10 +266,13 @@ class Trainer:
             raise invalid(["a batch is not (inputs, targets); give step(model, batch) instead"])
 
 
-def _mean_loss(losses: Sequence[Tensor], block: int) -> float | None:
+def _mean_loss(losses: Sequence[Tensor], block: int, recipe: Recipe) -> float | None:
     if not losses:
         return None
-    mean = float(torch.stack([loss.reshape(()) for loss in losses]).double().mean())
+    values = torch.stack([loss.reshape(()) for loss in losses]).double()
+    if recipe.precision == "fp16" and values.isfinite().any():
+        values = values[values.isfinite()]  # of the others, the scaler has skipped the step
+    mean = float(values.mean())
     if not np.isfinite(mean):
         raise not_finite(f"block {block}: the loss is {mean}")
     return mean
