@@ -57,7 +57,7 @@ class LightningStep(Step):
         """Make a step by Lightning's loop; see `Step.make`."""
         if optimizer is not self._optimizer:
             optimizer.clear_gradients()
-            self._view.optimizers = [optimizer.optimizer]
+            self._view.optimizers = list(optimizer.optimizers)
             self._begin(block, batch)
             self._optimizer = optimizer
         elif self._module.automatic_optimization:
