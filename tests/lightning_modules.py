@@ -8,6 +8,7 @@ from torch import nn
 from torch.nn import functional as F
 from torch.optim.lr_scheduler import LambdaLR, OneCycleLR, StepLR
 from torch.utils.data import DataLoader, TensorDataset
+from torchmetrics.classification import MulticlassAccuracy
 
 WIDTH, CLASSES, RECORDS = 6, 3, 48
 
@@ -40,6 +41,41 @@ class Classifier(L.LightningModule):
 
     def configure_optimizers(self):
         return torch.optim.SGD(self.parameters(), lr=0.1, momentum=0.9)
+
+
+class Composed(Classifier):
+    """Of another module, with layers that are made late, running averages and a metric."""
+
+    def __init__(self, width=8, part=None) -> None:
+        super().__init__()
+        self.save_hyperparameters(ignore="part")
+        self.part = part or Classifier()
+        self.accuracy = MulticlassAccuracy(CLASSES)
+        self.late = None
+
+    def setup(self, stage):
+        self.rate = 0.1 / self.trainer.max_epochs
+
+    def configure_model(self):
+        if self.late is None:
+            torch.manual_seed(11)
+            self.late = nn.Sequential(nn.BatchNorm1d(CLASSES), nn.Linear(CLASSES, CLASSES))
+
+    def forward(self, inputs):
+        return self.late(self.part(inputs)) + self.head(self.body(inputs))
+
+    def training_step(self, batch, batch_idx):
+        inputs, targets = batch
+        outputs = self(inputs)
+        self.accuracy(outputs, targets)
+        self.log("accuracy", self.accuracy)
+        return F.cross_entropy(outputs, targets)
+
+    def on_train_epoch_end(self):
+        self.accuracy.reset()
+
+    def configure_optimizers(self):
+        return torch.optim.SGD(self.parameters(), lr=self.rate, momentum=0.9)
 
 
 class OneCycle(Classifier):
@@ -181,3 +217,89 @@ class Data(L.LightningDataModule):
 
     def on_after_batch_transfer(self, batch, dataloader_idx):
         return batch[0] * 2, batch[1]
+
+
+class Fragile(Classifier):
+    """Meets its fate in the second epoch."""
+
+    fate = staticmethod(lambda: None)
+
+    def training_step(self, batch, batch_idx):
+        if self.current_epoch == 1 and batch_idx > 8:
+            self.fate()
+        return super().training_step(batch, batch_idx)
+
+
+# What cannot be carried over
+
+
+class Told(Classifier):
+    """Asks for what no replay can give."""
+
+    def lr_scheduler_step(self, scheduler, metric):
+        scheduler.step()
+
+
+class Asking(Classifier):
+    asked = "callback_metrics"
+
+    def training_step(self, batch, batch_idx):
+        getattr(self.trainer, self.asked)
+        return super().training_step(batch, batch_idx)
+
+
+class Stopping(Classifier):
+    def training_step(self, batch, batch_idx):
+        self.trainer.should_stop = True
+        return super().training_step(batch, batch_idx)
+
+
+class Skipping(Classifier):
+    def on_train_batch_start(self, batch, batch_idx):
+        return -1
+
+
+class Counting(Classifier):
+    seen = 0
+
+    def __init__(self):
+        super().__init__()
+        self.seen = 0
+
+    def training_step(self, batch, batch_idx):
+        self.seen += len(batch[0])
+        return super().training_step(batch, batch_idx)
+
+
+class Cooling(Classifier):
+    def __init__(self):
+        super().__init__()
+        self.heat = 1.0
+
+    def on_train_epoch_end(self):
+        self.heat *= 0.9
+
+
+class Heating(Cooling):
+    def on_train_epoch_start(self):
+        self.heat *= 1.1
+
+
+class Copying(Classifier):
+    def on_train_epoch_end(self):
+        with torch.no_grad():
+            self.head.weight.mul_(0.5)
+
+
+class Gathering(Adversaries):
+    def training_step(self, batch, batch_idx):
+        _, optimizer = self.optimizers()
+        self.manual_backward(F.softplus(-self.judge(batch[0])).mean())
+        if batch_idx % 2:
+            optimizer.step()
+            optimizer.zero_grad()
+
+
+class Counted(Adversaries):
+    def training_step(self, batch, batch_idx):
+        super().training_step(batch, batch_idx + 0 * self.global_step)

@@ -1,6 +1,5 @@
 """Lightning: a run trains what `Trainer.fit` would, bit for bit, and forgets exactly."""
 
-import contextlib
 import copy
 import importlib
 import os
@@ -8,26 +7,36 @@ import signal
 import sys
 
 import lightning as L
-import numpy as np
 import pytest
 import torch
-from lightning.pytorch.callbacks import EarlyStopping, LambdaCallback, Timer
+from lightning.pytorch.callbacks import EarlyStopping, Timer
 from lightning.pytorch.loggers.logger import Logger
-from torch.optim.lr_scheduler import ReduceLROnPlateau, StepLR
+from torch.optim.lr_scheduler import OneCycleLR, ReduceLROnPlateau, StepLR
 from torch.utils.data import BatchSampler, DataLoader, SequentialSampler, WeightedRandomSampler
 
 from obliviate.errors import ExtraMissing, InvalidOption, InvalidRecipe, TrainingFailed
 from obliviate.integrations.lightning import erasable, recipe_of
-from obliviate.training.determinism import seed_generators
-from obliviate.training.step import step_seed
+from tests.lightning_fits import BLOCKS, SIZE, fitted, loader, made, trainer
 from tests.lightning_modules import (
     Adversaries,
+    Asking,
     ByEpochs,
     Classifier,
+    Composed,
+    Cooling,
+    Copying,
+    Counted,
+    Counting,
     Data,
+    Fragile,
+    Gathering,
+    Heating,
     Hooked,
     OneCycle,
     Reused,
+    Skipping,
+    Stopping,
+    Told,
     halved,
     records,
 )
@@ -40,73 +49,6 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore:.*number of training batches .* is smaller than"),
     pytest.mark.filterwarnings("ignore:.*LeafSpec:FutureWarning"),
 ]
-BLOCKS, EPOCHS, SIZE = 2, 2, 4
-NOBODY = np.array([], dtype=np.int64)
-
-
-def trainer(**options):
-    usual = {
-        "accelerator": "cpu",
-        "devices": 1,
-        "max_epochs": EPOCHS,
-        "logger": False,
-        "enable_checkpointing": False,
-        "enable_progress_bar": False,
-        "enable_model_summary": False,
-    }
-    return L.Trainer(**usual | options)
-
-
-def loader(data=None, **options):
-    return DataLoader(data or records(), **{"batch_size": SIZE, "shuffle": True} | options)
-
-
-def made(kind):
-    torch.manual_seed(3)
-    return kind()
-
-
-class InOrder:
-    """The batches of a run, epoch by epoch, as Lightning asks for them."""
-
-    def __init__(self, layout):
-        self.epoch = 0
-        part = layout.parts[0]
-        self.epochs = [[] for _ in part.deals]
-        for block in range(1, layout.blocks + 1):
-            for each in layout.microbatches(block, NOBODY):
-                epoch = self.epochs[(block - 1) // part.blocks]
-                epoch.append((each.records.tolist(), step_seed(layout.seed, block, each)))
-
-    def __iter__(self):
-        self.epoch += 1
-        return iter([ids for ids, _ in self.epochs[self.epoch - 1]])
-
-    def __len__(self):
-        assert len({len(each) for each in self.epochs}) == 1
-        return len(self.epochs[0])
-
-
-def fitted(module, layout, data=None, **options):
-    """Lightning's own fit, over the same batches under the same seeds."""
-    order = InOrder(layout)
-    seeds = iter([seed for epoch in order.epochs for _, seed in epoch])
-    seeding = LambdaCallback(
-        on_train_batch_start=lambda *_: seed_generators(next(seeds), "cpu"),
-    )
-    batches = DataLoader(data or records(), batch_sampler=order)
-    with deterministic():
-        trainer(callbacks=[seeding], **options).fit(module, batches)
-    return module
-
-
-@contextlib.contextmanager
-def deterministic():
-    torch.use_deterministic_algorithms(True)
-    try:
-        yield
-    finally:
-        torch.use_deterministic_algorithms(False)
 
 
 def is_same(first, second):
@@ -116,7 +58,7 @@ def is_same(first, second):
 
 
 CASES = {
-    "plain": (Classifier, {}),
+    "composed": (Composed, {}),
     "one cycle, clipping": (OneCycle, {"gradient_clip_val": 0.3}),
     "accumulation, bf16": (
         Reused,
@@ -125,10 +67,17 @@ CASES = {
     "accumulation of three": (Classifier, {"accumulate_grad_batches": 3}),
     "by epochs": (ByEpochs, {"accumulate_grad_batches": 2}),
     "hooks": (Hooked, {}),
+    "manual": (Adversaries, {}),
+    "manual, bf16": (Adversaries, {"precision": "bf16-mixed"}),
 }
 
 
-@pytest.mark.parametrize("case", CASES)
+SLOW = {"accumulation of three", "manual, bf16"}
+
+
+@pytest.mark.parametrize(
+    "case", [pytest.param(each, marks=[pytest.mark.slow] * (each in SLOW)) for each in CASES]
+)
 def test_a_run_is_lightnings_own_fit(case, tmp_path):
     kind, options = CASES[case]
     module = made(kind)
@@ -137,7 +86,7 @@ def test_a_run_is_lightnings_own_fit(case, tmp_path):
     by_lightning = fitted(copy.deepcopy(module), run.trainer.layout, **options)
     assert is_same(run.model, by_lightning)
     assert is_same(module, before)
-    assert not is_same(run.model, before)
+    assert not torch.equal(*(next(each.parameters()) for each in (run.model, before)))
     never = erasable(
         trainer(**options), module, tmp_path / "never", data=loader(), blocks=BLOCKS, exclude=[5, 8]
     )
@@ -161,17 +110,6 @@ def test_a_person_is_forgotten_from_a_data_module(tmp_path):
     assert run.chain().entries[0].digest == same.chain().entries[0].digest
     assert never.trainer.layout.batch_size == 8
     assert erasable(trainer(), made(Classifier), tmp_path / "run", **given).digest == run.digest
-
-
-class Fragile(Classifier):
-    """Meets its fate in the second epoch."""
-
-    fate = staticmethod(lambda: None)
-
-    def training_step(self, batch, batch_idx):
-        if self.current_epoch == 1 and batch_idx > 8:
-            self.fate()
-        return super().training_step(batch, batch_idx)
 
 
 def fragile(folder, seed):
@@ -218,13 +156,6 @@ def test_a_killed_process_is_followed_by_another(tmp_path):
 
 
 # What cannot be carried over
-
-
-class Told(Classifier):
-    """Asks for what no replay can give."""
-
-    def lr_scheduler_step(self, scheduler, metric):
-        scheduler.step()
 
 
 class Watching(L.Callback):
@@ -307,6 +238,18 @@ def test_a_schedule_by_a_metric_is_refused(tmp_path):
     assert "goes by the metric 'loss'" in refused(ByMetric(), tmp_path)
 
 
+def test_a_schedule_over_fewer_steps_is_refused(tmp_path):
+    class Short(Classifier):
+        def configure_optimizers(self):
+            optimizer = super().configure_optimizers()
+            cycle = OneCycleLR(optimizer, max_lr=0.1, total_steps=13)
+            return [optimizer], [{"scheduler": cycle, "interval": "step"}]
+
+    said = refused(Short(), tmp_path)
+    assert "OneCycleLR at step 14 of 24" in said
+    assert "estimated_stepping_batches" in said
+
+
 def test_schedulers_of_manual_optimization_are_refused(tmp_path):
     class Scheduled(Adversaries):
         def configure_optimizers(self):
@@ -330,57 +273,6 @@ def test_several_optimizers_take_manual_optimization(tmp_path):
     assert "only supported with manual" in refused(Two(), tmp_path, error=TrainingFailed)
 
 
-class Asking(Classifier):
-    asked = "callback_metrics"
-
-    def training_step(self, batch, batch_idx):
-        getattr(self.trainer, self.asked)
-        return super().training_step(batch, batch_idx)
-
-
-class Stopping(Classifier):
-    def training_step(self, batch, batch_idx):
-        self.trainer.should_stop = True
-        return super().training_step(batch, batch_idx)
-
-
-class Skipping(Classifier):
-    def on_train_batch_start(self, batch, batch_idx):
-        return -1
-
-
-class Counting(Classifier):
-    seen = 0
-
-    def __init__(self):
-        super().__init__()
-        self.seen = 0
-
-    def training_step(self, batch, batch_idx):
-        self.seen += len(batch[0])
-        return super().training_step(batch, batch_idx)
-
-
-class Cooling(Classifier):
-    def __init__(self):
-        super().__init__()
-        self.heat = 1.0
-
-    def on_train_epoch_end(self):
-        self.heat *= 0.9
-
-
-class Heating(Cooling):
-    def on_train_epoch_start(self):
-        self.heat *= 1.1
-
-
-class Copying(Classifier):
-    def on_train_epoch_end(self):
-        with torch.no_grad():
-            self.head.weight.mul_(0.5)
-
-
 @pytest.mark.parametrize(
     ("kind", "word"),
     [
@@ -391,10 +283,16 @@ class Copying(Classifier):
         (Cooling, "on_train_epoch_end changes heat"),
         (Heating, "on_train_epoch_start changes heat each time"),
         (Copying, "on_train_epoch_end changes parameters"),
+        (Counted, "trainer.global_step with manual"),
     ],
 )
 def test_what_a_module_keeps_outside_its_state_is_refused(kind, word, tmp_path):
     assert word in refused(made(kind), tmp_path)
+
+
+def test_gradients_gathered_by_hand_are_refused(tmp_path):
+    with pytest.raises(InvalidRecipe, match="gradients that earlier batches left"):
+        erasable(trainer(), made(Gathering), tmp_path / "run", data=loader(), blocks=BLOCKS)
 
 
 def test_a_trainer_that_has_trained_is_refused(tmp_path):
@@ -403,6 +301,11 @@ def test_a_trainer_that_has_trained_is_refused(tmp_path):
     trained.fit(module, loader())
     with pytest.raises(InvalidOption, match="12 steps already"):
         erasable(trained, module, tmp_path / "run", data=loader(), blocks=BLOCKS)
+
+
+def test_data_is_given_once(tmp_path):
+    with pytest.raises(InvalidOption, match="both given"):
+        erasable(trainer(), Classifier(), tmp_path, data=loader(), datamodule=Data())
 
 
 @pytest.mark.parametrize("given", [(None, Classifier()), (trainer(), torch.nn.Linear(2, 2))])

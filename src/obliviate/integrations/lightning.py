@@ -137,6 +137,8 @@ def recipe_of(
         InvalidRecipe: What is asked for could be done again by no replay: all of it by name.
     """
     _check_kinds(trainer, module)
+    if data is not None and datamodule is not None:
+        raise InvalidOption("data and datamodule are both given", hint="give one of them")
     if isinstance(data, LightningDataModule):
         data, datamodule = None, data
     plan = LightningPlan(trainer, module, datamodule)

@@ -6,6 +6,8 @@ from bisect import bisect_right
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from obliviate.recipe.recipe import invalid
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
@@ -103,8 +105,20 @@ class Cadence:
         for interval, count in due.items():
             for config in self._configs:
                 if config.interval == interval and count % config.frequency == 0:
-                    config.scheduler.step()
+                    self._go_on(config.scheduler)
         self._follow()
+
+    def _go_on(self, scheduler: Any) -> None:
+        try:
+            scheduler.step()
+        except ValueError as error:
+            raise invalid(
+                [
+                    f"lr_scheduler {type(scheduler).__name__} at step {self._made} of "
+                    f"{self._ends[-1]}: {error}; the number of steps is "
+                    "self.trainer.estimated_stepping_batches"
+                ]
+            ) from error
 
     def _follow(self) -> None:
         for config in self._configs:

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 
 from lightning.pytorch.core.optimizer import _init_optimizers_and_lr_schedulers
 from lightning.pytorch.loggers.logger import DummyLogger
-from torch import Tensor
 
 from obliviate.integrations.lightning_place import Cadence, Place, epoch_ends
 from obliviate.integrations.lightning_view import TrainerView
@@ -115,12 +114,14 @@ class LightningPlan:
 
     def manual_step(
         self, model: LightningModule, batch: Any, optimizers: Sequence[Optimizer]
-    ) -> Tensor | None:
-        """Make the steps of a `training_step` that goes backward by itself."""
+    ) -> Any:
+        """What a `training_step` tells that goes backward by itself, with some optimizers."""
         view = model.trainer
-        view.optimizers = list(optimizers)
-        loss = view.train(batch).get("loss")
-        return loss if isinstance(loss, Tensor) else None
+        before, view.optimizers, view.place = view.optimizers, list(optimizers), Place()
+        try:
+            return view.told(batch)
+        finally:
+            view.optimizers = before
 
     def schedulers(self) -> list[Any]:
         """What Lightning makes of the schedulers of a new model, to look at."""
