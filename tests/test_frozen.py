@@ -6,13 +6,14 @@ from functools import partial
 import pytest
 import torch
 from torch import nn
+from torch.testing._internal.two_tensor import TwoTensor
 
 import obliviate as ob
 from obliviate import errors
 from obliviate.evidence import gathered, page
 from obliviate.states.update import captured, digest, size_bytes
 from obliviate.training import base as bases
-from tests.models import CLASSES, MOMENTUM, OPTIMIZERS, Guarded, images, recipe, records_in
+from tests.models import CLASSES, MODELS, MOMENTUM, OPTIMIZERS, Guarded, images, recipe, records_in
 
 BLOCKS = 8
 FAST = ob.DeepObliviate(epsilon=9)
@@ -291,7 +292,19 @@ class Halves(Packed):
         return self.head(torch.relu(x.flatten(1) @ (self.weight.real.float() * self.scale).T))
 
 
-@pytest.mark.parametrize("kind", [Packed, Bytes, Halves], ids=lambda kind: str(kind.dtype))
+class Doubled(Packed):
+    """The same as a tensor that is made of two others."""
+
+    def __init__(self):
+        super().__init__()
+        part = self.weight.detach().float()
+        self.weight = nn.Parameter(TwoTensor(part, part.clone()), requires_grad=False)
+
+    def forward(self, x):
+        return self.head(torch.relu(x.flatten(1) @ (self.weight.a * self.scale).T))
+
+
+@pytest.mark.parametrize("kind", [Packed, Bytes, Halves, Doubled], ids=lambda kind: kind.__name__)
 def test_a_base_may_have_any_dtype(tmp_path, kind):
     made = recipe(kind, OPTIMIZERS["adam-fresh"][0])
     run = fit(made, tmp_path / "run")
@@ -300,7 +313,8 @@ def test_a_base_may_have_any_dtype(tmp_path, kind):
     again.forget(records=records_in(run, 3), method=FAST)
     again.settle()
     assert again.digest == fit(made, tmp_path / "n", exclude=records_in(run, 3)).digest
-    assert again.model.weight.dtype == kind.dtype
+    assert type(again.model.weight) is type(kind().weight)
+    assert again.model.weight.dtype == kind().weight.dtype
 
 
 # What it costs
@@ -326,6 +340,21 @@ def test_the_factory_is_called_as_seldom_as_possible(tmp_path):
     assert factory.calls == 2  # one more, to score states on
     assert again.model is not again.model
     assert factory.calls == 4
+    again.extend(images(20, seed=1), blocks=2)
+    assert factory.calls == 4
+    assert again.settle().guarantee == "exact"
+    assert factory.calls == 4
+
+
+def test_a_factory_of_a_model_without_a_base_is_called_as_seldom(tmp_path):
+    factory = Counted(MODELS["batch-norm-cnn"])
+    made = recipe(factory)
+    run = fit(made, tmp_path / "run", blocks=4)
+    assert factory.calls == 2
+    again = ob.load(run.folder, made, images())
+    again.forget(records=[3], method="exact")
+    assert again.verify().passed
+    assert factory.calls == 3
 
 
 def test_references_need_no_further_model(tmp_path):

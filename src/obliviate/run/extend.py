@@ -366,6 +366,7 @@ def _trainer(
         environment=facts.environment,
         content_key=facts.content_key,
         moving=moving_in(facts.fingerprint),
+        before=writer.trainer,
     )
 
 

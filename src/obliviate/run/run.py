@@ -310,14 +310,14 @@ class Run(Exportable):
             requested=requested,
         )
         if is_unfinished(self.writer) or self.writer.lacks:
-            self.renew(resumed(self.writer, self.data, addition))
+            self.renew(resumed(self.writer, self.data, addition), self.trainer)
             return (yield from going_on(self.writer, addition))
         both = joined(self.data, data)
         try:
             return (yield from extending(self.writer, both, addition))
         finally:
             if self.ledger.run().parts != self.facts.parts:  # as far as it came, it is there
-                self.renew(both)
+                self.renew(both, self.trainer)
 
     @watched
     def verify(

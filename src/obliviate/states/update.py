@@ -73,9 +73,14 @@ def digest(state: State) -> str:
     return sha.hexdigest()
 
 
+def is_wrapper(tensor: Tensor) -> bool:
+    """Whether a tensor is made of others, as quantised ones may be: it has no memory of its own."""
+    return hasattr(tensor, "__tensor_flatten__")
+
+
 def place(tensor: Tensor) -> tuple[object, ...]:
     """Where a tensor lies in memory, and how: tied ones lie in the same place."""
-    if tensor.layout != torch.strided or is_lazy(tensor):
+    if tensor.layout != torch.strided or is_lazy(tensor) or is_wrapper(tensor):
         return (id(tensor),)
     return tensor.data_ptr(), tensor.shape, tensor.stride(), tensor.dtype
 

@@ -17,7 +17,8 @@ import torch
 from torch import Tensor
 from torch.nn.parameter import is_lazy
 
-from obliviate.states.update import place, raw_bytes
+from obliviate.states.update import is_wrapper, place, raw_bytes
+from obliviate.training.model import is_dense
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator, Mapping
@@ -154,9 +155,15 @@ def _owner(name: str, frozen: Collection[str]) -> bool:
 
 
 def _memory(tensor: Tensor) -> int:
+    if is_wrapper(tensor):
+        return _memory(_parts(tensor)[0])
     if tensor.layout != torch.strided or is_lazy(tensor):
         return 0
     return tensor.untyped_storage().data_ptr()
+
+
+def _parts(wrapper: Any) -> list[Tensor]:
+    return [getattr(wrapper, name) for name in wrapper.__tensor_flatten__()[0]]
 
 
 def _version(tensor: Tensor) -> int:
@@ -165,7 +172,7 @@ def _version(tensor: Tensor) -> int:
 
 def _some_places(tensor: Tensor) -> tuple[Tensor, ...] | None:
     """Where a few entries are; None where they cannot be taken one by one."""
-    if tensor.dtype not in _SAMPLED or tensor.layout != torch.strided or not tensor.numel():
+    if tensor.dtype not in _SAMPLED or not (is_dense(tensor) and tensor.numel()):
         return None
     flat = np.unique(np.linspace(0, tensor.numel() - 1, _SEEN).astype(np.int64))
     at = np.unravel_index(flat, tensor.shape) if tensor.ndim else ()
@@ -194,9 +201,9 @@ def _digest(tensor: Tensor) -> str:
 def _pieces(tensor: Tensor) -> Iterator[memoryview | bytes]:
     """The bytes of a tensor of any kind: also of quantised ones, whose dtypes no state can have."""
     whole: Any = tensor.detach()
-    if hasattr(whole, "__tensor_flatten__"):  # made of others
-        for name in whole.__tensor_flatten__()[0]:
-            yield from _pieces(getattr(whole, name))
+    if is_wrapper(whole):
+        for part in _parts(whole):
+            yield from _pieces(part)
     elif whole.is_quantized:
         yield repr(whole).encode()
         yield from _pieces(whole.int_repr())

@@ -40,6 +40,7 @@ class Live:
         base: The frozen part of the module, which is in no checkpoint.
         parameters: Names of the parameters in a checkpoint, tied ones once.
         buffers: Names of what no optimizer makes; see `buffer_names`.
+        is_busy: Whether somebody trains it just now.
     """
 
     base: Base
@@ -62,7 +63,7 @@ class Live:
             model: A new one from the recipe's factory; one is made if None.
             moving: See `Base`; what the first steps showed when the run was made.
         """
-        self._recipe, self._environment = recipe, environment
+        self._recipe, self._environment, self.is_busy = recipe, environment, False
         with environment.entered():
             self.model = model or made_model(recipe)
         loss = recipe.loss

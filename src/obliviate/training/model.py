@@ -12,7 +12,7 @@ from torch.nn.parameter import is_lazy
 from obliviate.recipe.deal import key
 from obliviate.recipe.recipe import invalid
 from obliviate.recipe.user_code import named
-from obliviate.states.update import place
+from obliviate.states.update import is_wrapper, place
 from obliviate.training.determinism import seed_generators
 
 if TYPE_CHECKING:
@@ -60,11 +60,7 @@ def another_model(recipe: Recipe, first: nn.Module) -> nn.Module:
 
 def _filled(model: nn.Module) -> dict[str, Tensor]:
     entries = model.state_dict().items()
-    return {
-        name: each
-        for name, each in entries
-        if isinstance(each, Tensor) and each.numel() and each.data_ptr()
-    }
+    return {name: each for name, each in entries if is_dense(each) and each.numel()}
 
 
 def has_batch_norm(model: nn.Module) -> bool:
@@ -91,7 +87,8 @@ def buffer_names(model: nn.Module) -> frozenset[str]:
 
     Integers without dimensions are not among them: they count steps.
     """
-    trained = {parameter.data_ptr() for parameter in model.parameters() if parameter.numel()}
+    parameters = filter(is_dense, model.parameters())
+    trained = {parameter.data_ptr() for parameter in parameters if parameter.numel()}
     return frozenset(
         name
         for name, entry in model.state_dict(keep_vars=True).items()
@@ -104,7 +101,7 @@ def buffer_names(model: nn.Module) -> frozenset[str]:
 
 def is_dense(value: object) -> bool:
     """Whether a state dict's entry is a tensor with memory of its own and a shape."""
-    if not isinstance(value, Tensor) or is_lazy(value):
+    if not isinstance(value, Tensor) or is_lazy(value) or is_wrapper(value):
         return False
     return value.layout == torch.strided and not value.is_meta
 

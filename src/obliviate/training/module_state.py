@@ -18,6 +18,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from obliviate.states.update import is_wrapper
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
@@ -233,7 +235,8 @@ def _is_plain(thing: Any) -> bool:
 
 
 def _storage(tensor: Tensor) -> int:
-    return 0 if tensor.is_meta or tensor.is_sparse else tensor.untyped_storage().data_ptr()
+    is_elsewhere = tensor.is_meta or tensor.is_sparse or is_wrapper(tensor)
+    return 0 if is_elsewhere else tensor.untyped_storage().data_ptr()
 
 
 def _kept(module: nn.Module) -> Iterator[Tensor]:

@@ -76,18 +76,17 @@ class Trainer:
                 if None.
             model: A new one from the recipe's factory; one is made if None.
             moving: See `Base`; what the first steps showed when the run was made.
-            before: A trainer by the same recipe that is not used any more: its model is taken over,
-                and what of that is in no checkpoint is put back to what it was.
+            before: A trainer by the same recipe, whose model is taken over: both may train it, in
+                turn, for each begins from a checkpoint.
         """
         self.recipe, self.layout = recipe, layout
-        self._is_busy = self._is_large = False
+        self._is_large = False
         self.environment = Environment.of(recipe.device, environment)
         self.reader = Reader(recipe, data, layout, self.environment, content_key)
         if before is None:
             self._live = Live(recipe, self.environment, model=model, moving=moving)
         else:
             self._live = before._live
-            self._live.put_back()
         self.model = self._live.model
         self._step = Step(recipe, self.model, self._live.loss)
         self._rates = rates_of(recipe, self.model)
@@ -140,12 +139,12 @@ class Trainer:
             TrainingFailed: The dataset, the model, the loss or the optimizer raised.
             RunLocked: Another call is training with this trainer, and has not come to its end.
         """
-        if self._is_busy:
+        if self._live.is_busy:
             raise RunLocked(
                 "another call on this very run is in the middle of training",
                 hint="let it come to its end first, or open the run once more with load",
             )
-        self._is_busy = True
+        self._live.is_busy = True
         try:
             load_state(self.model, start.model)
             packed, self._is_large = start.optimizer, size_bytes(start.model) > LARGE_BYTES
@@ -158,7 +157,7 @@ class Trainer:
                 packed = trained.checkpoint.optimizer
                 yield trained
         finally:
-            self._is_busy = False
+            self._live.is_busy = False
 
     def forward(self, batch: Any) -> Tensor | None:
         """The loss of a batch under the live module; None where there is nothing to learn."""
