@@ -47,7 +47,7 @@ class Base:
         self._model, self.moving = model, frozenset(moving)
         self.names = frozen_names(model) - self.moving
         entries = self._entries(model)
-        self._places = {name: _some_places(entry) for name, entry in entries.items()}
+        self._samples = {name: _Sample(entry) for name, entry in entries.items() if is_dense(entry)}
         self._marks = self._marked(entries)
 
     def rest(self, entries: State) -> dict[str, Tensor]:
@@ -112,7 +112,11 @@ class Base:
 
     def _marked(self, entries: State) -> dict[str, object]:
         return {
-            name: (_memory(entry), _version(entry), _some_values(entry, self._places[name]))
+            name: (
+                _memory(entry),
+                _version(entry),
+                self._samples[name].values(entry) if name in self._samples else b"",
+            )
             for name, entry in entries.items()
         }
 
@@ -170,20 +174,26 @@ def _version(tensor: Tensor) -> int:
     return 0 if tensor.is_inference() else tensor._version
 
 
-def _some_places(tensor: Tensor) -> tuple[Tensor, ...] | None:
-    """Where a few entries are; None where they cannot be taken one by one."""
-    if tensor.dtype not in _SAMPLED or not (is_dense(tensor) and tensor.numel()):
-        return None
-    flat = np.unique(np.linspace(0, tensor.numel() - 1, _SEEN).astype(np.int64))
-    at = np.unravel_index(flat, tensor.shape) if tensor.ndim else ()
-    return tuple(torch.from_numpy(each).to(tensor.device) for each in at)
+class _Sample:
+    """Where a few values of a tensor are."""
 
+    def __init__(self, tensor: Tensor) -> None:
+        """Choose places, evenly spread; none where values cannot be taken one by one."""
+        self._form = tensor.shape, tensor.stride()
+        self._at: tuple[Tensor, ...] = ()
+        self._is_flat = tensor.is_contiguous()
+        if tensor.dtype in _SAMPLED and tensor.numel():
+            flat = np.unique(np.linspace(0, tensor.numel() - 1, _SEEN).astype(np.int64))
+            at = (flat,) if self._is_flat else np.unravel_index(flat, tensor.shape)
+            self._at = tuple(torch.from_numpy(each).to(tensor.device) for each in at)
 
-def _some_values(tensor: Tensor, places: tuple[Tensor, ...] | None) -> bytes:
-    if places is None:
-        return b""
-    with torch.no_grad():
-        return bytes(raw_bytes((tensor[places] if places else tensor).cpu()))
+    def values(self, tensor: Tensor) -> bytes:
+        """The bytes of these values, and of none in a tensor of another form."""
+        if not self._at or self._form != (tensor.shape, tensor.stride()):
+            return b""
+        whole = tensor.detach()
+        some = whole.view(-1).index_select(0, *self._at) if self._is_flat else whole[self._at]
+        return bytes(raw_bytes(some.cpu()))
 
 
 def _is_same(one: Tensor, other: Tensor) -> bool:
