@@ -103,7 +103,7 @@ def write_chain(folder: Path) -> float:
     entries = [trained(part, block) for block in range(1, part.length + 1)]
     hashes = {
         block: secrets.token_bytes(NOTHING.itemsize * size)
-        for block, size in enumerate(part.sizes.tolist(), start=1)
+        for block, size in enumerate(part.planned_sizes.tolist(), start=1)
     }
     started = time.perf_counter()
     for at in range(0, part.length, GROUP):

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import functools
 import time
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Mapping
 from dataclasses import dataclass
 from types import MethodType
 from typing import Concatenate, Generic, ParamSpec, TypeAlias, TypeVar, overload
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from obliviate.text import measured
 
 Result = TypeVar("Result")
 Given = ParamSpec("Given")
@@ -29,6 +31,7 @@ class Event:
         total: Blocks to do at most.
         block: The block at work, where there is one.
         loss: The mean loss of the last finished block.
+        evaluation: What the user measured of it.
         residual_memory: The last value of the residual memory, where one is measured.
         functional_memory: The same of the functional one.
     """
@@ -38,6 +41,7 @@ class Event:
     total: int
     block: int | None = None
     loss: float | None = None
+    evaluation: Mapping[str, float] | None = None
     residual_memory: float | None = None
     functional_memory: float | None = None
 
@@ -116,6 +120,8 @@ def detail(event: Event) -> str:
     words = [] if event.block is None else [f"block {event.block}"]
     if event.loss is not None:
         words.append(f"loss {event.loss:.4f}")
+    if event.evaluation:
+        words.append(measured(event.evaluation))
     if event.residual_memory is not None:
         words.append(f"residual memory {event.residual_memory:.4f}")
     if event.functional_memory is not None:

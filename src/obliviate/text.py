@@ -114,3 +114,8 @@ def shown(value: Any) -> str:
     except Exception:  # an int of very many digits, or an object that cannot say what it is
         said = f"of type {type(value).__name__}, and cannot be written down"
     return printable(shortened(" ".join(said.split()), 2 * _LONGEST_VALUE))
+
+
+def measured(values: Mapping[str, float]) -> str:
+    """Measured numbers, by name."""
+    return ", ".join(f"{name} {value:.4g}" for name, value in values.items())

@@ -134,7 +134,7 @@ def test_without_people_blocks_differ_in_size_by_one_at_most(layout):
         epochs=len(part.deals),
         seed=layout.seed,
     )
-    assert np.ptp(alone[0].sizes) <= 1
+    assert np.ptp(alone[0].planned_sizes) <= 1
 
 
 @given(layouts(), st.integers(1, 60))

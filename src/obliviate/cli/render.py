@@ -10,10 +10,10 @@ from rich.table import Table
 from obliviate.cli.exports import exports_table, still_held
 from obliviate.cli.output import DONE, FAILED, Answer
 from obliviate.ledger.facts import OUTSIDE
-from obliviate.text import counted, decimal, duration, moment, percent
+from obliviate.text import counted, decimal, duration, measured, moment, percent
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
     from pathlib import Path
 
     from _typeshed import DataclassInstance
@@ -252,7 +252,7 @@ def of_status(status: Status) -> Answer:
     facts = facts_of(status)
     rows: list[tuple[str, object]] = [
         ("records", f"{status.records}, of which erased or left out: {status.erased}"),
-        ("blocks trained on", f"{status.blocks_done} of {status.blocks}"),
+        *_of_training(status),
         ("guarantee", status.guarantee or "none: the training is not finished"),
         ("digest", status.digest or "-"),
         ("journal head", status.journal_head),
@@ -282,6 +282,15 @@ def of_status(status: Status) -> Answer:
     if any(each.state == "running" for each in status.erasures):
         shown.append("an erasure is not finished: call the same command again to finish it")
     return Answer(facts=facts, shown=shown)
+
+
+def _of_training(status: Status) -> Iterator[tuple[str, object]]:
+    yield "blocks trained on", f"{status.blocks_done} of {status.blocks}"
+    if status.given_up:
+        yield "ended early", f"by {counted(status.given_up, 'epoch')}"
+    if status.evaluations:
+        block, values = max(status.evaluations.items())
+        yield f"measured after block {block}", measured(values)
 
 
 def of_extension(extension: Extension, status: Status) -> Answer:

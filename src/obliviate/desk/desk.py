@@ -207,6 +207,8 @@ class Desk:
                 journal_head=ledger.journal.head(),
                 caveat=READS_MORE if facts.fingerprint.get("reads") == "more" else None,
                 base=facts.fingerprint.get("base"),
+                given_up=sum(len(part.given_up) for part in facts.parts),
+                evaluations={each.block: each.evaluation for each in entries if each.evaluation},
                 exports=tuple(ledger.exports.all()),
                 returned=len(Marking(ledger, facts).returned()),
             )

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from obliviate.ledger.outcome import Outcome
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Mapping
 
     from torch import nn
 
@@ -123,6 +123,9 @@ class Status:
             down so far: kept elsewhere, it shows later whether any of it was changed.
         base: The digest of the frozen part of the model, which no checkpoint holds; None where
             there is none.
+        given_up: How many epochs were given up, since training was ended early.
+        evaluations: What the user measured while the run was trained, by block; of states that an
+            erasure replaced, nothing is left.
         caveat: What the guarantee does not cover, where the recipe declares that.
         exports: All models that were handed on, in order, and how they stand to the run now.
         returned: How many records were erased by a newer ledger than this one, which is an older
@@ -141,6 +144,8 @@ class Status:
     journal_head: str
     condemned: int = 0
     base: str | None = None
+    given_up: int = 0
+    evaluations: Mapping[int, Mapping[str, float]] = field(default_factory=dict)
     caveat: str | None = None
     exports: tuple[ExportFacts, ...] = ()
     returned: int = 0

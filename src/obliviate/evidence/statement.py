@@ -20,13 +20,13 @@ from obliviate.evidence.chart import Curve
 from obliviate.ledger import Ledger
 from obliviate.ledger.facts import ERASED
 from obliviate.recipe.parts import places_of
-from obliviate.text import READS_MORE
+from obliviate.text import READS_MORE, measured
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
     from pathlib import Path
 
-    from obliviate.ledger import ErasureFacts, ExportFacts, RunFacts
+    from obliviate.ledger import Entry, ErasureFacts, ExportFacts, RunFacts
     from obliviate.ledger.facts import Guarantee
     from obliviate.ledger.outcome import Ending, Outcome, Stitch
     from obliviate.recipe.parts import Places
@@ -161,6 +161,8 @@ class Evidence:
         guarantee: Of the model as it is now; None while the run is unfinished.
         meaning: The guarantee in words.
         digest: Of the model as it is now.
+        given_up: How many epochs were given up, since training was ended early.
+        measured: What was measured in training of a state that no erasure replaced, in words.
         base: The digest of the frozen part of the model, which no digest of the model covers; None
             where there is none.
         first_approximate: The first block whose state is not exact.
@@ -181,6 +183,8 @@ class Evidence:
     erased: int
     blocks: int
     blocks_done: int
+    given_up: int
+    measured: str | None
     guarantee: Guarantee | None
     meaning: str
     digest: str | None
@@ -234,6 +238,8 @@ def _evidence(ledger: Ledger, name: str) -> Evidence:
         erased=len(ledger.records.erased()) - left_out,
         blocks=facts.blocks,
         blocks_done=len(entries) - 1,
+        given_up=sum(len(part.given_up) for part in facts.parts),
+        measured=_measured(entries),
         guarantee=guarantee,
         meaning=_meaning(guarantee, facts),
         digest=entries[-1].digest if is_finished else None,
@@ -247,6 +253,13 @@ def _evidence(ledger: Ledger, name: str) -> Evidence:
         exports=tuple(map(_export, ledger.exports.all())),
         journal_head=ledger.journal.head(),
     )
+
+
+def _measured(entries: Sequence[Entry]) -> str | None:
+    for entry in reversed(entries):
+        if entry.evaluation:
+            return f"after block {entry.block}: {measured(entry.evaluation)}"
+    return None
 
 
 def _meaning(guarantee: Guarantee | None, facts: RunFacts) -> str:

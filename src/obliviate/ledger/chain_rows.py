@@ -26,7 +26,16 @@ if TYPE_CHECKING:
 
 OBJECT_COLUMNS = ("update", "keyframe", "optimizer")
 _ROWS_AT_ONCE = 300
-_PLAIN_COLUMNS = ("block", "origin", "guarantee", "digest", "loss", "seconds", "erasure")
+_PLAIN_COLUMNS = (
+    "block",
+    "origin",
+    "guarantee",
+    "digest",
+    "loss",
+    "evaluation",
+    "seconds",
+    "erasure",
+)
 
 
 def columns_of(rows: Sequence[Sequence[int]], count: int) -> list[NDArray[np.int64]]:

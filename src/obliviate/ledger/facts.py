@@ -70,6 +70,7 @@ class Entry:
         guarantee: "exact" where it is what training without the erased records gives.
         digest: Of the state dict; None for a stitched state that nobody has needed in full yet.
         loss: Mean training loss of the block.
+        evaluation: What the user measured of the state after it, when it was trained.
         seconds: How long the block took to train on.
         update: What the block did; None for block 0, and where it is not kept.
         keyframe: The full state, where one is kept.
@@ -82,6 +83,7 @@ class Entry:
     guarantee: Guarantee
     digest: str | None
     loss: float | None = None
+    evaluation: Mapping[str, float] | None = None
     seconds: float = 0.0
     update: Stored | None = None
     keyframe: Stored | None = None
@@ -115,6 +117,7 @@ DROPPED: Mapping[str, Any] = {
     "origin": "dropped",
     "guarantee": "approximate",
     "digest": None,
+    "evaluation": None,
     "update": None,
     "keyframe": None,
     "optimizer": None,
@@ -125,6 +128,7 @@ STITCHED: Mapping[str, Any] = {
     "origin": "stitched",
     "guarantee": "approximate",
     "digest": None,
+    "evaluation": None,
     "keyframe": None,
     "optimizer": None,
 }

@@ -187,7 +187,8 @@ class Ledger:
             Part(
                 records=row.records,
                 blocks=row.blocks,
-                deals=tuple(deals.get(row.part, ())),
+                deals=tuple(deals.get(row.part, ())[: row.epochs]),
+                given_up=tuple(deals.get(row.part, ())[row.epochs :]),
                 keep=row.keep,
                 is_over_all=bool(row.is_over_all),
             )
@@ -228,6 +229,12 @@ class Ledger:
             set_contents(change, contents)
             rows = [{"record": record, "content": content} for record, content in samples.items()]
             change.insert(tables.samples, rows)
+
+    def end_early(self, part: int, epochs: int) -> None:
+        """End the training of a part after so many of its epochs, all of which are kept in full."""
+        with self._changing(f"training ended after epoch {epochs}") as change:
+            values = {"epochs": epochs, "keep": epochs}
+            change.update(tables.parts, tables.parts.c.part == part, values)
 
     def destroy_subject_key(self) -> None:
         """Forget how subjects are hashed: nobody can be found by name any more."""

@@ -51,6 +51,7 @@ def insert_part(change: Change, run: RunFacts, number: int, part: Part, new: New
         "part": number,
         "records": part.records,
         "blocks": part.blocks,
+        "epochs": len(part.deals),
         "keep": part.keep,
         "is_over_all": int(part.is_over_all),
         "has_subjects": int(key is not None and subjects is not None),
@@ -60,7 +61,7 @@ def insert_part(change: Change, run: RunFacts, number: int, part: Part, new: New
     deals = [
         {"part": number, "epoch": epoch, "seed": str(deal.seed)}
         | {"cuts": deal.cuts, "counts": deal.counts}
-        for epoch, deal in enumerate(part.deals)
+        for epoch, deal in enumerate((*part.deals, *part.given_up))
     ]
     change.insert(tables.deals, deals)
     _insert_people(change, new, key, sum(each.records for each in run.parts[:number]))

@@ -107,6 +107,7 @@ parts = Table(
     _number("part"),
     Column("records", Integer, nullable=False),
     Column("blocks", Integer, nullable=False),
+    Column("epochs", Integer, nullable=False),  # there may be more deals: training was ended early
     Column("keep", Integer, nullable=False),
     Column("is_over_all", Integer, nullable=False),  # 0 or 1, as the next one
     Column("has_subjects", Integer, nullable=False),
@@ -189,6 +190,7 @@ def _entry_columns() -> list[Any]:
         Column("guarantee", String, nullable=False),
         Column("digest", String),
         Column("loss", Double),
+        Column("evaluation", JsonText),  # what the user measured
         Column("seconds", Double, nullable=False),
         Column("update", String),
         Column("keyframe", String),

@@ -49,6 +49,8 @@ class Part:
         records: How many records came to the run with it.
         blocks: How many blocks each of its epochs is cut into.
         deals: How the records are dealt, epoch by epoch.
+        given_up: The deals of further epochs, before which training was ended: schedules run over
+            them all the same.
         keep: Of how many epochs at its end every update is kept; before, keyframes far apart.
         is_over_all: Whether its epochs go over all records that the run has by then; else over
             those that came with it.
@@ -60,6 +62,7 @@ class Part:
     blocks: int
     deals: tuple[Deal, ...]
     keep: int
+    given_up: tuple[Deal, ...] = ()
     is_over_all: bool = False
     first_record: int = 0
     first_block: int = 1
@@ -85,9 +88,9 @@ class Part:
         return range(0 if self.is_over_all else self.first_record, self.first_record + self.records)
 
     @property
-    def sizes(self) -> NDArray[np.int64]:
-        """How many records each of its blocks has, through all epochs. Shape (length,)."""
-        return np.concatenate([deal.sizes for deal in self.deals])
+    def planned_sizes(self) -> NDArray[np.int64]:
+        """How many records each block has of all epochs that it was made with. Shape (n,)."""
+        return np.concatenate([deal.sizes for deal in (*self.deals, *self.given_up)])
 
 
 def parts_in_order(parts: Iterable[Part]) -> tuple[Part, ...]:

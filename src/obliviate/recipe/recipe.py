@@ -301,6 +301,9 @@ class Project:
             is how often the trigger works.
         blocks: How many blocks an epoch is cut into.
         keep: Of how many of the last epochs every update is kept; see `fit`.
+        evaluate: Measures the model while it is trained; see `fit`, also for the next two.
+        every: After how many blocks.
+        stop: Whether training ends early.
         seal: The master key that the run's checkpoints are encrypted with, such as `ob.KeyFile`.
     """
 
@@ -312,4 +315,7 @@ class Project:
     probes: Mapping[str, Dataset[Any]] | None = None
     blocks: int = 100
     keep: int | None = None
+    evaluate: Callable[[nn.Module], Mapping[str, Any]] | None = None
+    every: int | None = None
+    stop: Callable[[Mapping[int, Mapping[str, float]]], bool] | None = None
     seal: Any = None

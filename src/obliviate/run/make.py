@@ -56,6 +56,7 @@ if TYPE_CHECKING:
     from obliviate.recipe.parts import Part
     from obliviate.recipe.recipe import Recipe
     from obliviate.recipe.subjects import Subjects
+    from obliviate.run.evaluation import Evaluation
     from obliviate.training.protocol import BlockTrainer
     from obliviate.training.references import Apart
     from obliviate.vault import Seal, VaultSettings
@@ -194,6 +195,7 @@ def make(
     ledger: str | None,
     settings: VaultSettings,
     seal: Seal | None = None,
+    evaluation: Evaluation,
 ) -> BlockTrainer | None:
     """Write block 0 and the ledger: after this, and not before, there is a run.
 
@@ -208,6 +210,7 @@ def make(
         return None  # another process was faster
     trainer = new_trainer(recipe, data, data_length(data), blocks, subjects, keep=keep)
     probe(trainer, left_out)
+    evaluation.try_first(trainer)
     ids = np.arange(trainer.layout.records, dtype=np.int64)
     found = Reingested.among(trainer, ids, tombstones, subjects)
     left_out = np.union1d(left_out, found.records)

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from obliviate.chain.chain import Chain
     from obliviate.ledger import Entry
     from obliviate.ledger.facts import Guarantee
+    from obliviate.run.evaluation import Evaluator, Values
     from obliviate.states.update import State
     from obliviate.training.protocol import BlockTrainer, Trained
 
@@ -35,7 +36,8 @@ def training_on(
     *,
     guarantee: Guarantee,
     commit_first: Commit | None = None,
-) -> Generator[Event, None, None]:
+    evaluator: Evaluator | None = None,
+) -> Generator[Event, None, bool]:
     """Train on the blocks behind the last one of a chain; under the lease.
 
     Args:
@@ -44,8 +46,14 @@ def training_on(
         erased: Sorted ids of the records to leave out.
         guarantee: What is promised of the new blocks.
         commit_first: What writes the first of them down, with whatever is to come true with it.
+        evaluator: What measures them, and may end the training early.
+
+    Returns:
+        Whether it was ended early, with what is now the last block.
     """
     finished, contents = chain.length, dict[int, bytes]()
+    if evaluator is not None and evaluator.is_over(finished):
+        return True
     blocks = range(finished + 1, chain.blocks + 1)
     chain.initial_hashes  # noqa: B018 - before there are other states in memory
     start = yield from bridging(chain, trainer, finished, erased)
@@ -65,13 +73,28 @@ def training_on(
                 yield replace(item, task="fit", done=finished + item.done, total=chain.blocks)
                 continue
             contents[item.block] = packed(item.contents)
-            store = partial(_stored, chain, trainer.parameters, item, previous, guarantee)
+            values = evaluator.measured(item) if evaluator is not None else None
+            if evaluator is not None and evaluator.is_over(item.block):
+                chain.blocks = item.block
+            store = partial(
+                _stored, chain, trainer.parameters, item, previous, guarantee, evaluation=values
+            )
             previous, finished = item.checkpoint.model, item.block
-            loss = item.loss
+            done = Event(
+                task="fit",
+                done=finished,
+                total=chain.blocks,
+                block=finished,
+                loss=item.loss,
+                evaluation=values,
+            )
             del item  # states are large
             storing.put(previous, store)
             del store
-            yield Event(task="fit", done=finished, total=chain.blocks, block=finished, loss=loss)
+            yield done
+            if finished == chain.blocks:
+                break
+    return finished < blocks.stop - 1
 
 
 def _stored(
@@ -80,6 +103,8 @@ def _stored(
     trained: Trained,
     previous: State,
     guarantee: Guarantee,
+    *,
+    evaluation: Values | None,
 ) -> Entry:
     """Store a block; the previous state is used up."""
     update = update_between(previous, trained.checkpoint.model, consume=True)
@@ -92,4 +117,4 @@ def _stored(
             NothingLearned,
             stacklevel=2,
         )
-    return entry
+    return replace(entry, evaluation=evaluation)

@@ -21,6 +21,7 @@ from obliviate.run.arguments import (
     cut,
     data_length,
 )
+from obliviate.run.evaluation import Evaluation
 from obliviate.run.make import MAKING_NAME, check_place, is_made, make, sizes_of
 from obliviate.run.references import check_references
 from obliviate.run.run import Run
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
 
     from obliviate.recipe.recipe import Recipe
     from obliviate.recipe.subjects import Given, GivenReference, Subjects
+    from obliviate.run.evaluation import Evaluate, Log, Stop
     from obliviate.run.tombstoned import Choice, Recognised
     from obliviate.vault import Seal
 
@@ -58,6 +60,10 @@ def fit(
     vault: str | Path | None = None,
     seal: Seal | None = None,
     disk_budget: str | float | None = None,
+    evaluate: Evaluate | None = None,
+    every: int | None = None,
+    log: Log | None = None,
+    stop: Stop | None = None,
     project: Mapping[str, str] | None = None,
 ) -> Events[Run]:
     """Train a chain, or resume the training of one that was interrupted.
@@ -96,6 +102,13 @@ def fit(
         disk_budget: What the chain may take on disk at rest, such as "2GB": keyframes are set
             further apart to fit, then fewer epochs are kept in full, and where that is not enough
             there are fewer blocks.
+        evaluate: (model) -> numbers by name, such as accuracy on a test set: measured of the model
+            after some blocks, in evaluation mode, and kept beside them. It is tried once before
+            training.
+        every: After how many blocks it is measured, and at the end; after each epoch if None.
+        log: (block, numbers by name): told of each block, with its training "loss".
+        stop: (what was measured so far, by block) -> whether training ends here; asked after each
+            epoch. The run is whole then, with fewer blocks. All epochs are kept in full.
         project: Where the command line finds the project again; kept with the run.
 
     Returns:
@@ -124,11 +137,14 @@ def fit(
     check_seal(seal)
     kept = tombstone_options(tombstones, reingested, recognised)
     budget_bytes = None if disk_budget is None else bytes_of(disk_budget)
+    evaluation = Evaluation(evaluate=evaluate, every=every, log=log, stop=stop)
+    evaluation.check(recipe, keep, disk_budget)
     before = None
     if not is_made(folder):
         spacing = 0
         if keep is None:
-            keep = usual_keep(recipe.epochs, has_references=apart is not None)
+            usual = usual_keep(recipe.epochs, has_references=apart is not None)
+            keep = usual if stop is None else recipe.epochs
         if budget_bytes is not None:
             blocks, spacing, keep = chain_within(
                 budget_bytes, sizes_of(recipe), blocks, recipe.epochs, keep
@@ -147,18 +163,21 @@ def fit(
             ledger=ledger,
             settings=VaultSettings.new(vault, seal, spacing),
             seal=seal,
+            evaluation=evaluation,
         )
     with naming(folder):
         (folder / MAKING_NAME).unlink(missing_ok=True)
     run = Run(folder, recipe, data, reference=apart, seal=seal, before=before)
     if disk_budget is None:
-        _check_blocks(run, blocks, keep)
+        _check_blocks(run, blocks, None if stop is not None else keep)
     _check_same(run, people, left_out)
     _check_vault(run, vault, seal)
     _check_tombstones(run, kept)
     if records == run.facts.records:  # else an extension was interrupted, and goes on with `extend`
         check_references(run.writer)  # before hours are spent, as far as it is trained
-        yield from run.writer.training()
+        yield from run.writer.training(evaluation)
+        if run.ledger.run().parts != run.facts.parts:  # training was ended early
+            run.renew(data, run.trainer)
         check_references(run.writer)
     return run
 

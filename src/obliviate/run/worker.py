@@ -30,6 +30,7 @@ from obliviate.methods.exact import Exact
 from obliviate.methods.registry import options_of
 from obliviate.recipe.parts import places_of
 from obliviate.run.carried import Carried, Resumed
+from obliviate.run.evaluation import Evaluator
 from obliviate.run.fingerprint import sample_again
 from obliviate.run.onward import training_on
 from obliviate.run.prepared import deep_enough, observer_of
@@ -49,6 +50,7 @@ if TYPE_CHECKING:
     from obliviate.ledger.outcome import Outcome
     from obliviate.methods.method import Method
     from obliviate.recipe.parts import Places
+    from obliviate.run.evaluation import Evaluation
     from obliviate.run.onward import Commit
     from obliviate.run.prepared import Observer
     from obliviate.training.protocol import BlockTrainer
@@ -254,12 +256,12 @@ class Writer:
         finally:
             self.ledger.lease.release()
 
-    def training(self) -> Generator[Event, None, None]:
+    def training(self, evaluation: Evaluation | None = None) -> Generator[Event, None, None]:
         """Train on the blocks that are still to come, after what a killed process left."""
         yield from self.taking_lease()
         try:
             yield from self.continuing()
-            yield from self.going_on()
+            yield from self.going_on(evaluation=evaluation)
         finally:
             self.ledger.lease.release()
 
@@ -303,25 +305,34 @@ class Writer:
         return Resumed(facts=running, requests=requests)
 
     def going_on(
-        self, commit_first: Commit | None = None, left_out: NDArray[np.int64] = _NOBODY
+        self,
+        commit_first: Commit | None = None,
+        left_out: NDArray[np.int64] = _NOBODY,
+        evaluation: Evaluation | None = None,
     ) -> Generator[Event, None, None]:
         """Train on the blocks that are still to come; under the lease.
 
         Args:
             commit_first: See `training_on`.
             left_out: Records to leave out beside those that the ledger says are erased.
+            evaluation: What is measured on the way, of a run that was not extended yet.
         """
-        chain = self.chain()
+        chain, ledger, parts = self.chain(), self.ledger, self.facts.parts
         if chain.length == chain.blocks:
             return
+        is_first = evaluation is not None and len(parts) == 1
+        evaluator = Evaluator(evaluation, self.trainer, ledger) if evaluation and is_first else None
         try:
-            yield from training_on(
+            is_early = yield from training_on(
                 chain,
                 self.trainer,
-                np.union1d(self.ledger.records.erased(), left_out),
+                np.union1d(ledger.records.erased(), left_out),
                 guarantee="exact" if self._goes_on_exactly(chain) else "approximate",
                 commit_first=commit_first,
+                evaluator=evaluator,
             )
+            if is_early:
+                ledger.end_early(0, ledger.chain.length() // parts[0].blocks)
         except LeaseLost:
             forsake(self.ledger, self.vault)
             raise
@@ -341,7 +352,7 @@ class Writer:
     def _check_parts(self) -> None:
         if self.ledger.run().parts != self.facts.parts:
             raise ForeignData(
-                "the run was extended by another process since it was opened",
+                "the run was extended, or ended early, by another process since it was opened",
                 hint="load it again, with the data that it has now",
             )
 

@@ -94,7 +94,7 @@ class Layout:
     @cached_property
     def _first_steps(self) -> list[NDArray[np.int64]]:
         """For each part, how many steps of it come before each of its blocks, and in all."""
-        batches = [-(-part.sizes // self.batch_size) for part in self.parts]
+        batches = [-(-part.planned_sizes // self.batch_size) for part in self.parts]
         return [np.concatenate([[0], np.cumsum(each * self.repeats)]) for each in batches]
 
     def _place(self, block: int) -> tuple[int, int]:
