@@ -8,6 +8,7 @@ are seeded before each step. What people do in a step is in `FEATURES`.
 from __future__ import annotations
 
 import contextlib
+import copy
 import inspect
 import random
 import warnings
@@ -516,6 +517,8 @@ FEATURES = {
     "fp16, overflowing": {"precision": "fp16", "step": overflowing},
     "clip norm": {"clip_norm": 0.1, "model": frozen},
     "clip norm, microbatches": {"clip_norm": 0.1, "microbatches": 2, "schedule": cosine},
+    "average": {"ema": 0.9, "model": normalised, "microbatches": 2},
+    "average of tied": {"ema": 0.8, "model": Tied},
     "two optimizers": {"optimizer": two},
     "two optimizers, cosine": {"optimizer": two, "schedule": warm_cosine},
     "two optimizers, fp16": {"optimizer": two, "precision": "fp16", "clip_norm": 1},
@@ -578,6 +581,7 @@ def trained_by_hand(recipe, data, layout):
     rates = [[group["lr"] for group in each.param_groups] for each in optimizers]
     total = sum(layout.steps(block) for block in range(1, layout.blocks + 1))
     schedulers = schedulers_by_hand(recipe, optimizers, total)
+    averaged = copy.deepcopy(model) if recipe.ema else model
     nobody, done = np.array([], dtype=np.int64), 0
     for block in range(1, layout.blocks + 1):
         model.train()
@@ -599,10 +603,21 @@ def trained_by_hand(recipe, data, layout):
                 if len(each)
             ]
             make_step(recipe, model, optimizers, scaler, (parts, ("step", block, step)))
+            if recipe.ema:
+                follow(averaged, model, recipe.ema)
             for each in schedulers:
                 each.step()
         done += layout.steps(block)
-    return model
+    return averaged
+
+
+def follow(averaged, model, decay):
+    """As people keep an average: of the parameters, with the buffers of training."""
+    with torch.no_grad():
+        for slow, live in zip(averaged.parameters(), model.parameters(), strict=True):
+            slow.lerp_(live, 1 - decay)
+        for slow, live in zip(averaged.buffers(), model.buffers(), strict=True):
+            slow.copy_(live)
 
 
 def set_rates(optimizers, rates, factor):
@@ -727,6 +742,7 @@ FORGOTTEN = {
     "bf16, clipped, microbatches": "carried",
     "fp16, overflowing": "carried",
     "two optimizers, fp16": "carried",
+    "average": "fresh",
     "manual": "carried",
     "microbatches, batch norm": "carried",
     "microbatches, nothing to learn": "fresh",

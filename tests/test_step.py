@@ -24,6 +24,19 @@ def halves(model):
     return SGD([weight], lr=0.1, momentum=0.9), torch.optim.Adam([bias], lr=0.01)
 
 
+class Halves(nn.Module):
+    """Tied, so that two entries have one average."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.again = nn.Linear(4, 4, bias=False), nn.Linear(4, 4, bias=False)
+        self.again.weight = self.first.weight
+        self.head = nn.Linear(4, 3, bias=False)
+
+    def forward(self, x):
+        return self.head(torch.tanh(self.again(self.first(x))))
+
+
 def by_items(model, batch, items):
     return cross_entropy(model(batch[0]), batch[1], reduction="sum") / items
 
@@ -55,6 +68,7 @@ def no_scale(model, batch):
         ({"precision": "half"}, 'it must be "fp32" or "bf16" or "fp16"'),
         ({"clip_norm": -1}, "clip_norm is -1.0; it must be a number above 0"),
         ({"clip_norm": "big"}, "clip_norm is 'big'; it must be a number above 0"),
+        ({"ema": 1.0}, "ema is 1.0; it must be a number between 0 and 1"),
         ({"step": by_itself, "clip_norm": 1}, "makes its own steps: do clip_norm in it"),
         ({"step": by_itself, "precision": "bf16"}, "makes its own steps: do precision in it"),
     ],
@@ -120,3 +134,24 @@ def test_a_block_whose_steps_are_all_skipped_is_not_learning(recipe_of, data):
     assert first.checkpoint.optimizer
     assert not first.is_learning
     assert first.loss
+
+
+def test_averages_are_forgotten_with_the_weights(recipe_of, data, tmp_path):
+    """Exactly at last; and beforehand the stitched average is one of stitched weights."""
+    recipe = recipe_of(ema=0.9, epochs=2, model=Halves)
+    with (
+        ob.fit(recipe, data, tmp_path / "run", blocks=5) as run,
+        ob.fit(recipe, data, tmp_path / "never", blocks=5, exclude=[7]) as never,
+    ):
+        whole = dict(run.model.state_dict())
+        assert list(whole) == ["first.weight", "again.weight", "head.weight"]
+        assert not torch.equal(whole["head.weight"], run.chain().state(10)["head.weight"])
+        run.forget(records=[7], method="deepobliviate:epsilon=9,blocks=1")
+        fast, exact = run.model.state_dict(), never.model.state_dict()
+        opened = ob.open_model(tmp_path / "run", model=Halves)
+        assert all(torch.equal(fast[name], opened.state_dict()[name]) for name in fast)
+        for name, before in whole.items():
+            assert 0 < (fast[name] - exact[name]).norm() < (before - exact[name]).norm()
+        run.settle()
+        assert run.digest == never.digest
+        assert all(map(torch.equal, run.model.state_dict().values(), exact.values()))

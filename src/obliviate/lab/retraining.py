@@ -13,6 +13,7 @@ from obliviate.lab.accuracy import accuracy
 from obliviate.run.make import trainer_of
 from obliviate.states.difference import l1
 from obliviate.states.update import captured, digest
+from obliviate.training.averages import served_state
 from obliviate.training.base import moving_in
 from obliviate.training.model import load_state
 from obliviate.training.protocol import training_over
@@ -96,7 +97,7 @@ def audit(run: Run, test: Dataset[Any] | None = None) -> Events[Retraining]:
     started = time.perf_counter()
     state = yield from _retraining(run, left_out)
     seconds = time.perf_counter() - started
-    found = digest(state)
+    found, state = digest(state), served_state(state)
     load_state(model, state)
     is_equal = found == claimed
     return Retraining(

@@ -14,6 +14,7 @@ from obliviate.lab.measurements import Cell, Cells
 from obliviate.lab.scores import scores
 from obliviate.run import load
 from obliviate.run.start import fit
+from obliviate.training.averages import served_state
 from obliviate.training.batches import feed_of
 from obliviate.training.determinism import Environment
 from obliviate.training.model import load_state
@@ -181,7 +182,7 @@ class Bench:
                 ids = np.array(getattr(self.question, name), dtype=np.int64)
                 means = []
                 for state in states:
-                    load_state(original.trainer.model, state)
+                    load_state(original.trainer.model, served_state(state))
                     means.append(scores(model, recipe, feed, ids).mean() if len(ids) else 0.0)
                 found[name].append(float(means[0] - means[1]))
         return found

@@ -33,6 +33,7 @@ from obliviate.methods.scores import batch_scores, is_cross_entropy, kind_of, lo
 from obliviate.methods.slices import REMEDY, sliced
 from obliviate.recipe.deal import key, keyed_hash
 from obliviate.recipe.user_code import named
+from obliviate.training.averages import served_state
 from obliviate.training.determinism import seed_generators
 from obliviate.training.model import load_state
 
@@ -112,7 +113,7 @@ class Scorer:
     def loaded(self, state: State) -> Iterator[nn.Module]:
         """The model in a state, in evaluation mode and in the run's environment."""
         with self._environment.entered():
-            load_state(self._model, state)
+            load_state(self._model, served_state(state))
             self._model.eval()
             seed_generators(key(self.recipe.seed, "score"), self.recipe.device)
             yield self._model

@@ -117,6 +117,9 @@ def _number_faults(recipe: Recipe) -> Iterator[str]:
     norm: Any = recipe.clip_norm
     if norm is not None and not (is_number(norm) and 0 < norm < float("inf")):
         yield f"clip_norm is {norm!r}; it must be a number above 0, or None"
+    decay: Any = recipe.ema
+    if decay is not None and not (is_number(decay) and 0 < decay < 1):
+        yield f"ema is {decay!r}; it must be a number between 0 and 1, or None"
 
 
 def _choice_faults(recipe: Recipe) -> Iterator[str]:

@@ -45,6 +45,7 @@ _NOT_SAID = {
     "accumulation": "tree",
     "precision": "fp32",
     "clip_norm": None,
+    "ema": None,
 }
 """What a fingerprint leaves out."""
 
@@ -79,6 +80,9 @@ class Recipe:
             and leaves everything as it is but the scale, which is carried as the optimizer is.
         clip_norm: The largest norm of the gradients of all parameters together, to which they are
             clipped before the optimizer's step; None to leave them as they are.
+        ema: The decay, between 0 and 1, of an exponential moving average of all that is trained,
+            which begins with the initial weights and follows after each step. The run's model has
+            the averages as its weights; buffers are those of training. None for no average.
         epochs: How often all records are gone through, each time in a new order.
         repeats: How often each block is gone through before the next one.
         seed: Fixes the initial weights, the place of every record, and all randomness of training.
@@ -132,6 +136,7 @@ class Recipe:
     accumulation: Accumulation = "tree"
     precision: Precision = "fp32"
     clip_norm: float | None = None
+    ema: float | None = None
     epochs: int = 1
     repeats: int = 1
     seed: int = 0
@@ -155,8 +160,9 @@ class Recipe:
             number = index_of(getattr(self, name))  # a number of numpy's is a number
             if number is not None:
                 object.__setattr__(self, name, number)
-        if is_number(self.clip_norm):
-            object.__setattr__(self, "clip_norm", float(self.clip_norm or 0))
+        for name in ("clip_norm", "ema"):
+            if is_number(value := getattr(self, name)):
+                object.__setattr__(self, name, float(value))
         if faults := list(faults_of(self)):
             raise invalid(faults)
 

@@ -18,6 +18,7 @@ from obliviate.recipe.deal import key
 from obliviate.recipe.recipe import invalid
 from obliviate.recipe.user_code import named
 from obliviate.text import shown
+from obliviate.training.averages import served_state
 from obliviate.training.determinism import seed_generators
 from obliviate.training.model import load_state
 
@@ -88,7 +89,7 @@ class Evaluation:
         """
         recipe = trainer.recipe
         with trainer.environment.entered(), torch.no_grad(), named(f"block {block}: evaluate"):
-            load_state(module, state)
+            load_state(module, served_state(state))
             seed_generators(key(recipe.seed, "evaluate", block), recipe.device)
             assert self.evaluate is not None  # noqa: S101 - whoever calls has seen to it
             return _numbers(self.evaluate(module.eval()))

@@ -18,6 +18,7 @@ from obliviate.errors import (
 )
 from obliviate.ledger.marking import Marking
 from obliviate.ledger.outcome import Outcome
+from obliviate.training.averages import detach_averages, served_state
 from obliviate.training.model import load_state
 
 if TYPE_CHECKING:
@@ -137,7 +138,8 @@ class Served:
             )
 
     def _model(self, chain: Chain, block: int) -> nn.Module:
-        model, state = self._new_model(), chain.state(block)
+        model, state = self._new_model(), served_state(chain.state(block))
+        detach_averages(model)
         check_fits(model, state, self._place)
         load_state(model, state)
         return model.eval()

@@ -13,6 +13,7 @@ from obliviate.recipe.deal import key
 from obliviate.recipe.recipe import invalid
 from obliviate.recipe.user_code import named
 from obliviate.states.update import is_wrapper, place
+from obliviate.training.averages import PREFIX, attach_averages
 from obliviate.training.determinism import seed_generators
 
 if TYPE_CHECKING:
@@ -24,7 +25,11 @@ if TYPE_CHECKING:
 
 def made_model(recipe: Recipe) -> nn.Module:
     """A new module from the recipe's factory, under the run's seed, on the recipe's device."""
-    return model_of(recipe.model, recipe.seed, recipe.device)
+    model = model_of(recipe.model, recipe.seed, recipe.device)
+    if recipe.ema is not None:
+        with named("ema"):
+            attach_averages(model)
+    return model
 
 
 def model_of(factory: Callable[[], nn.Module], seed: int, device: str = "cpu") -> nn.Module:
@@ -94,6 +99,7 @@ def buffer_names(model: nn.Module) -> frozenset[str]:
         for name, entry in model.state_dict(keep_vars=True).items()
         if isinstance(entry, Tensor)
         and entry.layout == torch.strided
+        and not name.startswith(PREFIX)  # a sum of what steps did, as weights are
         and not (isinstance(entry, nn.Parameter) or entry.data_ptr() in trained)
         and (entry.ndim or entry.is_floating_point() or entry.is_complex())
     )

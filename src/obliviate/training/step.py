@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from obliviate.recipe.deal import key
 from obliviate.recipe.recipe import invalid
+from obliviate.training.averages import Averages
 from obliviate.training.batches import moved
 from obliviate.training.determinism import seed_generators
 from obliviate.training.gradients import Gradients, in_tree
@@ -57,6 +58,7 @@ class Step:
             loss: The recipe's, or a copy of it.
         """
         self._recipe, self._model, self._loss = recipe, model, loss
+        self._averages = None if recipe.ema is None else Averages(model, recipe.ema)
 
     def forward(self, batch: Any, items: float | None = None) -> Tensor | None:
         """The loss of a microbatch; None where there is nothing to learn.
@@ -106,6 +108,14 @@ class Step:
             batch: Its microbatches; those that erasures left empty are missing.
         """
         optimizer.clear_gradients()
+        loss = self._learned(optimizer, block, batch)
+        if loss is not None and self._averages is not None:
+            self._averages.follow()
+        return loss
+
+    def _learned(
+        self, optimizer: ScheduledOptimizer, block: int, batch: Sequence[Fetched]
+    ) -> Tensor | None:
         if self._recipe.is_manual:
             return self._manual(self._entered(block, batch[0]), optimizer.optimizers)
         items = {each.microbatch.number: self._items(each) for each in batch}
