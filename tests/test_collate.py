@@ -263,3 +263,18 @@ class Masking:
 def test_collations_are_told_apart_by_what_they_were_declared_with():
     assert describe(Masking(0.1, object())) == describe(Masking(0.1, object()))
     assert describe(Masking(0.1)) != describe(Masking(0.2))
+
+
+class Strict(Texts):
+    """Takes an int and nothing that is like one."""
+
+    def __getitem__(self, index):
+        if type(index) is not int:
+            raise TypeError(f"an int is required, not {type(index).__name__}")
+        return self.rows[index]
+
+
+def test_a_dataset_is_asked_for_ints(tmp_path):
+    run = ob.fit(MADE, Strict(), tmp_path / "run", blocks=BLOCKS)
+    run.forget(records=[3], method="exact")
+    assert run.verify(data=True).passed

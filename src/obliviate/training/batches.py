@@ -159,7 +159,7 @@ class LoaderFeed:
 
     def content(self, record: int) -> list[bytes | memoryview]:
         """The content of a record; see `Feed`."""
-        return self._seeded.content(record)
+        return self._seeded.content(int(record))  # what a dataset is asked for is an int
 
     def batches(
         self, microbatches: Iterable[Microbatch], seed: int, hashed_steps: int = 0

@@ -36,7 +36,7 @@ COMPARED_STEPS = 4096
 COMPARED_RATES = 1 << 16
 """So many steps a scheduler is stepped to be compared: a second."""
 _CHUNK = 1 << 13
-_OUT_OF_ORDER = "Detected call of|The epoch parameter in"
+_OUT_OF_ORDER = "Detected call of|Seems like .optimizer.step|The epoch parameter in"
 """What torch warns of where nothing is trained between two steps of a scheduler."""
 
 
