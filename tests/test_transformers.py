@@ -25,6 +25,7 @@ import torch
 import obliviate as ob
 from obliviate.errors import ExtraMissing, InvalidOption, InvalidRecipe, ObliviateError
 from obliviate.recipe.deal import key
+from obliviate.run.make import new_layout
 
 transformers = pytest.importorskip("transformers")
 peft = pytest.importorskip("peft")
@@ -36,6 +37,7 @@ from obliviate.integrations.transformers_arguments import (  # noqa: E402
     REFUSED,
     argument_faults,
 )
+from obliviate.integrations.transformers_callbacks import Callbacks  # noqa: E402
 from obliviate.integrations.transformers_faults import trainer_faults  # noqa: E402
 
 RECORDS, AUTHORS, BLOCKS, WORDS = 24, 6, 3, 30
@@ -172,7 +174,7 @@ def arguments(folder, **options):
     return transformers.TrainingArguments(**usual | options)
 
 
-GIVEN = ("callbacks", "optimizers", "compute_loss_func", "eval_dataset")
+GIVEN = ("callbacks", "optimizers", "compute_loss_func", "compute_metrics", "eval_dataset")
 
 
 def trainer(folder, model=llama, collator=texts, kind=transformers.Trainer, **options):
@@ -410,6 +412,12 @@ class Listening(transformers.TrainerCallback):
         self.told.append("end")
 
 
+def hits(predictions):
+    logits, labels = predictions
+    is_labelled = labels[:, 1:] != -100
+    return {"hits": (logits[:, :-1].argmax(-1) == labels[:, 1:])[is_labelled].mean()}
+
+
 def test_callbacks_that_look_on_are_told_of_every_block(tmp_path):
     listening = Listening()
     own = trainer(
@@ -418,17 +426,35 @@ def test_callbacks_that_look_on_are_told_of_every_block(tmp_path):
         logging_strategy="steps",
         eval_strategy="epoch",
         eval_dataset=Texts(10),
+        compute_metrics=hits,
+        bf16=True,
     )
-    erasable(own, tmp_path / "run", blocks=BLOCKS)
+    run = erasable(own, tmp_path / "run", blocks=BLOCKS)
+    measured = run.status().evaluations
     logs = [(step, ["epoch", "loss"]) for step in range(1, 7)]
-    begin, *told, measured, loss, end = listening.told
-    assert (begin, told, end) == ("begin", logs, "end")
-    assert measured[0] == 6
-    assert "eval_loss" in measured[1]
-    assert loss == round(own.evaluate()["eval_loss"], 6)
+    losses = [round(measured[block]["eval_loss"], 6) for block in (BLOCKS, 2 * BLOCKS)]
+    names = ["epoch", "eval_hits", "eval_loss"]
+    assert listening.told == [
+        *["begin", *logs[:3], (3, names), losses[0]],
+        *[*logs[3:], (6, names), losses[1], "end"],
+    ]
+    now = own.evaluate()
+    assert measured[2 * BLOCKS] == {name: now[name] for name in ("eval_loss", "eval_hits")}
     count = len(listening.told)
     erasable(own, tmp_path / "run", blocks=BLOCKS)  # there is nothing more to tell
     assert len(listening.told) == count
+
+
+@pytest.mark.parametrize(("asked", "every"), [("epoch", None), (2, 2), (0.5, 3), (1, 1)])
+def test_when_it_is_measured(tmp_path, asked, every):
+    steps = {} if asked == "epoch" else {"eval_steps": asked}
+    own = trainer(
+        tmp_path,
+        eval_strategy="steps" if steps else "epoch",
+        eval_dataset=Texts(4),
+        **steps,
+    )
+    assert Callbacks(own, new_layout(recipe_of(own), RECORDS, BLOCKS)).every == every
 
 
 class Stopping(transformers.TrainerCallback):

@@ -18,7 +18,7 @@ from obliviate.text import shown
 try:
     from transformers import Trainer
 
-    from obliviate.integrations.transformers_callbacks import telling
+    from obliviate.integrations.transformers_callbacks import Callbacks
     from obliviate.integrations.transformers_faults import trainer_faults
     from obliviate.integrations.transformers_scores import has_known_scores
     from obliviate.integrations.transformers_trainer import LentTrainer
@@ -90,7 +90,9 @@ def erasable(
             hint="its weights have seen the people who are to be forgotten: make a new Trainer "
             "with the model from before, or give the folder of the run that it trained",
         )
-    training = fit.events(
+    callbacks = Callbacks(trainer, new_layout(recipe, records, blocks, people))
+    is_measured = trainer.args.eval_strategy.value != "no"
+    run = yield from fit.events(
         recipe,
         data,
         folder,
@@ -99,9 +101,13 @@ def erasable(
         subjects=whose,
         reference=reference,
         exclude=exclude,
+        evaluate=borrowed.evaluate if is_measured else None,
+        every=callbacks.every,
+        log=callbacks.log,
     )
-    layout = new_layout(recipe, records, blocks, people)
-    return (yield from telling(trainer, layout, blocks, training))
+    trainer.model = trainer.model_wrapped = run.model
+    callbacks.end()
+    return run
 
 
 def recipe_of(trainer: Trainer, *, subjects: str | None = None) -> Recipe:

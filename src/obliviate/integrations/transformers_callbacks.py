@@ -13,81 +13,77 @@ from obliviate.recipe.recipe import invalid
 if TYPE_CHECKING:
     from transformers import Trainer
 
-    from obliviate.events import Events
-    from obliviate.run import Run
+    from obliviate.run.evaluation import Values
     from obliviate.training.layout import Layout
 
 
-def telling(trainer: Trainer, layout: Layout, blocks: int, events: Events[Run]) -> Events[Run]:
-    """Pass the events of a training on, and tell a Trainer's callbacks of it.
+class Callbacks:
+    """A Trainer's callbacks, but for bars: a run draws its own."""
 
-    Each block that is trained on is a log of its mean loss: TensorBoard, MLflow and the like draw
-    it. At the end `trainer.model` is the trained model, which is evaluated where the arguments ask
-    for any evaluation.
+    def __init__(self, trainer: Trainer, layout: Layout) -> None:
+        """Tell them nothing yet.
 
-    Args:
-        trainer: Whose callbacks.
-        layout: Of the run.
-        blocks: How many blocks an epoch has.
-        events: Of `ob.fit`.
-    """
-    is_begun = False
-    with lent(trainer.callback_handler, callbacks=_told(trainer)):
-        while True:
-            try:
-                event = next(events)
-            except StopIteration as stop:
-                run: Run = stop.value
-                break
-            if event.task == "fit" and event.block is not None and event.done == event.block:
-                if not is_begun:
-                    _begin(trainer, layout)
-                    is_begun = True
-                _log(trainer, layout, blocks, event.block, event.loss)
-            yield event
-        trainer.model = trainer.model_wrapped = run.model
-        trainer.state.global_step = layout.total_steps(1)
-        if is_begun:
-            _end(trainer)
-    return run
+        Args:
+            trainer: Whose.
+            layout: Of the run.
+        """
+        self._trainer, self._layout = trainer, layout
+        self._blocks = layout.parts[0].blocks
+        handler = trainer.callback_handler
+        self._told = [each for each in handler.callbacks if not isinstance(each, ProgressCallback)]
+        self._is_begun = False
 
+    @property
+    def every(self) -> int | None:
+        """After how many blocks the Trainer would evaluate, about; None: after each epoch."""
+        args, total = self._trainer.args, self._layout.total_steps(1)
+        if args.eval_strategy.value != "steps":
+            return None
+        steps: float = args.eval_steps if args.eval_steps >= 1 else args.eval_steps * total
+        return max(1, round(steps * self._layout.blocks / total))
 
-def _told(trainer: Trainer) -> list[Any]:
-    """The callbacks, but for bars: a run draws its own."""
-    known = trainer.callback_handler.callbacks
-    return [each for each in known if not isinstance(each, ProgressCallback)]
+    def log(self, block: int, values: Values) -> None:
+        """Tell them of a block: its mean loss, and what was measured, as the logs of a step.
 
+        Raises:
+            InvalidRecipe: One of them asks for an end of training.
+        """
+        trainer = self._trainer
+        with lent(trainer.callback_handler, callbacks=self._told):
+            if not self._is_begun:
+                self._begin()
+            trainer.state.global_step = self._layout.first_step(block) + self._layout.steps(block)
+            trainer.state.epoch = block / self._blocks
+            measured = {name: value for name, value in values.items() if name != "loss"}
+            if "loss" in values and self._is_due(block):
+                trainer.log({"loss": values["loss"]})
+            if measured:
+                trainer.log({**measured})
+                trainer.control = trainer.callback_handler.on_evaluate(*self._given(), measured)
+        if trainer.control.should_training_stop:
+            fault = "a callback asks for an end of training (should_training_stop)"
+            raise invalid([f"{fault}; a run is trained to its end: give fewer num_train_epochs"])
 
-def _begin(trainer: Trainer, layout: Layout) -> None:
-    trainer.state = TrainerState(
-        is_local_process_zero=True,
-        is_world_process_zero=True,
-        max_steps=layout.total_steps(1),
-        num_train_epochs=int(trainer.args.num_train_epochs),
-    )
-    trainer.control = trainer.callback_handler.on_train_begin(
-        trainer.args, trainer.state, trainer.control
-    )
+    def _is_due(self, block: int) -> bool:
+        strategy = self._trainer.args.logging_strategy.value
+        return strategy == "steps" or (strategy == "epoch" and block % self._blocks == 0)
 
-
-def _log(trainer: Trainer, layout: Layout, blocks: int, block: int, loss: float | None) -> None:
-    trainer.state.global_step = layout.first_step(block) + layout.steps(block)
-    trainer.state.epoch = block / blocks
-    is_due = {"no": False, "epoch": block % blocks == 0}
-    if loss is not None and is_due.get(trainer.args.logging_strategy.value, True):
-        trainer.log({"loss": loss})
-    if trainer.control.should_training_stop:
-        raise invalid(
-            [
-                "a callback asks for an end of training (should_training_stop); a run is "
-                "trained to its end: give fewer num_train_epochs"
-            ]
+    def _begin(self) -> None:
+        self._trainer.state = TrainerState(
+            is_local_process_zero=True,
+            is_world_process_zero=True,
+            max_steps=self._layout.total_steps(1),
+            num_train_epochs=int(self._trainer.args.num_train_epochs),
         )
+        self._trainer.control = self._trainer.callback_handler.on_train_begin(*self._given())
+        self._is_begun = True
 
+    def end(self) -> None:
+        """Tell them of the end, where something was trained."""
+        self._trainer.state.global_step = self._layout.total_steps(1)
+        if self._is_begun:
+            with lent(self._trainer.callback_handler, callbacks=self._told):
+                self._trainer.control = self._trainer.callback_handler.on_train_end(*self._given())
 
-def _end(trainer: Trainer) -> None:
-    if trainer.args.eval_strategy.value != "no":
-        trainer.evaluate()
-    trainer.control = trainer.callback_handler.on_train_end(
-        trainer.args, trainer.state, trainer.control
-    )
+    def _given(self) -> tuple[Any, Any, Any]:
+        return self._trainer.args, self._trainer.state, self._trainer.control

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 
 _ITEM = 1 << 20
 """What an item weighs beside a microbatch: one number counts both, and a batch has fewer parts."""
+_SPEEDS = ("_runtime", "_per_second", "_time")
 _PLAIN = str | int | float | bool | None
 
 
@@ -161,6 +162,24 @@ class LentTrainer:
     def score(self, model: nn.Module, batch: Any) -> Tensor:
         """How well a model remembers each record; see `scores_of`."""
         return scores_of(model, batch, is_shifted=self._is_shifted)
+
+    def evaluate(self, model: nn.Module) -> dict[str, float]:
+        """What the Trainer measures of a model on its `eval_dataset`, telling nobody."""
+        trainer = self.trainer
+        with contextlib.ExitStack() as stack:
+            stack.enter_context(
+                lent(trainer, model=model, model_wrapped=model, log=_unlogged, is_in_train=True)
+            )
+            stack.enter_context(lent(trainer.callback_handler, callbacks=[]))
+            stack.enter_context(lent(trainer.accelerator, _models=[model]))  # it wraps none then
+            if self._is_mixed:
+                stack.enter_context(lent(model, forward=self._mixed(model.forward)))
+            found = trainer.evaluate()
+        return {
+            name: float(value)
+            for name, value in found.items()
+            if isinstance(value, int | float) and not name.endswith(_SPEEDS)
+        }
 
     @contextlib.contextmanager
     def _at_work(self, model: nn.Module, microbatches: int) -> Iterator[None]:
