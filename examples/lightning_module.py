@@ -69,7 +69,7 @@ def script() -> tuple[L.Trainer, Digits, DataLoader]:
         logger=False,
         enable_checkpointing=False,
     )
-    return trainer, Digits(), DataLoader(learned, batch_size=16, shuffle=True)
+    return trainer, Digits(), DataLoader(learned, batch_size=32, shuffle=True)
 
 
 def project(blocks: str = str(BLOCKS)) -> ob.Project:

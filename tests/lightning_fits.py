@@ -79,3 +79,9 @@ def deterministic():
         yield
     finally:
         torch.use_deterministic_algorithms(False)
+
+
+def is_same(first, second):
+    first, second = first.state_dict(), second.state_dict()
+    assert first.keys() == second.keys()
+    return all(torch.equal(first[name], second[name]) for name in first)

@@ -5,18 +5,28 @@ import importlib
 import os
 import signal
 import sys
+from dataclasses import replace
 
 import lightning as L
 import pytest
 import torch
-from lightning.pytorch.callbacks import EarlyStopping, Timer
+from lightning.pytorch.callbacks import (
+    EarlyStopping,
+    EMAWeightAveraging,
+    GradientAccumulationScheduler,
+    LearningRateMonitor,
+    ModelCheckpoint,
+    StochasticWeightAveraging,
+    Timer,
+)
 from lightning.pytorch.loggers.logger import Logger
 from torch.optim.lr_scheduler import OneCycleLR, ReduceLROnPlateau, StepLR
 from torch.utils.data import BatchSampler, DataLoader, SequentialSampler, WeightedRandomSampler
 
+import obliviate as ob
 from obliviate.errors import ExtraMissing, InvalidOption, InvalidRecipe, TrainingFailed
 from obliviate.integrations.lightning import erasable, recipe_of
-from tests.lightning_fits import BLOCKS, SIZE, fitted, loader, made, trainer
+from tests.lightning_fits import BLOCKS, EPOCHS, SIZE, fitted, is_same, loader, made, trainer
 from tests.lightning_modules import (
     Adversaries,
     Asking,
@@ -49,12 +59,6 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore:.*number of training batches .* is smaller than"),
     pytest.mark.filterwarnings("ignore:.*LeafSpec:FutureWarning"),
 ]
-
-
-def is_same(first, second):
-    first, second = first.state_dict(), second.state_dict()
-    assert first.keys() == second.keys()
-    return all(torch.equal(first[name], second[name]) for name in first)
 
 
 CASES = {
@@ -146,6 +150,18 @@ def test_records_are_collated_by_the_loaders_own_function(tmp_path):
     assert run.forget(records=[9], method="exact").digest == never.digest
 
 
+def test_a_recipe_adds_what_lightning_lacks(tmp_path):
+    recipe = recipe_of(trainer(), made(Classifier), data=loader(), blocks=BLOCKS)
+    averaged, data = replace(recipe, ema=0.9), recipe.plan.data
+    run = ob.fit(averaged, data, tmp_path / "run", blocks=BLOCKS)
+    plain = ob.fit(recipe, data, tmp_path / "plain", blocks=BLOCKS)
+    never = ob.fit(averaged, data, tmp_path / "never", blocks=BLOCKS, exclude=[9])
+    assert not is_same(run.model, plain.model)
+    assert run.forget(records=[9], method="exact").digest == never.digest
+    with pytest.raises(InvalidRecipe, match="gradient_clip_val"):
+        replace(recipe, clip_norm=1.0)
+
+
 @pytest.mark.slow
 def test_a_killed_process_is_followed_by_another(tmp_path):
     child = PROCESSES.Process(target=killed, args=(tmp_path / "run",))
@@ -190,6 +206,28 @@ def test_all_that_a_script_asks_for_is_refused_in_one_error(tmp_path):
     ):
         assert word in caught.value.message
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "word"),
+    [
+        ({"devices": 2}, "DDPStrategy on 2 devices"),
+        ({"fast_dev_run": True}, "fast_dev_run"),
+        ({"overfit_batches": 2}, "overfit_batches=2"),
+        ({"callbacks": [StochasticWeightAveraging(0.1)]}, "StochasticWeightAveraging"),
+        ({"callbacks": [EMAWeightAveraging()]}, "EMAWeightAveraging"),
+        ({"callbacks": [GradientAccumulationScheduler({1: 2})]}, "GradientAccumulationScheduler"),
+    ],
+)
+def test_what_a_trainer_does_beside_training_is_refused(options, word, tmp_path):
+    assert word in refused(Classifier(), tmp_path, **options)
+
+
+def test_callbacks_that_look_on_do_not_matter():
+    watching = trainer(
+        callbacks=[LearningRateMonitor(), ModelCheckpoint(), Timer()], enable_checkpointing=True
+    )
+    assert recipe_of(watching, Classifier(), data=loader(), blocks=BLOCKS).epochs == EPOCHS
 
 
 def refused(module, tmp_path, *, error=InvalidRecipe, data=None, **options):

@@ -68,6 +68,8 @@ class LightningStep(Step):
             output = self._view.train(moved(each.batch, self._recipe.device))
             if isinstance(loss := output.get("loss"), Tensor):
                 losses.append(loss.detach().reshape(()))
+        if self._averages is not None and (losses or not self._module.automatic_optimization):
+            self._averages.follow()
         return torch.stack(losses).sum() if losses else None
 
     def _stand(self, block: int, fetched: Fetched, *, is_last: bool) -> None:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from obliviate.integrations.lightning_step import LightningStep
-from obliviate.recipe.recipe import Recipe
+from obliviate.recipe.recipe import Recipe, invalid
 from obliviate.recipe.user_code import named
 from obliviate.training.trainer import Trainer
 
@@ -74,3 +74,23 @@ class LightningRecipe(Recipe):
 
     plan: LightningPlan
     trainer: ClassVar[Callable[..., Any] | None] = LightningTrainer
+
+    def __post_init__(self) -> None:
+        """See that nobody says here what Lightning goes by.
+
+        Raises:
+            InvalidRecipe: Somebody does; or see `Recipe`.
+        """
+        super().__post_init__()
+        told = {
+            "microbatches": (self.plan.microbatches, "accumulate_grad_batches"),
+            "clip_norm": (None, "gradient_clip_val"),
+            "precision": ("fp32", "precision"),
+        }
+        faults = [
+            f"{name}={getattr(self, name)!r} is for the Trainer to say: {said}"
+            for name, (usual, said) in told.items()
+            if getattr(self, name) != usual
+        ]
+        if faults:
+            raise invalid(faults)
