@@ -60,7 +60,7 @@ def trainer() -> Trainer:
         num_channels=1,
         hidden_size=32,
         intermediate_size=64,
-        num_hidden_layers=2,
+        num_hidden_layers=1,
         num_attention_heads=4,
         num_labels=10,
     )
