@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from obliviate.integrations.lightning_step import LightningStep
+from obliviate.integrations.lightning.step import LightningStep
 from obliviate.recipe.recipe import Recipe, invalid
 from obliviate.recipe.user_code import named
 from obliviate.training.trainer import Trainer
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from torch import nn
     from torch.utils.data import Dataset
 
-    from obliviate.integrations.lightning_plan import LightningPlan
+    from obliviate.integrations.lightning.plan import LightningPlan
     from obliviate.training.layout import Layout, Microbatch
     from obliviate.training.protocol import Checkpoint, Tried
 

@@ -14,8 +14,8 @@ from lightning.pytorch.trainer import call
 from lightning.pytorch.trainer.connectors.data_connector import _DataHookSelector
 from lightning.pytorch.utilities.signature_utils import is_param_in_hook_signature
 
-from obliviate.integrations.lightning_manual import ManualLoop
-from obliviate.integrations.lightning_place import Place
+from obliviate.integrations.lightning.manual import ManualLoop
+from obliviate.integrations.lightning.place import Place
 from obliviate.recipe.recipe import invalid
 
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from lightning.pytorch import LightningModule
     from torch.optim import Optimizer
 
-    from obliviate.integrations.lightning_plan import LightningPlan
+    from obliviate.integrations.lightning.plan import LightningPlan
 
 _SKIP = -1
 

@@ -10,7 +10,7 @@ from lightning.pytorch.utilities.model_helpers import is_overridden
 from torch import Tensor
 from torchmetrics import Metric
 
-from obliviate.integrations.lightning_place import place_of
+from obliviate.integrations.lightning.place import place_of
 from obliviate.recipe.deal import key
 from obliviate.recipe.recipe import invalid
 from obliviate.training.batches import moved

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 from lightning.pytorch.core.optimizer import _init_optimizers_and_lr_schedulers
 from lightning.pytorch.loggers.logger import DummyLogger
 
-from obliviate.integrations.lightning_place import Cadence, Place, epoch_ends
-from obliviate.integrations.lightning_view import TrainerView
+from obliviate.integrations.lightning.place import Cadence, Place, epoch_ends
+from obliviate.integrations.lightning.view import TrainerView
 from obliviate.recipe.recipe import invalid
 from obliviate.recipe.user_code import named
 

@@ -23,15 +23,15 @@ try:
     from lightning.pytorch import LightningDataModule, LightningModule, Trainer
     from lightning.pytorch.utilities.model_helpers import is_overridden
 
-    from obliviate.integrations.lightning_faults import (
+    from obliviate.integrations.lightning.faults import (
         callback_faults,
         loader_faults,
         module_faults,
         scheduler_faults,
         trainer_faults,
     )
-    from obliviate.integrations.lightning_plan import LightningPlan
-    from obliviate.integrations.lightning_trainer import LightningRecipe
+    from obliviate.integrations.lightning.plan import LightningPlan
+    from obliviate.integrations.lightning.trainer import LightningRecipe
 except ModuleNotFoundError as error:
     raise ExtraMissing(
         f"the integration with Lightning needs {error.name}, which is not installed",
