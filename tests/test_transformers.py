@@ -31,14 +31,14 @@ transformers = pytest.importorskip("transformers")
 peft = pytest.importorskip("peft")
 
 from obliviate.integrations.transformers import erasable, recipe_of  # noqa: E402
-from obliviate.integrations.transformers_arguments import (  # noqa: E402
+from obliviate.integrations.transformers.arguments import (  # noqa: E402
     CARRIED,
     IMMATERIAL,
     REFUSED,
     argument_faults,
 )
-from obliviate.integrations.transformers_callbacks import Callbacks  # noqa: E402
-from obliviate.integrations.transformers_faults import trainer_faults  # noqa: E402
+from obliviate.integrations.transformers.callbacks import Callbacks  # noqa: E402
+from obliviate.integrations.transformers.faults import trainer_faults  # noqa: E402
 
 RECORDS, AUTHORS, BLOCKS, WORDS = 24, 6, 3, 30
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from transformers import TrainerState
 from transformers.trainer_callback import ProgressCallback
 
-from obliviate.integrations.transformers_trainer import lent
+from obliviate.integrations.transformers.trainer import lent
 from obliviate.recipe.recipe import invalid
 
 if TYPE_CHECKING:

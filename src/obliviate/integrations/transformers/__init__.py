@@ -18,10 +18,10 @@ from obliviate.text import shown
 try:
     from transformers import Trainer
 
-    from obliviate.integrations.transformers_callbacks import Callbacks
-    from obliviate.integrations.transformers_faults import trainer_faults
-    from obliviate.integrations.transformers_scores import has_known_scores
-    from obliviate.integrations.transformers_trainer import LentTrainer
+    from obliviate.integrations.transformers.callbacks import Callbacks
+    from obliviate.integrations.transformers.faults import trainer_faults
+    from obliviate.integrations.transformers.scores import has_known_scores
+    from obliviate.integrations.transformers.trainer import LentTrainer
 except ModuleNotFoundError as error:
     raise ExtraMissing(
         f"the integration with Transformers needs {error.name}, which is not installed",

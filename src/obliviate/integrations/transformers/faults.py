@@ -10,7 +10,7 @@ from torch.utils.data import IterableDataset
 from transformers import Trainer, TrainerCallback, trainer_callback
 from transformers.integrations import integration_utils
 
-from obliviate.integrations.transformers_arguments import argument_faults
+from obliviate.integrations.transformers.arguments import argument_faults
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

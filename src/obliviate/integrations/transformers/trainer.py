@@ -17,7 +17,7 @@ from transformers import PreTrainedTokenizerBase, ProcessorMixin, set_seed
 from transformers.models.auto import modeling_auto
 from transformers.trainer_utils import align_special_tokens
 
-from obliviate.integrations.transformers_scores import base_of, scores_of
+from obliviate.integrations.transformers.scores import base_of, scores_of
 from obliviate.recipe.description import describe
 from obliviate.recipe.recipe import invalid
 from obliviate.training.model import load_state
