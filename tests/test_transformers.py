@@ -331,6 +331,22 @@ def test_forgetting_an_author_is_training_without(tmp_path, way):
     assert same(run.model.state_dict(), other.model.state_dict())
 
 
+def test_records_that_are_gone_are_not_asked_whose_they_are(tmp_path):
+    class Gone(Texts):
+        def __getitem__(self, index):
+            assert index != 3
+            return super().__getitem__(index)
+
+    options = {"blocks": BLOCKS, "subjects": "author"}
+    run = erasable(trainer(tmp_path, adapted), tmp_path / "run", **options)
+    run.forget(records=[3], method="exact")
+    again = trainer(tmp_path, adapted)
+    again.train_dataset = Gone()
+    opened = erasable(again, tmp_path / "run", **options)
+    assert opened.digest == run.digest
+    opened.forget(subjects=[authors_of(7)], method="exact")
+
+
 def test_another_process_goes_on_with_the_first_weights_of_the_run(tmp_path):
     whole = erasable(trainer(tmp_path, adapted), tmp_path / "whole", blocks=BLOCKS)
     events = erasable.events(trainer(tmp_path, adapted), tmp_path / "run", blocks=BLOCKS)

@@ -76,13 +76,12 @@ def erasable(
     """
     column = subjects if isinstance(subjects, str) else None
     borrowed = _borrowed(trainer, column)
-    recipe, data = _recipe(borrowed), trainer.train_dataset
-    whose = subjects if column is None else _column(data, column)
-    folder, records = local_folder(path), data_length(data)
-    blocks, people = cut(blocks, whose, records)
-    if is_made(folder):
+    recipe, data, folder = _recipe(borrowed), trainer.train_dataset, local_folder(path)
+    whose: Given | None = None if isinstance(subjects, str) else subjects
+    if is_made(folder):  # whose the records are it knows, and some may not be there to be asked
         with load(folder, recipe, data) as begun:
             borrowed.begin_with(begun.chain().state(0))
+            layout = begun.trainer.layout
     elif trainer.state.global_step:
         raise InvalidOption(
             f"the Trainer has made {trainer.state.global_step} steps already, and {folder} is no "
@@ -90,7 +89,11 @@ def erasable(
             hint="its weights have seen the people who are to be forgotten: make a new Trainer "
             "with the model from before, or give the folder of the run that it trained",
         )
-    callbacks = Callbacks(trainer, new_layout(recipe, records, blocks, people))
+    else:
+        whose = _column(data, column) if column is not None else whose
+        records = data_length(data)
+        layout = new_layout(recipe, records, *cut(blocks, whose, records))
+    callbacks = Callbacks(trainer, layout)
     is_measured = trainer.args.eval_strategy.value != "no"
     run = yield from fit.events(
         recipe,
