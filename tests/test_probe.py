@@ -135,7 +135,12 @@ REFUSED = {
         {"optimizer": lambda ps: SGD([each.requires_grad_(False) for each in ps])},
         "no parameter that requires a gradient",
     ),
-    "a list of optimizers": ({"optimizer": lambda ps: [SGD(ps)]}, "optimizer gave list"),
+    "an empty list of optimizers": ({"optimizer": lambda _: []}, "optimizer gave no optimizer"),
+    "a list with something else": ({"optimizer": lambda ps: [SGD(ps), 3]}, "optimizer gave int"),
+    "two optimizers of the same": (
+        {"optimizer": lambda ps: [SGD(each) for each in [list(ps)] * 2]},
+        "2 parameters belong to several optimizers",
+    ),
     "no optimizer": ({"optimizer": lambda _: None}, "optimizer gave NoneType"),
     "a closure": ({"optimizer": partial(Demanding, lr=0.1)}, "a closure"),
     "LBFGS": ({"optimizer": torch.optim.LBFGS}, "a closure"),
