@@ -22,7 +22,7 @@ from obliviate.run.make import new_layout
 from obliviate.states.update import size_bytes
 
 WIDTH, HEADS, LAYERS, VOCABULARY, TOKENS = 512, 8, 8, 8_000, 8
-RECORDS, BATCH, BLOCKS = 800, 4, 25
+RECORDS, BATCH, BLOCKS = 1_600, 4, 25
 
 
 class Layer(nn.Module):
@@ -114,7 +114,9 @@ def row_of(state: str, data: TensorDataset) -> dict[str, object]:
 def main() -> None:
     torch.set_num_threads(1)
     data, model = texts(), adapted()
-    model(data.tensors[0][:BATCH])  # what is loaded at first is no part of it
+    few = TensorDataset(*(each[:BATCH] for each in data.tensors))
+    with tempfile.TemporaryDirectory() as folder:  # what is loaded at first is no part of it
+        ob.fit(recipe_of("carried"), few, f"{folder}/run", blocks=2).close()
     sizes = dict.fromkeys((False, True), 0)
     for parameter in model.parameters():
         sizes[parameter.requires_grad] += parameter.numel()

@@ -31,6 +31,7 @@ from obliviate.cli.options import (
 )
 from obliviate.cli.output import Answer, over
 from obliviate.cli.project import (
+    addition_of,
     open_ledger,
     open_run,
     options_of,
@@ -43,7 +44,6 @@ from obliviate.events import watch
 from obliviate.export import forms
 from obliviate.recipe.project import load_project
 from obliviate.run import start
-from obliviate.run.extend import addition_of
 from obliviate.text import percent
 from obliviate.vault import KeyFile, KeyVariable
 

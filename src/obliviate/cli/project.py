@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import typer
+from torch.utils.data import Subset
 
 from obliviate.chain.chain import Chain
 from obliviate.chain.custody import opened
@@ -15,12 +16,14 @@ from obliviate.errors import InvalidOption
 from obliviate.ledger import Ledger
 from obliviate.recipe.project import load_project
 from obliviate.run import load
-from obliviate.run.extend import own_data
+from obliviate.run.arguments import data_length
 from obliviate.text import printable
 from obliviate.vault import VaultSettings
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
+
+    from torch.utils.data import Dataset
 
     from obliviate.recipe.recipe import Project
     from obliviate.run import Run
@@ -129,3 +132,34 @@ def _known_file(folder: Path, known: Mapping[str, str]) -> Path:
     if not file.is_file():
         raise InvalidOption(f"the project file of {folder}, {file}, is gone", hint=hint)
     return file
+
+
+def own_data(project: Project, records: int) -> Dataset[Any]:
+    """A run's part of its project's data, to which records may have come since, for `extend`.
+
+    Args:
+        project: What the run was made with.
+        records: How many the run has.
+    """
+    if data_length(project.data) <= records:
+        return project.data
+    return Subset(project.data, range(records))
+
+
+def addition_of(project: Project, run: Run) -> dict[str, Any]:
+    """What a project has beyond the finished parts of its run, as arguments for `Run.extend`.
+
+    Raises:
+        InvalidOption: Nothing.
+    """
+    first = run.facts.records
+    if run.ledger.chain.length() < run.facts.blocks and len(run.facts.parts) > 1:
+        first -= run.facts.parts[-1].records
+    last = data_length(project.data)
+    if last == first:
+        raise InvalidOption(
+            f"the project has no more records than the run, {first}",
+            hint="let its data go on behind the old records; old ones keep their places",
+        )
+    subjects = None if project.subjects is None else list(project.subjects)[first:]
+    return {"data": Subset(project.data, range(first, last)), "subjects": subjects}

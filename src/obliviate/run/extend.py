@@ -35,9 +35,8 @@ if TYPE_CHECKING:
     from obliviate.events import Event
     from obliviate.ledger import RunFacts
     from obliviate.recipe.parts import Part
-    from obliviate.recipe.recipe import Project, Recipe
+    from obliviate.recipe.recipe import Recipe
     from obliviate.recipe.subjects import Given
-    from obliviate.run.run import Run
     from obliviate.training.protocol import BlockTrainer
 
 Choice = Literal["exclude", "refuse"]
@@ -368,34 +367,3 @@ def _trainer(
         moving=moving_in(facts.fingerprint),
         before=writer.trainer,
     )
-
-
-def own_data(project: Project, records: int) -> Dataset[Any]:
-    """A run's part of its project's data, to which records may have come since, for `extend`.
-
-    Args:
-        project: What the run was made with.
-        records: How many the run has.
-    """
-    if data_length(project.data) <= records:
-        return project.data
-    return Subset(project.data, range(records))
-
-
-def addition_of(project: Project, run: Run) -> dict[str, Any]:
-    """What a project has beyond the finished parts of its run, as arguments for `Run.extend`.
-
-    Raises:
-        InvalidOption: Nothing.
-    """
-    first = run.facts.records
-    if run.ledger.chain.length() < run.facts.blocks and len(run.facts.parts) > 1:
-        first -= run.facts.parts[-1].records
-    last = data_length(project.data)
-    if last == first:
-        raise InvalidOption(
-            f"the project has no more records than the run, {first}",
-            hint="let its data go on behind the old records; old ones keep their places",
-        )
-    subjects = None if project.subjects is None else list(project.subjects)[first:]
-    return {"data": Subset(project.data, range(first, last)), "subjects": subjects}
