@@ -169,7 +169,7 @@ def test_another_process_that_opened_the_run_before_is_told(tmp_path):
     run = ob.fit(recipe(), OLD, tmp_path / "run", blocks=BLOCKS)
     other = ob.load(tmp_path / "run", recipe(), OLD)
     run.extend(NEW, blocks=2)
-    with pytest.raises(errors.ForeignData, match="extended by another process"):
+    with pytest.raises(errors.ForeignData, match="extended, or ended early, by another process"):
         other.forget(records=[1], method="exact")
     np.testing.assert_array_equal(run.ledger.records.erased(), [])
 
