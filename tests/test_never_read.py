@@ -37,7 +37,9 @@ CHAINS = {
 }
 
 
-@pytest.mark.parametrize("order", range(4))
+@pytest.mark.parametrize(
+    "order", [0, 1, *(pytest.param(each, marks=pytest.mark.slow) for each in (2, 3))]
+)
 @pytest.mark.parametrize("kind", CHAINS)
 def test_any_sequence_of_calls(tmp_path, kind, order):
     rng, (options, kept) = random.Random(order), CHAINS[kind]

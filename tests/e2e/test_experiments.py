@@ -57,7 +57,13 @@ def blocks_of(project, records):
 
 
 @pytest.mark.e2e
-@pytest.mark.parametrize("name", PROJECTS)
+@pytest.mark.parametrize(
+    "name",
+    [
+        "images",
+        *(pytest.param(each, marks=pytest.mark.slow) for each in PROJECTS if each != "images"),
+    ],
+)
 def test_what_is_planted_can_be_forgotten(name, pictures, tmp_path):
     project = project_of(name, pictures, place="middle")
     records = erased_of(project)
