@@ -108,3 +108,12 @@ def naming(what: object) -> Iterator[None]:
         yield
     except OSError as error:
         raise named(error, what) from error
+
+
+def flush(path: Path) -> None:
+    """See that a file or the names in a folder are on the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

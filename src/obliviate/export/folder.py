@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import shutil
 from typing import TYPE_CHECKING
 
 from obliviate.disk.lock import alone_at
-from obliviate.disk.paths import naming
+from obliviate.disk.paths import flush, naming
 from obliviate.errors import InvalidOption, RunDamaged
 from obliviate.export.card import CARD_NAME, Card, check_free
 
@@ -68,7 +67,7 @@ class FolderPlace:
         old = self._beside / _OLD
         with naming(self.path):
             for path in (*sorted(folder.rglob("*")), folder):
-                _flush(path)
+                flush(path)
             if self.path.exists():
                 self.path.rename(old)
             try:
@@ -78,7 +77,7 @@ class FolderPlace:
                     old.rename(self.path)
                 raise
             with contextlib.suppress(OSError):  # it is there, and the ledger is to say so
-                _flush(self.path.parent)
+                flush(self.path.parent)
 
     def take_back(self) -> None:
         """See `Place`; what failed was never in the place itself."""
@@ -110,11 +109,3 @@ class FolderPlace:
             files = (path for path in self.path.rglob("*") if not path.is_dir())
             names = [path.relative_to(self.path).as_posix() for path in files]
             check_free(self.name, self.card() if names else None, names, run)
-
-
-def _flush(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

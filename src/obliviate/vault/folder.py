@@ -7,7 +7,7 @@ import errno
 import os
 from typing import TYPE_CHECKING
 
-from obliviate.disk.paths import is_passing, named, naming
+from obliviate.disk.paths import flush, is_passing, named, naming
 from obliviate.errors import InvalidOption, RunDamaged
 from obliviate.vault.retry import retrying
 from obliviate.vault.storage_errors import lost
@@ -68,7 +68,7 @@ class Folder:
             with self._naming():
                 temporary.rename(path)
                 if is_durable:
-                    _flush(self.path)
+                    flush(self.path)
         except BaseException:
             _unlink(temporary, path)
             raise
@@ -79,8 +79,8 @@ class Folder:
         try:
             with self._naming():
                 for path in paths:
-                    _flush(path)
-                _flush(self.path)
+                    flush(path)
+                flush(self.path)
         except BaseException:
             _unlink(*paths)
             raise
@@ -94,7 +94,7 @@ class Folder:
             self._fill(temporary, [data], is_durable=True)
             with self._naming():
                 temporary.rename(self.path / key)
-                _flush(self.path)
+                flush(self.path)
         except BaseException:
             _unlink(temporary)
             raise
@@ -160,14 +160,6 @@ class Folder:
 
     def _naming(self) -> contextlib.AbstractContextManager[None]:
         return naming(self.name)
-
-
-def _flush(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _unlink(*paths: Path) -> None:
