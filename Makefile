@@ -2,18 +2,24 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+INSTALLED := $(VENV)/.installed
 READY := $(VENV)/.ready
 
 .PHONY: setup demo test unit coverage lint types layers test-slow bench forgetting clean
 
 setup: $(READY)
 
-$(READY): pyproject.toml constraints.txt
+# what the demo needs; the tests need every library that can be trained with
+$(INSTALLED): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable .
+	touch $@
+
+$(READY): $(INSTALLED)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
 	touch $@
 
-demo: setup
+demo: $(INSTALLED)
 	$(BIN)/obliviate demo
 
 test: setup lint types layers unit
