@@ -168,6 +168,7 @@ def fit(
     with naming(folder):
         (folder / MAKING_NAME).unlink(missing_ok=True)
     run = Run(folder, recipe, data, reference=apart, seal=seal, before=before)
+    del before  # its optimizer holds the moments of the first steps
     if disk_budget is None:
         _check_blocks(run, blocks, None if stop is not None else keep)
     _check_same(run, people, left_out)
