@@ -24,11 +24,9 @@ PACKAGE = Path(__file__).with_name("package_with_method")
 def another_package(monkeypatch):
     """A distribution with methods of its own is installed."""
     monkeypatch.syspath_prepend(str(PACKAGE))
-    for cache in (registry._announced, registry.method_class):
-        cache.cache_clear()
+    registry.METHODS.refresh()
     yield
-    for cache in (registry._announced, registry.method_class):
-        cache.cache_clear()
+    registry.METHODS.refresh()
 
 
 class TestExact(MethodContract):
@@ -90,17 +88,16 @@ def test_a_method_that_is_no_longer_installed_is_asked_for(another_package, tmp_
     runner = CliRunner()
     runner.invoke(app, ["fit", project, folder])
     runner.invoke(app, ["request", folder, "-r", "2", "-m", "halfway"])
-    registry._announced.cache_clear()
-    registry.method_class.cache_clear()
+    registry.METHODS.refresh()
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(registry, "entry_points", lambda group: [])
+        patch.setattr("obliviate.registry.entry_points", lambda group: [])
         result = runner.invoke(app, ["queue", folder])
         assert result.exit_code == 1
         assert "install that again" in result.output
 
 
 def test_a_class_is_registered_for_this_process(monkeypatch, recipe_of, data, tmp_path):
-    monkeypatch.setattr(registry, "_registered", {})
+    monkeypatch.setattr(registry.METHODS, "_registered", {})
 
     @dataclass(frozen=True, kw_only=True)
     class Mine(ob.DeepObliviate):
@@ -114,7 +111,6 @@ def test_a_class_is_registered_for_this_process(monkeypatch, recipe_of, data, tm
     assert registry.register(Mine) is Mine
     assert run.forget(records=[1], method="mine:epsilon=9").method == "mine"
     assert run.forget(records=[2], method=Mine(epsilon=9.0)).method == "mine"
-    registry.method_class.cache_clear()
     for kind in (ob.Exact, int, type("Mine", (ob.DeepObliviate,), {"name": "mine"})):
         with pytest.raises(InvalidOption):
             registry.register(kind)
