@@ -23,6 +23,7 @@ from tests.server import MISSING, programs, serving
 pytest.register_assert_rewrite(
     "obliviate.testing.method",
     "obliviate.testing.trainer",
+    "obliviate.testing.unlearner",
     "tests.contracts.vault_contract",
     "tests.contracts.storage_contract",
 )

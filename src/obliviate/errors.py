@@ -51,6 +51,10 @@ class InvalidRecipe(RequestError):
     """A recipe or project cannot be trained; the message lists every fault that was found."""
 
 
+class Unsupported(InvalidRecipe):
+    """A baseline needs something that the project does not have; the message names it."""
+
+
 class InvalidOption(RequestError):
     """An option has a value or a type that is not allowed."""
 
@@ -172,6 +176,10 @@ class NotDeterministic(ObliviateError):
 
 class NotFinite(ObliviateError):
     """The loss became NaN or infinite."""
+
+
+class Diverged(NotFinite):
+    """A baseline's loss, or a weight, became NaN or infinite; the model is what it was before."""
 
 
 class TrainingFailed(ObliviateError):

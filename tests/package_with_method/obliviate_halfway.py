@@ -1,8 +1,14 @@
-"""A method as somebody else would write it: replay to the middle, then take off a share of u."""
+"""A method as somebody else would write it, and a baseline.
+
+The method replays to the middle, then takes off a share of u; the baseline leaves all as it is.
+"""
 
 from dataclasses import dataclass
 from typing import ClassVar
 
+from obliviate.events import Event
+from obliviate.lab.baselines.single import Work, trained
+from obliviate.lab.baselines.unlearner import Unlearner
 from obliviate.methods.method import Decision, Method, Pursuit
 
 
@@ -31,7 +37,22 @@ class Middle(Pursuit):
 
 
 class Broken:
-    """Not even a method."""
+    """Neither a method nor a baseline."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Nothing(Unlearner):
+    """Forget nobody: what every other baseline has to be better than."""
+
+    name: ClassVar[str] = "nothing"
+
+    def prepare(self, project, folder):
+        return (yield from trained(project, self, leave))
+
+
+def leave(model, request):
+    yield Event(task="forget", done=1, total=1)
+    return Work()
 
 
 def write_listing(model, folder, example):
