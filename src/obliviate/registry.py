@@ -124,8 +124,10 @@ class Registry(Generic[_Thing]):
         if isinstance(thing, self._base):
             return self._findable(_any(thing))
         name, _, given = str(thing).partition(":")
-        kind, options = self.kind(name), {**self._options_in(given, thing), **options}
-        allowed = [each.name for each in fields(_any(kind))]
+        kind = self.kind(name)
+        defaults = {each.name: each.default for each in fields(_any(kind))}
+        words = {option for option, value in defaults.items() if isinstance(value, str)}
+        options, allowed = {**self._options_in(given, thing, words), **options}, list(defaults)
         for option in options:
             if option not in allowed:
                 raise InvalidOption(
@@ -198,11 +200,12 @@ class Registry(Generic[_Thing]):
         found: _Thing = thing
         return found
 
-    def _options_in(self, given: str, whole: object) -> dict[str, object]:
+    def _options_in(self, given: str, whole: object, words: set[str]) -> dict[str, object]:
+        """The options of a text; those that are words by default stay as they are written."""
         options: dict[str, object] = {}
         for each in filter(None, given.split(",")):
-            option, _, value = each.partition("=")
-            options[option.strip()] = self._value(value.strip(), whole)
+            option, value = (part.strip() for part in each.partition("=")[::2])
+            options[option] = value if option in words else self._value(value, whole)
         return options
 
     def _value(self, text: str, whole: object) -> object:
