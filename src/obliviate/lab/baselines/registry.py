@@ -22,6 +22,7 @@ BASELINES: Registry[Unlearner] = Registry(
     group="obliviate.baselines",
     ours={
         "retrain": f"{_ROOM}.retrain:Retrain",
+        "sisa": f"{_ROOM}.sisa:Sisa",
     },
     example="neggrad:epochs=5,lr=0.01",
     made="NegGrad(epochs=5)",
