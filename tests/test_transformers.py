@@ -23,6 +23,7 @@ import pytest
 import torch
 
 import obliviate as ob
+from obliviate import models
 from obliviate.errors import ExtraMissing, InvalidOption, InvalidRecipe, ObliviateError
 from obliviate.recipe.deal import key
 from obliviate.run.make import new_layout
@@ -689,3 +690,13 @@ def test_a_killed_process_is_followed_by_another(tmp_path):
     own.load_state_dict({**begun, **first})
     again = erasable(trainer(tmp_path, own), tmp_path / "again", blocks=BLOCKS)
     assert again.digest == run.digest
+
+
+def test_models_of_transformers_are_made_by_name():
+    make = models.transformers(
+        "GPT2LMHeadModel", vocab_size=9, n_positions=8, n_embd=8, n_layer=1, n_head=2
+    )
+    assert make() is not make()
+    assert make()(torch.zeros(1, 4, dtype=torch.long)).logits.shape == (1, 4, 9)
+    with pytest.raises(InvalidOption, match="has no model 'GPT9'"):
+        models.transformers("GPT9")

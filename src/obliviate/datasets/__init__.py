@@ -1,24 +1,46 @@
-"""Ready datasets: IDX files, CSV files, scikit-learn's digits, and made-up purchase records.
+"""Ready datasets: published ones, tables and pictures of the user's own, and made-up records.
 
-Each comes as a `TensorDataset`, which is trained on by indexing, without a `DataLoader`. Nothing
-here computes a constant over all records (a mean, a vocabulary): such a constant would go on
-remembering a record after it was erased.
+What is small comes as a `TensorDataset`, which is trained on by indexing, without a `DataLoader`.
+Where records have people, a loader gives a `Loaded`: the records, whose they are, and what is
+published to be tested on. Nothing here computes a constant over all records (a mean, a vocabulary):
+such a constant would go on remembering a record after it was erased.
 """
 
+from obliviate.datasets.binary import location, purchase
 from obliviate.datasets.csv_files import TargetKind, csv, csv_column
 from obliviate.datasets.embedded import digits
 from obliviate.datasets.idx_files import Split, idx, idx_folder
+from obliviate.datasets.image_sets import Images, images, shifted
+from obliviate.datasets.loaded import Loaded
+from obliviate.datasets.ratings import movielens
 from obliviate.datasets.references import held_out
+from obliviate.datasets.retail import online_retail
 from obliviate.datasets.synthetic import synthetic_purchase
+from obliviate.datasets.tables import table
+from obliviate.datasets.texts import Texts, speeches, tofu
+from obliviate.datasets.writers import mnist
 
 __all__ = [
+    "Images",
+    "Loaded",
     "Split",
     "TargetKind",
+    "Texts",
     "csv",
     "csv_column",
     "digits",
     "held_out",
     "idx",
     "idx_folder",
+    "images",
+    "location",
+    "mnist",
+    "movielens",
+    "online_retail",
+    "purchase",
+    "shifted",
+    "speeches",
     "synthetic_purchase",
+    "table",
+    "tofu",
 ]

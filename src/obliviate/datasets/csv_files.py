@@ -26,7 +26,8 @@ if TYPE_CHECKING:
 
 TargetKind = Literal["class", "number"]
 
-_LARGEST_FLOAT32 = float(np.finfo(np.float32).max)
+LARGEST_FLOAT32 = float(np.finfo(np.float32).max)
+"""What a float32 can hold."""
 
 
 def csv(
@@ -57,10 +58,10 @@ def csv(
     """
     choice(target_kind, "target_kind", get_args(TargetKind))
     path = path_text(path, "the CSV file")
-    names, rows = _table(Path(path), text(delimiter, "delimiter"))
-    at = _position(names, text(target, "target"), path)
+    names, rows = rows_of(Path(path), text(delimiter, "delimiter"))
+    at = named_column(names, text(target, "target"), path)
     ignored = listed(ignore, "ignore", hint="give a list of columns")
-    dropped = {at, *(_position(names, text(each, "ignore"), path) for each in ignored)}
+    dropped = {at, *(named_column(names, text(each, "ignore"), path) for each in ignored)}
     wanted = [*(column for column in range(len(names)) if column not in dropped), at]
     if len(wanted) == 1:
         raise InvalidOption(f"{path} has no column left to learn from", hint="ignore fewer columns")
@@ -81,13 +82,17 @@ def csv_column(path: str | Path, name: str, *, delimiter: str = ",") -> list[str
         InvalidOption: The file cannot be read, or the column is not there.
     """
     path = path_text(path, "the CSV file")
-    names, rows = _table(Path(path), text(delimiter, "delimiter"))
-    at = _position(names, text(name, "name"), path)
+    names, rows = rows_of(Path(path), text(delimiter, "delimiter"))
+    at = named_column(names, text(name, "name"), path)
     return [cells[at] for _, cells in rows]
 
 
-def _table(path: Path, delimiter: str) -> tuple[list[str], list[Row]]:
-    """The names of the columns, and each row with the number of its line."""
+def rows_of(path: Path, delimiter: str) -> tuple[list[str], list[Row]]:
+    """The names of the columns of a CSV file, and each row with the number of its line.
+
+    Raises:
+        InvalidOption: It cannot be read, is empty, or a row has another number of cells.
+    """
     try:
         content = StringIO(regular(path).read_text(encoding="utf-8-sig"))
         lines = reader(content, delimiter=delimiter, skipinitialspace=True, strict=True)
@@ -111,11 +116,16 @@ def _table(path: Path, delimiter: str) -> tuple[list[str], list[Row]]:
     return names, rows
 
 
-def _position(names: Sequence[str], name: str, path: str | Path) -> int:
+def named_column(names: Sequence[str], name: str, path: str | Path) -> int:
+    """The place of a column.
+
+    Raises:
+        InvalidOption: There is none of that name, or several.
+    """
     if names.count(name) != 1:
         raise InvalidOption(
             f"{path} has {names.count(name)} columns called {shown(name)}",
-            hint=f"its first line names the columns: {', '.join(names)}",
+            hint=f"its columns are: {', '.join(names)}",
         )
     return names.index(name)
 
@@ -130,7 +140,7 @@ def _numbers(
             values[at] = float(cells[column])
         except ValueError:
             values[at] = math.nan
-        if not abs(values[at]) <= _LARGEST_FLOAT32:
+        if not abs(values[at]) <= LARGEST_FLOAT32:
             raise InvalidOption(
                 f"{path}, line {line}, column {names[column]!r}: {cells[column]!r} is no finite "
                 "number",

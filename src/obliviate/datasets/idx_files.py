@@ -18,6 +18,8 @@ from obliviate.options import choice, path_text, regular
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+    from obliviate.datasets.sources import Source
+
 Split = Literal["train", "test"]
 
 _FILE_PREFIX = {"train": "train", "test": "t10k"}
@@ -25,13 +27,17 @@ _GZIP_MAGIC = b"\x1f\x8b"
 _UNSIGNED_BYTE = 0x08
 
 
-def idx_folder(folder: str | Path, split: Split = "train") -> TensorDataset:
+def idx_folder(
+    folder: str | Path, split: Split = "train", *, source: Source | None = None
+) -> TensorDataset:
     """Images and labels from a folder in the manner of MNIST and Fashion-MNIST.
 
     Args:
         folder: Holds train-images-idx3-ubyte, train-labels-idx1-ubyte, t10k-images-idx3-ubyte and
             t10k-labels-idx1-ubyte, each plain or with .gz.
         split: "train" or "test".
+        source: What these files are and where they come from, for the message about one that is
+            missing, where that is known.
 
     Returns:
         See `idx`.
@@ -42,8 +48,8 @@ def idx_folder(folder: str | Path, split: Split = "train") -> TensorDataset:
     prefix = _FILE_PREFIX[choice(split, "split", get_args(Split))]
     place = Path(path_text(folder, "the folder"))
     return idx(
-        _plain_or_gzipped(place / f"{prefix}-images-idx3-ubyte"),
-        _plain_or_gzipped(place / f"{prefix}-labels-idx1-ubyte"),
+        _plain_or_gzipped(place / f"{prefix}-images-idx3-ubyte", source),
+        _plain_or_gzipped(place / f"{prefix}-labels-idx1-ubyte", source),
     )
 
 
@@ -70,19 +76,22 @@ def idx(images: str | Path, labels: str | Path) -> TensorDataset:
     return TensorDataset(scaled, torch.from_numpy(classes).long())
 
 
-def _plain_or_gzipped(path: Path) -> Path:
+def _plain_or_gzipped(path: Path, source: Source | None) -> Path:
     gzipped = path.with_name(f"{path.name}.gz")
     found = next((each for each in (path, gzipped) if each.is_file()), None)
     if found is None:
+        what = f"there is neither {path} nor {gzipped.name}"
+        if source is not None:
+            raise source.missing(what, path.parent)
         raise InvalidOption(
-            f"there is neither {path} nor {gzipped.name}",
+            what,
             hint="give the folder that holds the four IDX files, named as MNIST names them",
         )
     return found
 
 
 def _idx_array(path: Path, dimensions: int) -> NDArray[np.uint8]:
-    content, header = _unzipped(path), 4 + 4 * dimensions
+    content, header = unzipped(path), 4 + 4 * dimensions
     expected = bytes([0, 0, _UNSIGNED_BYTE, dimensions])
     if content[:4] != expected:
         raise InvalidOption(
@@ -105,7 +114,12 @@ def _idx_array(path: Path, dimensions: int) -> NDArray[np.uint8]:
     return np.frombuffer(bytearray(content[header:]), np.uint8).reshape(shape)
 
 
-def _unzipped(path: Path) -> bytes:
+def unzipped(path: Path) -> bytes:
+    """The content of a file, unpacked where it is gzipped.
+
+    Raises:
+        InvalidOption: It cannot be read, or is damaged.
+    """
     # by content, not by name: browsers unpack some downloads and keep the name
     try:
         content = regular(path).read_bytes()
