@@ -44,6 +44,14 @@ def by_step(fetched: Iterable[Fetched]) -> Iterator[list[Fetched]]:
         yield list(batch)
 
 
+def autocast_of(recipe: Recipe) -> contextlib.AbstractContextManager[Any]:
+    """What a forward pass and its loss are worked out in, by a recipe's precision."""
+    dtype = _DTYPES.get(recipe.precision)
+    if dtype is None:
+        return contextlib.nullcontext()
+    return torch.autocast(torch.device(recipe.device).type, dtype)
+
+
 class Step:
     """Makes the steps of a recipe, with one model."""
 
@@ -71,7 +79,7 @@ class Step:
             loss = self._manual(batch, stilled_optimizers(self._recipe, self._model))
             self._model.zero_grad()
             return loss
-        with self._precision():
+        with autocast_of(self._recipe):
             return self._forward(batch, items)
 
     def _forward(self, batch: Any, items: float | None) -> Tensor | None:
@@ -81,12 +89,6 @@ class Step:
         inputs, targets = batch
         assert self._loss is not None  # noqa: S101 - the recipe saw to it
         return self._loss(self._model(inputs), targets)
-
-    def _precision(self) -> contextlib.AbstractContextManager[Any]:
-        dtype = _DTYPES.get(self._recipe.precision)
-        if dtype is None:
-            return contextlib.nullcontext()
-        return torch.autocast(torch.device(self._recipe.device).type, dtype)
 
     def _manual(self, batch: Any, optimizers: Sequence[Optimizer]) -> Tensor | None:
         """The loss that is told by a step which goes backward and steps by itself."""

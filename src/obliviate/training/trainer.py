@@ -8,6 +8,7 @@ of later steps does not shift when a record disappears.
 from __future__ import annotations
 
 import time
+from contextlib import nullcontext
 from hashlib import sha256
 from typing import TYPE_CHECKING, Any
 
@@ -32,7 +33,16 @@ from obliviate.training.reader import Reader
 from obliviate.training.step import Step, by_step
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Generator, Iterable, Iterator, Mapping, Sequence
+    from collections.abc import (
+        Callable,
+        Collection,
+        Generator,
+        Iterable,
+        Iterator,
+        Mapping,
+        Sequence,
+    )
+    from contextlib import AbstractContextManager
 
     from numpy.typing import NDArray
     from torch import nn
@@ -51,7 +61,10 @@ class Trainer:
     Attributes:
         model: The live module, on the recipe's device.
         environment: The process-wide settings that bits depend on.
+        around_step: Entered around every step of `train`, with its batch, by whoever looks on.
     """
+
+    around_step: Callable[[Sequence[Fetched]], AbstractContextManager[object]] = nullcontext
 
     def __init__(
         self,
@@ -216,7 +229,8 @@ class Trainer:
             step = batch[0].microbatch.step
             with named(f"block {block}, step {step}: training"):
                 self._optimizer.set_rates(first_step + step, total)
-                loss = self._step.make(self._optimizer, block, batch)
+                with self.around_step(batch):
+                    loss = self._step.make(self._optimizer, block, batch)
                 if loss is not None:
                     losses.append(loss)
         return step, False

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from obliviate.errors import Unsupported
+from obliviate.lab.baselines.texts import predicted, text_losses
 from obliviate.methods.scores import is_classification
 from obliviate.recipe.deal import key
 from obliviate.recipe.user_code import named
 from obliviate.training.determinism import seed_generators
+from obliviate.training.trainer import Trainer
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -22,7 +25,8 @@ if TYPE_CHECKING:
 
     Need: TypeAlias = "Callable[[Sample], str]"
 
-_PAIR = 2
+_PAIR, _TEXTS = 2, 3  # the latter: dimensions, (texts, tokens, vocabulary)
+_TOLERANCE = 0.1
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,6 +96,64 @@ def classes(sample: Sample) -> str:
     if is_classification(outputs, targets):
         return ""
     return "classification: outputs of shape (records, classes), and an integer target for each"
+
+
+def learning_rate(sample: Sample) -> str:
+    """Optimizers with a learning rate."""
+    groups = sample.trainer.optimizer(None).groups
+    return "" if all("lr" in each for each in groups) else "an optimizer with a learning rate"
+
+
+def steps(sample: Sample) -> str:
+    """A trainer whose steps can be looked at, one by one."""
+    if isinstance(sample.trainer, Trainer):
+        return ""
+    return "single steps, which the trainer of this recipe does not show"
+
+
+def no_averages(sample: Sample) -> str:
+    """Weights that are served as they were trained."""
+    if sample.trainer.recipe.ema is None:
+        return ""
+    return "the weights themselves, where the recipe serves averages of them (ema)"
+
+
+def next_tokens(sample: Sample) -> str:
+    """A causal language model, trained by the mean cross entropy of the next tokens."""
+    batch, trainer = sample.batch, sample.trainer
+    if not (isinstance(batch, Mapping) and "labels" in batch) and not is_pair(batch):
+        return "a language model: batches of (inputs, targets), or mappings with labels"
+    model = trainer.model.eval()
+    logits, targets = predicted(model, batch)
+    if not _are_texts(logits, targets):
+        return "a language model: outputs of shape (texts, tokens, vocabulary)"
+    mean = text_losses(model, batch).sum() / max(int((targets >= 0).sum()), 1)
+    loss = trainer.forward(batch)
+    if loss is None or not _have_same_gradient(loss, mean, model):
+        return "a loss that is the mean cross entropy of the next tokens"
+    return ""
+
+
+def _have_same_gradient(loss: Tensor, other: Tensor, model: nn.Module) -> bool:
+    """Whether two losses train alike: of a model that is new, their values say little."""
+    weights = [each for each in model.parameters() if each.requires_grad]
+    own, others = (
+        torch.autograd.grad(each, weights, allow_unused=True, materialize_grads=True)
+        for each in (loss, other)
+    )
+    apart = sum(float((left - right).norm()) for left, right in zip(own, others, strict=True))
+    return apart <= _TOLERANCE * sum(float(each.norm()) for each in others)
+
+
+def _are_texts(logits: Any, targets: Any) -> bool:
+    return (
+        isinstance(logits, Tensor)
+        and isinstance(targets, Tensor)
+        and logits.is_floating_point()
+        and logits.ndim == _TEXTS
+        and targets.shape == logits.shape[:2]
+        and targets.dtype == torch.int64
+    )
 
 
 def is_pair(batch: Any) -> bool:

@@ -23,6 +23,13 @@ BASELINES: Registry[Unlearner] = Registry(
     ours={
         "retrain": f"{_ROOM}.retrain:Retrain",
         "sisa": f"{_ROOM}.sisa:Sisa",
+        "finetune": f"{_ROOM}.finetune:FineTune",
+        "neggrad": f"{_ROOM}.neggrad:NegGrad",
+        "random_labels": f"{_ROOM}.random_labels:RandomLabels",
+        "salun": f"{_ROOM}.salun:SalUn",
+        "scrub": f"{_ROOM}.scrub:Scrub",
+        "amnesiac": f"{_ROOM}.amnesiac:Amnesiac",
+        "npo": f"{_ROOM}.npo:NPO",
     },
     example="neggrad:epochs=5,lr=0.01",
     made="NegGrad(epochs=5)",

@@ -70,6 +70,7 @@ class SingleModel:
     """A model, and the rule by which it forgets: what `Prepared` asks for.
 
     Attributes:
+        project: What it was trained by.
         trainer: Whose live module the model is. Averages of the weights, where the recipe has some,
             stand in their place.
         gone: Who was forgotten, sorted.
@@ -94,7 +95,7 @@ class SingleModel:
         blocks, people = cut(project.blocks, project.subjects, records)
         self.trainer: BlockTrainer = new_trainer(recipe, project.data, records, blocks, people)
         probe(self.trainer, _NOBODY)
-        self._rule = rule
+        self.project, self._rule = project, rule
         self.gone, self.disk_bytes, self.models = _NOBODY, 0, 1
         self._requests = 0
 
@@ -111,6 +112,12 @@ class SingleModel:
         self.load(served_state(last.model))
         steps = sum(map(layout.steps, blocks))
         return Work(steps=steps, records=self._retrained(len(erased)))
+
+    def prepare(self) -> Events[None]:
+        """Train on everything, once."""
+        started = time.perf_counter()
+        work = yield from self.train(_NOBODY, "train")
+        self.cost = self.cost_of(work, started)
 
     def forget(self, records: NDArray[np.int64]) -> Events[Cost]:
         """See `Prepared.forget`."""
@@ -180,10 +187,10 @@ class SingleModel:
         )
 
 
-def trained(
+def untrained(
     project: Project, unlearner: Unlearner, rule: Rule, *, needs: Sequence[Need] = ()
-) -> Events[SingleModel]:
-    """A model that was trained on everything.
+) -> SingleModel:
+    """A model that can be trained.
 
     Args:
         project: The project.
@@ -197,7 +204,13 @@ def trained(
     """
     model = SingleModel(project, rule)
     check_needs(unlearner.name, model.trainer, needs)
-    started = time.perf_counter()
-    work = yield from model.train(_NOBODY, "train")
-    model.cost = model.cost_of(work, started)
+    return model
+
+
+def trained(
+    project: Project, unlearner: Unlearner, rule: Rule, *, needs: Sequence[Need] = ()
+) -> Events[SingleModel]:
+    """A model that was trained on everything; see `untrained`."""
+    model = untrained(project, unlearner, rule, needs=needs)
+    yield from model.prepare()
     return model
