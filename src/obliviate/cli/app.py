@@ -52,7 +52,7 @@ _ROOMS = {
     "vault": "storage",
     "verify": "commands",
     "withdraw": "requests",
-    "work": "commands",
+    "work": "work",
 }
 """Where each command lives. Its module is imported when it is called: what registers a request does
 not wait for torch."""

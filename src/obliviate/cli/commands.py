@@ -19,7 +19,6 @@ from obliviate.cli.options import (
     MethodName,
     Moved,
     Options,
-    Policed,
     ProjectPath,
     Records,
     RunFolder,
@@ -38,7 +37,6 @@ from obliviate.cli.project import (
     remembered,
 )
 from obliviate.cli.terminal import watch_replay
-from obliviate.desk.policy import Policy
 from obliviate.errors import InvalidOption
 from obliviate.events import watch
 from obliviate.export import forms
@@ -275,22 +273,3 @@ def _picture(run: str, erasure: Erasure) -> Path | None:
     from obliviate.evidence import saved_picture  # noqa: PLC0415 - matplotlib takes a second
 
     return saved_picture(run, erasure.number) if erasure.number is not None else None
-
-
-@app.command()
-def work(
-    run: RunFolder,
-    *,
-    everything: Annotated[
-        bool, typer.Option("--all", help="Erase all that waits, and settle, whatever is due.")
-    ] = False,
-    margin: Policed = Policy.margin_days,
-    project: Moved = None,
-    wait: Wait = None,
-    _json: Json = False,
-) -> Answer:
-    """Carry out the requests that are due or pay off: to be called every day."""
-    opened = open_run(run, project, wait)[1]
-    events = opened.work.events(Policy(margin_days=margin), everything=everything)
-    outcome = watch_replay(events)
-    return render.of_work(outcome, opened.ledger.requests.all())

@@ -9,10 +9,21 @@ import typer
 from rich.table import Table
 
 from obliviate import lab as laboratory
-from obliviate.cli.options import Json, Options, ProjectPath, Records, Subjects, check_named
+from obliviate.cli.options import (
+    Json,
+    On,
+    Options,
+    ProjectPath,
+    Records,
+    Subjects,
+    Workers,
+    check_named,
+)
 from obliviate.cli.output import Answer
 from obliviate.cli.project import options_of
 from obliviate.cli.render import facts_of, listed
+from obliviate.disk.paths import absolute
+from obliviate.executors.executor import LOCAL
 from obliviate.lab import bench as benches
 from obliviate.lab.lab import DEFAULT_METHODS, DEFAULT_SEEDS
 from obliviate.recipe.project import ProjectFile, load_project
@@ -50,7 +61,8 @@ def lab(
     seeds: Annotated[
         int, typer.Option(help="How many originals, and as many retrains.")
     ] = DEFAULT_SEEDS,
-    workers: Annotated[int, typer.Option(help="How many processes.")] = 1,
+    workers: Workers = None,
+    on: On = LOCAL,
     keep: Annotated[
         bool, typer.Option("--keep", help="Keep the originals' runs for further methods.")
     ] = False,
@@ -60,13 +72,14 @@ def lab(
     """Measure against independent retrains whether methods forget."""
     check_named(subject, record)
     comparison = laboratory.lab(
-        ProjectFile(file=project, options=options_of(option)),
+        ProjectFile(file=absolute(project, "the project file"), options=options_of(option)),
         folder,
         records=record or (),
         subjects=subject or (),
         methods=method or DEFAULT_METHODS,
         seeds=seeds,
         workers=workers,
+        on=on,
         keep=keep,
     )
     return of_lab(comparison, folder)

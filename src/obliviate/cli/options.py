@@ -62,6 +62,21 @@ Wait = Annotated[
         "not given.",
     ),
 ]
+Workers = Annotated[
+    int | None,
+    typer.Option(
+        help="How many processes, side by side; one if not given, and on a cluster what there is "
+        "room for."
+    ),
+]
+On = Annotated[
+    str,
+    typer.Option(
+        metavar="local|ray|ray://HOST:PORT",
+        help="Who carries it out: processes of this machine, or a Ray cluster: the one that "
+        "RAY_ADDRESS leads to, else one that is started here; or the one of that address.",
+    ),
+]
 Policed = Annotated[
     float,
     typer.Option(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import typer
@@ -17,7 +17,7 @@ from obliviate.text import plain, printable
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
-    from rich.console import RenderableType
+    from rich.console import Console, RenderableType
 
 DONE, FAILED, WRONG = 0, 1, 2
 
@@ -42,10 +42,19 @@ class Answer:
         if is_json:
             typer.echo(json.dumps(plain(self.facts), allow_nan=False))
             return
+        self._print(printing())
+
+    def told(self) -> Answer:
+        """The same in plain numbers and text, as it can be handed to another process."""
         console = printing()
+        with console.capture() as captured:
+            self._print(console)
+        lines = captured.get().rstrip("\n")
+        return replace(self, facts=plain(self.facts), shown=[lines] if lines else [])
+
+    def _print(self, console: Console) -> None:
         for each in self.shown:
-            is_line = isinstance(each, str)
-            console.print(each, markup=False, soft_wrap=is_line)
+            console.print(each, markup=False, soft_wrap=isinstance(each, str))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -104,7 +113,15 @@ def over(runs: Sequence[str], one: Callable[[str], Answer]) -> Answer:
         return one(runs[0])
     for run in runs:
         check_made(local_folder(run))  # a slip is told before anything is done
-    answers = {run: _tried(run, one) for run in dict.fromkeys(runs)}
+    return together({run: tried(run, one) for run in dict.fromkeys(runs)})
+
+
+def together(answers: Mapping[str, Answer | Fault]) -> Answer:
+    """The answer of a command that was asked of several runs.
+
+    Args:
+        answers: What each said, by its folder.
+    """
     codes = [each.code for each in answers.values() if each.kind != UnknownSubject.code]
     return Answer(
         facts={"runs": [{"run": run, **each.facts} for run, each in answers.items()]},
@@ -113,7 +130,8 @@ def over(runs: Sequence[str], one: Callable[[str], Answer]) -> Answer:
     )
 
 
-def _tried(run: str, one: Callable[[str], Answer]) -> Answer | Fault:
+def tried(run: str, one: Callable[[str], Answer]) -> Answer | Fault:
+    """What a run says, or why it cannot."""
     try:
         return one(run)
     except ObliviateError as error:

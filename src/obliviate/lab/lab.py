@@ -8,23 +8,28 @@ on where it was and a further method or seed costs only itself.
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from obliviate.disk.lock import alone
+from obliviate.disk.paths import absolute
 from obliviate.errors import InvalidRecipe
 from obliviate.events import Event, Events, watched
+from obliviate.executors import check_source, executor_of
+from obliviate.executors.executor import LOCAL
 from obliviate.lab.experiment import question_of
 from obliviate.lab.measurements import Cells, check_folder
 from obliviate.lab.results import Lab, findings_of, written
 from obliviate.lab.trials import Bench, trials_of
-from obliviate.lab.workers import check_source, working
-from obliviate.options import path_text, whole
+from obliviate.lab.workers import Trials, job_of
+from obliviate.options import whole
 from obliviate.recipe.recipe import Project
+from obliviate.training.determinism import environment_facts
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
+    from pathlib import Path
 
+    from obliviate.executors import Executor
     from obliviate.lab.experiment import Question
     from obliviate.methods.method import Method
     from obliviate.recipe.subjects import Subject
@@ -42,7 +47,8 @@ def lab(
     subjects: Iterable[Subject] = (),
     methods: Sequence[str | Method] = DEFAULT_METHODS,
     seeds: int = DEFAULT_SEEDS,
-    workers: int = 1,
+    workers: int | None = None,
+    on: str = "local",
     keep: bool = False,
 ) -> Events[Lab]:
     """Measure whether methods of unlearning forget some records of a project.
@@ -57,27 +63,36 @@ def lab(
         subjects: Subjects, all of whose records are to be forgotten.
         methods: Names, text such as "deepobliviate:blocks=2", or methods; "exact" is always there.
         seeds: How many originals, and as many independent retrains.
-        workers: How many processes; with more than one, `project` has to be a function that they
-            can import.
+        workers: How many trials at once, each in a process of its own; one if None, and on a
+            cluster as many as there is room for. `project` has to be a function that these
+            processes can import then.
+        on: Who carries the trials out: "local", processes of this machine; "ray", the Ray cluster
+            that RAY_ADDRESS or this process's own `ray.init` leads to, or one that is started for
+            it here; or the address of a Ray cluster, as in "ray://head:10001". Its nodes have to
+            see the folder and the project, at the same paths.
         keep: Keep the originals' runs, so that a further method need not train them again.
 
     Raises:
         InvalidRecipe, InvalidOption, UnknownRecord, UnknownSubject, UnknownMethod, NothingLeft: The
             question is wrong; nothing was written.
+        ExtraMissing: Ray is not installed.
+        ConnectionLost: The cluster cannot be reached.
         RunLocked: Another live process is measuring into the folder.
         NotDeterministic, NotFinite, TrainingFailed, StorageFull, RunDamaged: A model could not be
             made; what was measured before is kept.
     """
-    workers = whole(workers, "workers", least=1)
-    if workers > 1:
+    workers = None if workers is None else whole(workers, "workers", least=1)
+    executor = None if on == LOCAL and workers in (None, 1) else executor_of(on, workers)
+    if executor is not None:
         check_source(project)
     made = project if isinstance(project, Project) else _made(project)
-    place = Path(path_text(folder, "the laboratory's folder"))
+    place = absolute(folder, "the laboratory's folder")
     question = question_of(made, records=records, subjects=subjects, methods=methods, seeds=seeds)
     check_folder(place)
     with alone(place, is_patient=False):
-        bench = Bench(made, question, place, keeps=keep)
-        yield from _measuring(bench, project, workers)
+        facts = environment_facts(made.recipe.device)
+        bench = Bench(made, question, place, keeps=keep, environment=facts)
+        yield from _measuring(bench, project, executor)
         found = findings_of(question, bench.cells)
         written(found, place)
     return found
@@ -92,19 +107,26 @@ def _made(source: Callable[[], Project]) -> Project:
     return found
 
 
-def _measuring(bench: Bench, source: Project | Callable[[], Project], workers: int) -> Events[None]:
+def _measuring(
+    bench: Bench, source: Project | Callable[[], Project], executor: Executor | None
+) -> Events[None]:
     question, cells = bench.question, bench.cells
-    trials = [each for each in trials_of(question) if each.missing(question, cells)]
+    missing = [each for each in trials_of(question) if each.missing(question, cells)]
     yield _progress(question, cells)
-    if workers > 1 and trials and not isinstance(source, Project):
-        for _ in working(
-            source, question, bench.folder, trials, workers=workers, keeps=bench.keeps
-        ):
+    if executor is None or isinstance(source, Project):
+        for trial in missing:
+            bench.carry_out(trial)
             yield _progress(question, cells)
-        return
-    for trial in trials:
-        bench.carry_out(trial)
-        yield _progress(question, cells)
+    elif missing:
+        trials = Trials(
+            project=source,
+            question=question,
+            folder=bench.folder,
+            keeps=bench.keeps,
+            environment=bench.environment,
+        )
+        for _ in executor.results(job_of(trials, missing, bench.project.recipe.device)):
+            yield _progress(question, cells)
 
 
 def _progress(question: Question, cells: Cells) -> Event:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
-import os
+import uuid
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from obliviate.errors import InvalidOption, RunDamaged, StorageFull
+from obliviate.executors import beacons
 from obliviate.text import plain
 
 if TYPE_CHECKING:
@@ -72,7 +73,7 @@ class Cells:
             StorageFull: The folder cannot be written to.
         """
         path = self._path(name)
-        temporary = path.with_suffix(f".{os.getpid()}.part")
+        temporary = path.with_suffix(f".{uuid.uuid4().hex}.part")  # of this process alone
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             temporary.write_text(json.dumps(plain(cell), allow_nan=False), encoding="utf-8")
@@ -95,7 +96,10 @@ def check_folder(folder: Path) -> None:
     """
     if folder.exists() and not folder.is_dir():
         raise InvalidOption(f"{folder} is a file", hint="give a folder that is new or empty")
-    foreign = sorted(path.name for path in folder.glob("*") if path.name not in OWN_FILES)
+    names = (path.name for path in folder.glob("*"))
+    foreign = sorted(
+        name for name in names if name not in OWN_FILES and not name.startswith(beacons.PREFIX)
+    )
     if foreign:
         raise InvalidOption(
             f"{folder} holds other files, such as {foreign[0]}",

@@ -20,6 +20,7 @@ from obliviate.training.determinism import Environment
 from obliviate.training.model import load_state
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from pathlib import Path
 
     from torch import nn
@@ -45,6 +46,11 @@ class Trial:
     number: int
     is_original: bool
 
+    @property
+    def name(self) -> str:
+        """What it is called among the trials of its question."""
+        return f"{'original' if self.is_original else 'retrained'}-{self.number}"
+
     def missing(self, question: Question, cells: Cells) -> list[str]:
         """The names of its cells that have not been measured yet."""
         if not self.is_original:
@@ -69,12 +75,21 @@ class Bench:
 
     Attributes:
         keeps: Whether originals stay in the folder, so that a method asked for later finds them.
+        environment: What bits depend on; see `environment_facts`.
     """
 
-    def __init__(self, project: Project, question: Question, folder: Path, *, keeps: bool) -> None:
+    def __init__(
+        self,
+        project: Project,
+        question: Question,
+        folder: Path,
+        *,
+        keeps: bool,
+        environment: Mapping[str, str],
+    ) -> None:
         self.project, self.question, self.folder = project, question, folder
         self.cells = Cells(folder)
-        self.keeps = keeps
+        self.keeps, self.environment = keeps, environment
 
     def carry_out(self, trial: Trial) -> None:
         """Make and measure what is missing of a trial; what a killed process left goes on.
@@ -87,7 +102,7 @@ class Bench:
             return
         recipe = recipe_of(self.project.recipe, trial.number, is_original=trial.is_original)
         # always one thread: bits depend on the number, and workers must not change the answer
-        with Environment(recipe.device, threads=1).entered():
+        with Environment(recipe.device, 1, self.environment).entered():
             if trial.is_original:
                 self._original(recipe, trial.number, missing)
             else:
