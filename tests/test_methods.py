@@ -136,6 +136,7 @@ def test_options_are_written_alike_everywhere(text, expected):
         ("", UnknownMethod),
         ("magic", UnknownMethod),
         (7, UnknownMethod),
+        pytest.param(10**5000, UnknownMethod, id="too long to be written"),
         (None, UnknownMethod),
         ("exact:epsilon=1", InvalidOption),
         ("deepobliviate:epsilon=much", InvalidOption),

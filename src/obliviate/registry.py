@@ -123,7 +123,9 @@ class Registry(Generic[_Thing]):
         """
         if isinstance(thing, self._base):
             return self._findable(_any(thing))
-        name, _, given = str(thing).partition(":")
+        if not isinstance(thing, str):
+            raise self._unknown(thing)
+        name, _, given = thing.partition(":")
         kind = self.kind(name)
         defaults = {each.name: each.default for each in fields(_any(kind))}
         words = {option for option, value in defaults.items() if isinstance(value, str)}
@@ -131,7 +133,7 @@ class Registry(Generic[_Thing]):
         for option in options:
             if option not in allowed:
                 raise InvalidOption(
-                    f"the {self._noun} {name} takes no {option!r}",
+                    f"the {self._noun} {name} takes no {shown(option)}",
                     hint=f"options of {name}: {', '.join(allowed) or 'none'}; such as "
                     f"{self._example}",
                 )
@@ -156,12 +158,7 @@ class Registry(Generic[_Thing]):
     def _foreign(self, name: str) -> type[_Thing]:
         usable, taken = self._announced()
         if name not in usable:
-            more = "".join(f"; {fault}" for fault in taken.values())
-            raise UnknownMethod(
-                f"there is no {self._noun} {shown(name)}{more}",
-                hint=f"choose one of {', '.join(map(repr, self.names()))}, such as "
-                f"{self._example!r}, or an object such as {self._made}",
-            )
+            raise self._unknown(name, "".join(f"; {fault}" for fault in taken.values()))
         owner = usable[name].value
         try:
             kind: Any = usable[name].load()
@@ -200,6 +197,13 @@ class Registry(Generic[_Thing]):
         found: _Thing = thing
         return found
 
+    def _unknown(self, thing: object, more: str = "") -> UnknownMethod:
+        return UnknownMethod(
+            f"there is no {self._noun} {shown(thing)}{more}",
+            hint=f"choose one of {', '.join(map(repr, self.names()))}, such as "
+            f"{self._example!r}, or an object such as {self._made}",
+        )
+
     def _options_in(self, given: str, whole: object, words: set[str]) -> dict[str, object]:
         """The options of a text; those that are words by default stay as they are written."""
         options: dict[str, object] = {}
@@ -217,7 +221,7 @@ class Registry(Generic[_Thing]):
             except ValueError:
                 continue
         raise InvalidOption(
-            f"{text!r} in the {self._noun} {whole!r} is no number, true or false",
+            f"{shown(text)} in the {self._noun} {shown(whole)} is no number, true or false",
             hint=f"write it as in {self._example}",
         )
 
