@@ -7,6 +7,7 @@ import inspect
 from typing import TYPE_CHECKING, Any
 
 from obliviate.errors import ObliviateError, TrainingFailed
+from obliviate.recipe.nondeterministic import refusal_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -30,6 +31,7 @@ def named(what: str) -> Iterator[None]:
     """Say which part of the user's own code raised.
 
     Raises:
+        NotDeterministic: torch refused an operation that gives other bits each time.
         TrainingFailed: Something raised.
     """
     try:
@@ -37,6 +39,9 @@ def named(what: str) -> Iterator[None]:
     except ObliviateError:
         raise
     except Exception as error:
+        refused = refusal_of(error)
+        if refused is not None:
+            raise refused from error
         raise TrainingFailed(
             f"{what} raised {type(error).__name__}: {error}",
             hint="mend it and call again; what was finished before is kept",

@@ -36,7 +36,7 @@ from obliviate.run.tombstoned import Reingested
 from obliviate.states.update import digest, size_bytes
 from obliviate.training.base import Base
 from obliviate.training.determinism import Environment, environment_facts
-from obliviate.training.first_step import probe
+from obliviate.training.first_step import probe, try_block
 from obliviate.training.layout import Layout
 from obliviate.training.model import has_batch_norm, made_model
 from obliviate.training.optimizer import moments_bytes
@@ -53,6 +53,7 @@ if TYPE_CHECKING:
     from torch import nn
     from torch.utils.data import Dataset
 
+    from obliviate.events import Events
     from obliviate.recipe.parts import Part
     from obliviate.recipe.recipe import Recipe
     from obliviate.recipe.subjects import Subjects
@@ -196,10 +197,10 @@ def make(
     settings: VaultSettings,
     seal: Seal | None = None,
     evaluation: Evaluation,
-) -> BlockTrainer | None:
+) -> Events[BlockTrainer | None]:
     """Write block 0 and the ledger: after this, and not before, there is a run.
 
-    A first step is tried before the folder is touched, so that bad input leaves nothing behind.
+    First steps are tried before the folder is touched, so that bad input leaves nothing behind.
 
     Returns:
         What tried it, with a model that can be trained on; None where another process made the run.
@@ -210,6 +211,7 @@ def make(
         return None  # another process was faster
     trainer = new_trainer(recipe, data, data_length(data), blocks, subjects, keep=keep)
     probe(trainer, left_out)
+    yield from try_block(trainer, left_out)
     evaluation.try_first(trainer)
     ids = np.arange(trainer.layout.records, dtype=np.int64)
     found = Reingested.among(trainer, ids, tombstones, subjects)

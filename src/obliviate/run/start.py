@@ -117,7 +117,7 @@ def fit(
     Raises:
         InvalidRecipe: The recipe, the data or the arguments cannot be trained; every fault in one
             message, nothing written.
-        NotDeterministic: Trying the first step twice gave two results.
+        NotDeterministic: Trying the first steps twice, or the first block, gave two results.
         Tombstoned: The data holds records that were erased before.
         TombstonesLost, TombstonesDamaged: The file of tombstones is not the one that the run was
             made with, or not what was written.
@@ -149,7 +149,7 @@ def fit(
             blocks, spacing, keep = chain_within(
                 budget_bytes, sizes_of(recipe), blocks, recipe.epochs, keep
             )
-        before = make(
+        before = yield from make(
             folder,
             recipe,
             data,

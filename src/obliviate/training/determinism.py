@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import json
 import operator
+import os
 import random
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -23,10 +24,15 @@ if TYPE_CHECKING:
 # torch declares its attributes on the module's class, where type checkers do not see them
 deterministic: Any = torch.utils.deterministic
 backends: Any = torch.backends
+native: Any = torch._C
 
-BITS_DEPEND_ON = ("torch", "processor", "accelerator", "cuda", "cudnn")
+BITS_DEPEND_ON = ("torch", "processor", "accelerator", "cuda", "cudnn", "tf32 override")
 """What cannot be set by us: where it differs, so may the last bits of every state."""
 
+_OF_CUDA = frozenset({"cublas workspace", "blas library", "linalg library"})
+"""Switches that are no facts of a run on a CPU, where they do nothing and some cannot be set."""
+
+_WORKSPACE, _SAME_EACH_TIME = "CUBLAS_WORKSPACE_CONFIG", (":4096:8", ":16:8")
 _MIXED = "set for single backends"
 _DENORMAL = 1e-310
 
@@ -66,6 +72,23 @@ def _set_matmul_precision(value: str) -> None:
 
 def _set_default_dtype(name: str) -> None:
     torch.set_default_dtype(getattr(torch, name))
+
+
+def _set_workspace(value: str | None) -> None:
+    if value is None:
+        os.environ.pop(_WORKSPACE, None)
+    else:
+        os.environ[_WORKSPACE] = value
+
+
+def _attention_order() -> Any:
+    return tuple(native._get_sdp_priority_order())
+
+
+def _library(what: str) -> Switch:
+    """Which library computes, by the name of torch's own enumeration."""
+    choose: Any = getattr(backends.cuda, f"preferred_{what}_library")
+    return Switch(lambda: choose().name, lambda name: choose(getattr(type(choose()), name)))
 
 
 def _is_flushing_denormals() -> bool:
@@ -115,14 +138,43 @@ def _switches() -> Iterator[tuple[str, Switch]]:
             switch = _attribute(path)
             switch.read()
             yield path, switch
+    yield from _attention_switches()
+    if hasattr(native, "_get_cpu_allow_fp16_reduced_precision_reduction"):
+        yield (
+            "fp16 reduction",
+            Switch(
+                native._get_cpu_allow_fp16_reduced_precision_reduction,
+                native._set_cpu_allow_fp16_reduced_precision_reduction,
+            ),
+        )
+    yield "cublas workspace", Switch(lambda: os.environ.get(_WORKSPACE), _set_workspace)
+    for what in ("blas", "linalg"):
+        if hasattr(backends.cuda, f"preferred_{what}_library"):
+            yield f"{what} library", _library(what)
+    if hasattr(native, "_get_nnpack_enabled"):
+        yield "nnpack", Switch(native._get_nnpack_enabled, backends.nnpack.set_flags)
+
+
+def _attention_switches() -> Iterator[tuple[str, Switch]]:
     mha = backends.mha
     yield "mha fast path", Switch(mha.get_fastpath_enabled, mha.set_fastpath_enabled)
     for kind in ("flash", "math", "mem_efficient", "cudnn"):
         read = getattr(backends.cuda, f"{kind}_sdp_enabled", None)
         if read is not None:
             yield f"{kind} attention", Switch(read, getattr(backends.cuda, f"enable_{kind}_sdp"))
-    if hasattr(torch._C, "_get_nnpack_enabled"):
-        yield "nnpack", Switch(torch._C._get_nnpack_enabled, backends.nnpack.set_flags)
+    for kind in ("fa3", "overrideable"):
+        if hasattr(native, f"_get_{kind}_sdp_enabled"):
+            read = getattr(native, f"_get_{kind}_sdp_enabled")
+            yield f"{kind} attention", Switch(read, getattr(native, f"_set_sdp_use_{kind}"))
+    if hasattr(native, "_get_sdp_priority_order"):
+        write = native._set_sdp_priority_order
+        yield "attention order", Switch(_attention_order, lambda order: write(list(order)))
+    if hasattr(backends.cuda, "allow_fp16_bf16_reduction_math_sdp"):
+        read = backends.cuda.fp16_bf16_reduction_math_sdp_allowed
+        yield (
+            "math attention reduction",
+            Switch(read, backends.cuda.allow_fp16_bf16_reduction_math_sdp),
+        )
 
 
 SWITCHES: dict[str, Switch] = dict(_switches())
@@ -135,6 +187,10 @@ def settings() -> dict[str, str]:
 
 def _values() -> dict[str, Any]:
     return {name: switch.read() for name, switch in SWITCHES.items()}
+
+
+def _plain(value: Any) -> Any:
+    return tuple(value) if isinstance(value, list) else value  # as the switches have it
 
 
 def _set(wanted: Mapping[str, Any], present: Mapping[str, Any]) -> None:
@@ -150,13 +206,23 @@ class Environment:
         threads: How many threads torch computes with.
         facts: What the switches are set to, among other things; those that are not named stay as
             they are.
+        is_strict: Whether torch is held to deterministic algorithms. What that costs is measured
+            without.
     """
 
-    def __init__(self, device: str, threads: int, facts: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self,
+        device: str,
+        threads: int,
+        facts: Mapping[str, str] | None = None,
+        *,
+        is_strict: bool = True,
+    ) -> None:
+        self.is_strict = is_strict
         self._devices = [torch.device(device)] if torch.device(device).type == "cuda" else []
         self.threads, self.facts = threads, dict(facts or {})
         self._settings = {
-            name: json.loads(self.facts[name]) for name in SWITCHES if name in self.facts
+            name: _plain(json.loads(self.facts[name])) for name in SWITCHES if name in self.facts
         }
 
     @classmethod
@@ -181,7 +247,7 @@ class Environment:
             try:
                 self._set_threads(self.threads)
                 _set(self._settings, before)
-                torch.use_deterministic_algorithms(True)
+                torch.use_deterministic_algorithms(self.is_strict)
                 deterministic.fill_uninitialized_memory = False
                 for kind in kinds:
                     # no context of autocast: within one, torch goes on using weights that it has
@@ -219,13 +285,28 @@ def environment_facts(device: str = "cpu", workers: int = 0) -> dict[str, str]:
         "data threads": str(1 if workers else threads),
     }
     if torch.device(device).type == "cuda":
-        major, minor = torch.cuda.get_device_capability(device)
-        facts |= {
-            "accelerator": f"{torch.cuda.get_device_name(device)}, {major}.{minor}",
-            "cuda": str(torch.version.cuda),
-            "cudnn": str(backends.cudnn.version()),
-        }
-    return facts | settings()
+        return facts | _accelerator_facts(device) | _strict(settings())
+    return facts | {name: said for name, said in settings().items() if name not in _OF_CUDA}
+
+
+def _accelerator_facts(device: str) -> dict[str, str]:
+    """What of a GPU and its libraries chooses how something is computed; no driver does."""
+    found = torch.cuda.get_device_properties(device)
+    version = torch.version.cuda or f"hip {torch.version.hip}"
+    return {
+        "accelerator": f"{found.name}, {found.major}.{found.minor}, "
+        f"{found.multi_processor_count} multiprocessors",
+        "cuda": str(version),
+        "cudnn": str(backends.cudnn.version()),
+        "tf32 override": os.environ.get("NVIDIA_TF32_OVERRIDE", "none"),
+    }
+
+
+def _strict(said: dict[str, str]) -> dict[str, str]:
+    """With a workspace of cuBLAS of which torch knows that it gives the same each time."""
+    if json.loads(said["cublas workspace"]) not in _SAME_EACH_TIME:
+        said["cublas workspace"] = json.dumps(_SAME_EACH_TIME[0])
+    return said
 
 
 def seed_generators(seed: int, device: str) -> None:

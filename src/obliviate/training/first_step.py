@@ -12,28 +12,34 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from obliviate.errors import NotDeterministic, NotFinite, TrainingFailed
+from obliviate.events import Event
 from obliviate.recipe.recipe import invalid
 from obliviate.recipe.user_code import named
-from obliviate.states.update import place
+from obliviate.states.update import digest, place
 from obliviate.training.base import frozen_names
 from obliviate.training.determinism import seed_generators
 from obliviate.training.model import is_dense
+from obliviate.training.protocol import trained_block
 from obliviate.training.step import step_seed
 from obliviate.vault.codec import DTYPES
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Generator, Iterable, Iterator, Sequence
 
     import numpy as np
     from numpy.typing import NDArray
 
     from obliviate.training.layout import Microbatch
-    from obliviate.training.protocol import BlockTrainer, Checkpoint
+    from obliviate.training.protocol import BlockTrainer, Checkpoint, Tried
 
 TRIED_SHARE = 200
 """One step in so many of the whole training is tried twice, the first ones."""
+SHORT_SHARE = 100
+"""A first block that is no more of all steps is trained on twice on any device: 2 % of the time."""
 TRIED_WITH_SEVERAL = 10
 """So many at the least where there are several optimizers, of which each has to make one."""
+
+_KEEP_NO_STATE = "keep no state outside the state dict"
 
 
 def probe(trainer: BlockTrainer, erased: NDArray[np.int64]) -> None:
@@ -59,25 +65,77 @@ def probe(trainer: BlockTrainer, erased: NDArray[np.int64]) -> None:
     if not trainer.parameters | trainer.buffers <= initial.model.keys():
         initial = trainer.initial()  # what is frozen and was written to belongs to it from now on
     tried.append(trainer.try_steps(initial, block, first))
-    if tried[0] != tried[1]:
-        parts = {
-            "batches": "a batch differs",
-            "losses": "a loss differs",
-            "state": "the state differs",
-        }
-        once, again = map(vars, tried)
-        steps = len({each.step for each in first})
-        which = next(said for part, said in parts.items() if once[part] != again[part])
-        if which == parts["batches"] and _draws_alike(trainer, first):
-            which = "collate made two batches of the same records"
-        raise NotDeterministic(
-            f"the first steps ({steps}), tried twice, gave two results: {which}",
-            hint="draw randomness from the global generators of torch, numpy and Python (they "
-            "are seeded before each record, batch and step), not from one of your own; keep no "
-            "state outside the state dict",
-        )
+    _check_same(trainer, first, tried)
     _check_gradients(trainer, block, first[0])
     rehearse(trainer, initial, block, first[0])
+
+
+def try_block(trainer: BlockTrainer, erased: NDArray[np.int64]) -> Generator[Event, None, None]:
+    """Train on the first block twice, where that tells more than the first steps did.
+
+    On an accelerator always: what its libraries do cannot be read off any setting. Elsewhere where
+    the block is short beside all of training. What came of it is no part of training.
+
+    Args:
+        trainer: What was probed.
+        erased: Sorted ids of records to leave out.
+
+    Raises:
+        NotDeterministic: The second time gave something else.
+        TrainingFailed, NotFinite: The block cannot be trained on.
+    """
+    layout, device = trainer.layout, torch.device(trainer.recipe.device)
+    is_short = SHORT_SHARE * layout.steps(1) <= layout.total_steps(1)
+    if device.type == "cpu" and not is_short:
+        return
+    block, _ = _first_microbatches(trainer, erased)
+    found = []
+    for turn in range(2):
+        yield Event(task="first block, tried twice", done=turn, total=2, block=block)
+        trained = trained_block(trainer, block, trainer.initial, erased)
+        packed = trained.checkpoint.optimizer
+        found.append((digest(trained.checkpoint.model), packed and digest(packed)))
+    if found[0] == found[1]:
+        return
+    every = list(layout.microbatches(block, erased))
+    tried = [trainer.try_steps(trainer.initial(), block, every) for _ in range(2)]
+    _check_same(trainer, every, tried)
+    raise NotDeterministic(
+        f"block {block}, trained on twice, ended in two states, while its steps by themselves "
+        "gave one",
+        hint="let the dataset give the same record each time, in whatever process it is read; "
+        f"{_KEEP_NO_STATE}",
+    )
+
+
+def _check_same(
+    trainer: BlockTrainer, microbatches: Sequence[Microbatch], tried: Sequence[Tried]
+) -> None:
+    """See that some steps, made twice, gave the same."""
+    if tried[0] == tried[1]:
+        return
+    once, again = map(vars, tried)
+    part = next(part for part in ("batches", "losses", "state") if once[part] != again[part])
+    which = {
+        "batches": "a batch differs",
+        "losses": "a loss differs",
+        "state": "the state differs",
+    }[part]
+    if part == "batches" and _draws_alike(trainer, microbatches):
+        which = "collate made two batches of the same records"
+    hint = (
+        "draw randomness from the global generators of torch, numpy and Python (they are seeded "
+        f"before each record, batch and step), not from one of your own; {_KEEP_NO_STATE}"
+    )
+    if part != "batches" and torch.device(trainer.recipe.device).type != "cpu":
+        hint += (
+            "; take no kernel that adds in the order in which threads come (of an extension, of "
+            "Triton, of torch.compile): torch refuses its own, and cannot see others"
+        )
+    steps = len({each.step for each in microbatches})
+    raise NotDeterministic(
+        f"the first steps ({steps}), tried twice, gave two results: {which}", hint=hint
+    )
 
 
 def _draws_alike(trainer: BlockTrainer, microbatches: Iterable[Microbatch]) -> bool:
