@@ -111,6 +111,27 @@ def test_three_thousand_turned_bits(story, tmp_path):
     assert {"named", "done"} == set(found)
 
 
+@pytest.mark.parametrize(
+    "change",
+    [
+        "DELETE FROM parts",
+        "DELETE FROM deals",
+        "UPDATE parts SET epochs = 0",
+        "UPDATE parts SET blocks = 3",
+        "UPDATE parts SET records = records - 1",
+        "UPDATE deals SET counts = x''",
+        "UPDATE deals SET cuts = substr(cuts, 2)",
+        "UPDATE deals SET counts = zeroblob(length(counts))",
+    ],
+)
+def test_a_ledger_that_does_not_say_who_was_dealt_where_is_damaged(story, tmp_path, change):
+    shutil.copytree(story, tmp_path / "run")
+    with closing(sqlite3.connect(tmp_path / "run" / "ledger.sqlite")) as raw, raw:
+        raw.execute(change)
+    with pytest.raises(RunDamaged):
+        ob.load(tmp_path / "run", made(), images())
+
+
 @pytest.mark.parametrize("column", ["subject", "record"])
 def test_an_index_that_lies_is_found_before_anybody_is_erased(story, tmp_path, column):
     folder = tmp_path / "run"

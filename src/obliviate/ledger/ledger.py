@@ -30,7 +30,7 @@ from obliviate.ledger.records import Records, add_to_requests, waiting_people
 from obliviate.ledger.requests import Requests
 from obliviate.ledger.row_groups import GROUPED, SPAN_ROWS
 from obliviate.recipe.deal import Deal
-from obliviate.recipe.parts import Part, parts_in_order
+from obliviate.recipe.parts import Part, is_dealt, parts_in_order
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -183,7 +183,7 @@ class Ledger:
             deals.setdefault(row.part, []).append(Deal(int(row.seed), row.cuts, row.counts))
         its = tables.parts.c
         query = select(tables.parts).where(its.run == self._run).order_by(its.part)
-        return parts_in_order(
+        parts = parts_in_order(
             Part(
                 records=row.records,
                 blocks=row.blocks,
@@ -194,6 +194,9 @@ class Ledger:
             )
             for row in connection.execute(query)
         )
+        if not parts or not all(map(is_dealt, parts)):
+            raise damaged(self.where, "it does not say how the records were dealt to the blocks")
+        return parts
 
     def add_samples(self, samples: Mapping[int, str]) -> None:
         """Know the dataset by some more records; see `RunFacts.samples`."""

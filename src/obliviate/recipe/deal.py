@@ -135,6 +135,12 @@ class Deal:
         counts = np.diff(at, prepend=0, append=count)
         return cls(seed, cuts.astype("<u8").tobytes(), counts.astype("<i8").tobytes())
 
+    def is_over(self, records: int, blocks: int) -> bool:
+        """Whether it deals so many records to so many blocks."""
+        if (len(self.cuts), len(self.counts)) != (16 * (blocks - 1), 8 * blocks):
+            return False
+        return int(self.sizes.sum()) == records and bool((self.sizes >= 0).all())
+
     @cached_property
     def sizes(self) -> NDArray[np.int64]:
         """How many records each block has. Shape (blocks,)."""

@@ -93,6 +93,13 @@ class Part:
         return np.concatenate([deal.sizes for deal in (*self.deals, *self.given_up)])
 
 
+def is_dealt(part: Part) -> bool:
+    """Whether every epoch of a part deals all the records that it goes over to all its blocks."""
+    return bool(part.deals) and all(
+        deal.is_over(len(part.covered), part.blocks) for deal in (*part.deals, *part.given_up)
+    )
+
+
 def parts_in_order(parts: Iterable[Part]) -> tuple[Part, ...]:
     """Parts that follow each other: the first record and block of each set."""
     placed: list[Part] = []
