@@ -21,6 +21,7 @@ from torch.utils.data import Dataset, TensorDataset
 import obliviate as ob
 from benchmarks import plain
 from benchmarks.page import table, write
+from obliviate.datasets import Images, shifted
 
 IMAGES, TESTED = 20_000, 10_000
 WAYS = ("epochs", "shuffled", "one pass")  # the last by one seed alone
@@ -31,7 +32,7 @@ def net() -> torch.nn.Module:
     return cifar10.net().to(memory_format=torch.channels_last)
 
 
-def decoded(data: cifar10.Pictures) -> TensorDataset:
+def decoded(data: Images) -> TensorDataset:
     """Pictures that do not move, decoded once."""
     images, labels = zip(*data, strict=True)
     return TensorDataset(torch.stack(images), torch.tensor(labels))
@@ -48,7 +49,7 @@ class Moving(Dataset):
         return len(self.labels)
 
     def __getitem__(self, record: int) -> tuple[torch.Tensor, int]:
-        return cifar10.moved(self.images[record]), self.labels[record]
+        return shifted(self.images[record]), self.labels[record]
 
 
 def trained(way: str, seed: int, cifar: ob.Project) -> dict[str, object]:

@@ -11,7 +11,7 @@ From Python, where it is a script:
 
 The folder holds Parquet files as the Hugging Face hub has them, whose names begin with train and
 test: a column `img` with the bytes of a picture file, and a column `label`. Reading them takes
-pyarrow and Pillow: pip install 'obliviate[datasets]'.
+Hugging Face datasets and Pillow: pip install 'obliviate[datasets]'.
 
 Pictures are cropped and mirrored at random each time they are looked at. All generators are seeded
 for each record before it is fetched, so a replay sees the same crops. The numbers that pixels are
@@ -24,77 +24,32 @@ import argparse
 import math
 import os
 from functools import partial
-from importlib import import_module
-from io import BytesIO
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import torch
 from torch import nn
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader
 
 import obliviate as ob
-from obliviate.errors import InvalidOption
-
-if TYPE_CHECKING:
-    from types import ModuleType
+from obliviate.datasets import Images, images, shifted
 
 EPOCHS, BLOCKS = 10, 20
-SIDE, MARGIN = 32, 4
 
 
-def library(name: str) -> ModuleType:
-    """A library that only this example needs."""
-    try:
-        return import_module(name)
-    except ImportError as error:
-        raise InvalidOption(
-            f"pictures in Parquet files cannot be read: {error}",
-            hint="pip install 'obliviate[datasets]'",
-        ) from error
-
-
-class Pictures(Dataset[tuple[torch.Tensor, int]]):
-    """Pictures of 32x32 pixels, each decoded when it is looked at."""
-
-    def __init__(self, files: list[bytes], labels: list[int], *, is_moved: bool) -> None:
-        self.files, self.labels, self.is_moved = files, labels, is_moved
-        self.open = library("PIL.Image").open
-
-    def __len__(self) -> int:
-        return len(self.labels)
-
-    def __getitem__(self, record: int) -> tuple[torch.Tensor, int]:
-        with self.open(BytesIO(self.files[record])) as picture:
-            pixels = np.array(picture.convert("RGB"))
-        image = torch.from_numpy(pixels).permute(2, 0, 1).float().div_(127.5).sub_(1)
-        return moved(image) if self.is_moved else image, self.labels[record]
+def scaled(image: torch.Tensor) -> torch.Tensor:
+    """Values from -1 to 1."""
+    return image.mul(2).sub_(1)
 
 
 def moved(image: torch.Tensor) -> torch.Tensor:
     """An image that is shifted by up to four pixels, and mirrored half of the time."""
-    down, right = torch.randint(0, 2 * MARGIN + 1, (2,)).tolist()
-    wide = nn.functional.pad(image, (MARGIN,) * 4)
-    crop = wide[:, down : down + SIDE, right : right + SIDE]
-    return crop.flip(2) if torch.rand(()) < 0.5 else crop
+    return shifted(scaled(image))
 
 
-def pictures(folder: str, split: str, most: int | None = None, **options: Any) -> Pictures:
+def pictures(folder: str, split: str, most: int | None = None, *, is_moved: bool) -> Images:
     """The pictures of a split, or the first of them."""
-    parquet = library("pyarrow.parquet")
-    paths = sorted(Path(folder).rglob(f"{split}*.parquet"))
-    if not paths:
-        raise InvalidOption(
-            f"there is no file {split}*.parquet in {folder}", hint="give its folder: data=FOLDER"
-        )
-    files, labels = [], []
-    for path in paths:
-        with parquet.ParquetFile(path) as table:
-            columns = table.read(["img.bytes", "label"], use_threads=False).to_pydict()
-        files += [picture["bytes"] for picture in columns["img"]]
-        labels += columns["label"]
-    return Pictures(files[:most], labels[:most], **options)
+    transform = moved if is_moved else scaled
+    return images(Path(folder), split=split, most=most, transform=transform)
 
 
 def layers(inputs: int, outputs: int) -> list[nn.Module]:
@@ -151,7 +106,7 @@ def project(
     )
 
 
-def accuracy(model: nn.Module, data: Pictures) -> float:
+def accuracy(model: nn.Module, data: Images) -> float:
     """The share of pictures that a model tells right."""
     with torch.no_grad():
         right = [model(some).argmax(dim=1) == labels for some, labels in DataLoader(data, 500)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import os
 import shutil
@@ -42,7 +43,15 @@ def stay_in_memory() -> None:
         os.environ["TMPDIR"] = tempfile.tempdir = str(MEMORY)
 
 
+def stay_out_of_caches() -> None:
+    """Let Hugging Face's libraries keep what they make of a test's files where it goes with it."""
+    folder = tempfile.TemporaryDirectory(prefix="obliviate-tests-")
+    atexit.register(folder.cleanup)
+    os.environ["HF_DATASETS_CACHE"] = folder.name  # read when they are imported
+
+
 stay_in_memory()
+stay_out_of_caches()
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -265,6 +265,9 @@ class World:
             "csv_column": (datasets.csv_column, {"path": "world/file", "name": "no"}),
             "idx": (datasets.idx, {"images": "world/file", "labels": "world/file"}),
             "idx_folder": (datasets.idx_folder, {"folder": "world/other", "split": "train"}),
+            "table": (datasets.table, {"path": "world/file", "target": "no", "subject": "no"}),
+            "movielens": (datasets.movielens, {"place": "world/other"}),
+            "tofu": (datasets.tofu, {"place": "world/file"}),
             "synthetic": (datasets.synthetic_purchase, {"records": 3, "features": 2, "seed": 0}),
         }
         return found[key]
@@ -273,7 +276,7 @@ class World:
 API = """
 fit,fit again,load,preview,forget,request,refuse,queue,work,verify,stock,extend,DeepObliviate,
 Calibrated,Exact,Policy,KeyFile,KeyFile.create,KeyVariable,KeyService,csv,csv_column,idx,idx_folder,
-synthetic
+table,movielens,tofu,synthetic
 """.replace("\n", "").split(",")
 
 

@@ -83,7 +83,7 @@ def test_images_in_folders_of_classes(tmp_path):
     assert data[2][0].shape == (3, 8, 8)
     assert len(images(tmp_path, split="test")) == 3
     assert torch.equal(images(tmp_path / "train")[2][0], data[2][0])  # without splits
-    with pytest.raises(InvalidOption, match="neither Parquet files of this split nor a folder"):
+    with pytest.raises(InvalidOption, match=r"no file test\*\.parquet and no folder"):
         images(tmp_path / "train", split="test")
 
 
@@ -101,7 +101,7 @@ def test_a_loaded_dataset_may_have_names_and_types_of_its_own():
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ({"split": "validation"}, "neither Parquet files of this split nor"),
+        ({"split": "validation"}, r"no file validation\*\.parquet and no folder"),
         ({"label": "kind"}, "has no column of a label 'kind'"),
         ({"image": "photo"}, "has no column of a picture 'photo'"),
         ({"label": "img"}, "holds something else than classes"),
@@ -151,6 +151,9 @@ def test_what_the_hub_does_not_give_says_how_to_get_it(monkeypatch, tmp_path):
     assert "hf download --repo-type dataset nobody/nothing --local-dir" in caught.value.hint
     with pytest.raises(InvalidOption, match="there is no folder"):
         images(tmp_path / "nowhere")
+    with pytest.raises(InvalidOption, match=r"source is \[1, 2\]") as caught:
+        images([1, 2])
+    assert "one split of a Hugging Face dataset" in caught.value.hint
 
 
 @pytest.mark.parametrize("missing", ["datasets", "PIL.Image"])

@@ -1,6 +1,7 @@
 """Presets: each makes a project of files in the published format, or says how to get them."""
 
-import datasets as hugging
+import sys
+
 import pytest
 import torch
 from torch.utils.data import Subset
@@ -45,7 +46,6 @@ def caches(monkeypatch, tmp_path):
     """No data of the user's own is found, and nothing is left in a cache of hers."""
     monkeypatch.delenv("OBLIVIATE_DATA", raising=False)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    monkeypatch.setattr(hugging.config, "HF_DATASETS_CACHE", tmp_path / "arrow")
 
 
 @pytest.mark.parametrize("name", PRESETS)
@@ -89,7 +89,7 @@ def test_a_folder_of_the_presets_own_data_may_be_named(root, monkeypatch):
 
 
 def test_a_missing_library_is_named(root, monkeypatch):
-    monkeypatch.setitem(__import__("sys").modules, "datasets", None)
+    monkeypatch.setitem(sys.modules, "datasets", None)
     with pytest.raises(ExtraMissing, match="datasets") as caught:
         preset("cifar10", data=root / "cifar10")
     assert "obliviate[datasets]" in caught.value.hint

@@ -62,6 +62,8 @@ def test_a_wider_net_has_more_parameters():
         (partial(models.MLP, 4, 2, hidden=8), "hidden is 8"),
         (partial(models.CausalLM, width=10, heads=4), "width is 10 for 4 heads"),
         (partial(models.TextClassifier, 3, layers=0), "layers is 0"),
+        (partial(models.CausalLM, dropout=2), "dropout is 2"),
+        (partial(models.MLP, 4, 2, dropout="half"), "dropout is 'half'"),
     ],
 )
 def test_what_is_wrong_is_named(make, words):

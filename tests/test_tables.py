@@ -81,6 +81,7 @@ def test_people_may_be_numbers_with_gaps(tmp_path):
         ({"features": ["size"], "coded": {"size": 0}}, "is 0; it must be 1 or more"),
         ({"features": ["size"], "coded": {"size": ["s", "s"]}}, r"is \['s', 's'\]"),
         ({"features": ["age"], "target_kind": "word"}, "target_kind is 'word'"),
+        ({"features": ["age"], "coded": ["town"]}, r"coded is \['town'\]"),
     ],
 )
 def test_what_is_wrong_is_named(path, options, words):

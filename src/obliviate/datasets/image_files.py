@@ -10,6 +10,7 @@ import numpy as np
 
 from obliviate.datasets.sources import library
 from obliviate.errors import InvalidOption
+from obliviate.options import path_text
 from obliviate.text import shown
 
 if TYPE_CHECKING:
@@ -51,7 +52,7 @@ class FolderFiles:
     classes and of names.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, split: str) -> None:
         listed = folder.iterdir() if folder.is_dir() else ()
         classes = sorted(each for each in listed if each.is_dir())
         found = [
@@ -62,9 +63,9 @@ class FolderFiles:
         ]
         if not found:
             raise InvalidOption(
-                f"{folder} holds neither Parquet files of this split nor a folder of pictures for "
-                "each class",
-                hint="give a folder with train-*.parquet, or with train/CLASS/PICTURE.jpg",
+                f"there is no file {split}*.parquet and no folder of pictures for each class in "
+                f"{folder}",
+                hint=f"give a folder with {split}-*.parquet, or with {split}/CLASS/PICTURE.jpg",
             )
         self.labels = np.array([number for number, _ in found], dtype=np.int64)
         self.place = str(folder)
@@ -150,8 +151,14 @@ def image_files(
         ExtraMissing: A library is not installed.
     """
     if not isinstance(source, str | Path):
+        if not isinstance(source, library("datasets", _WHAT).Dataset):
+            raise InvalidOption(
+                f"source is {shown(source)}",
+                hint="give a folder, a dataset's name on the hub, or one split of a Hugging Face "
+                "dataset",
+            )
         return ArrowFiles(source, "the dataset", image, label)
-    folder = Path(source).expanduser()
+    folder = Path(path_text(source, "source"))
     if not folder.is_dir() and isinstance(source, Path):
         raise InvalidOption(f"there is no folder {folder}", hint="check the path")
     if not folder.is_dir():
@@ -163,7 +170,7 @@ def image_files(
     ]
     if not paths:
         is_whole = split == "train" and not (folder / split).is_dir()  # classes, and no splits
-        return FolderFiles(folder if is_whole else folder / split)
+        return FolderFiles(folder if is_whole else folder / split, split)
     return ArrowFiles(_from_parquet(paths, cache), f"{folder} ({split})", image, label)
 
 

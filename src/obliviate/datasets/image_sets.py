@@ -143,25 +143,26 @@ def images(
 ) -> Images:
     """Images with their classes: CIFAR-10, SVHN, ImageNet, Tiny-ImageNet, or a folder of your own.
 
-    Parquet files are read by their row groups, once, into an Arrow file that is mapped into memory
-    (`cache`), so that not more of them is in memory than is looked at.
+    Parquet files are read by their row groups, once, into an Arrow file in `cache` that is mapped
+    into memory. It holds copies of people's pictures, as `decoded` does: delete both when the
+    originals are deleted.
 
     Args:
         source: A folder with Parquet files as the Hugging Face hub has them, whose names, or whose
-            folder's name, begin with the split: a column {bytes, path} and a column of classes. Or
-            a folder with one for each class, maybe under one for each split. Or a dataset's name on
-            the hub, "uoft-cs/cifar10", with ":" and a configuration where it has several. Or a
-            Hugging Face dataset that is loaded.
+            folder's name, begin with the split: a column {bytes, path} and one of classes. Or a
+            folder with one for each class, maybe under one for each split. Or a dataset's name on
+            the hub, "uoft-cs/cifar10", maybe with ":" and a configuration. Or a Hugging Face
+            dataset that is loaded.
         split: "train", "test", "validation" or another that there is.
         size: Height and width to which images are cropped in the middle and scaled, an int for
             both; None for images that are all of one size.
         mode: "RGB" or "L" (grey).
-        transform: What is done to each image whenever it is looked at, such as a random crop. What
-            it draws it draws from the global generators, which are seeded for each record.
+        transform: What is done to each image whenever it is looked at, such as a random crop. It
+            draws from the global generators, which are seeded for each record.
         image: The column of the pictures, where it is called neither image nor img.
         label: The column of the classes, where it is not called label, labels or fine_label.
         most: How many to take, the first ones; all if None.
-        decoded: A folder for the decoded images, where decoding them would slow training down.
+        decoded: A folder for the decoded images, where decoding would slow training down.
         cache: A folder for the Arrow files; Hugging Face's own (HF_HOME) if None.
 
     Returns:
@@ -170,8 +171,6 @@ def images(
     Raises:
         InvalidOption: There are no such images.
         ExtraMissing: A library is not installed: pip install 'obliviate[datasets]'.
-
-    Both folders hold copies of people's pictures: delete them when the originals are deleted.
     """
     files = image_files(
         source,

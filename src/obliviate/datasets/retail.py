@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import warnings
 from hashlib import blake2b
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from sklearn.cluster import KMeans
+from sklearn.exceptions import ConvergenceWarning
 from sklearn.preprocessing import normalize
 from torch.utils.data import TensorDataset
 
@@ -127,7 +129,10 @@ def _column(product: str, products: int) -> int:
 def _centres(baskets: Baskets, classes: int) -> NDArray[np.float64]:
     # of unit length, or a few very large baskets would be clusters of their own
     unit = normalize(baskets.astype(np.float64))
-    means = KMeans(classes, n_init=4, random_state=0).fit(unit)
+    with warnings.catch_warnings():
+        # that there are fewer different baskets than classes: then some classes are empty
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        means = KMeans(classes, n_init=4, random_state=0).fit(unit)
     centres: NDArray[np.float64] = normalize(means.cluster_centers_).round(_DECIMALS)
     return centres
 

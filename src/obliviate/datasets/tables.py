@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from hashlib import blake2b
 from pathlib import Path
@@ -16,11 +17,11 @@ from obliviate.datasets.columns import columns
 from obliviate.datasets.csv_files import LARGEST_FLOAT32, TargetKind
 from obliviate.datasets.loaded import Loaded
 from obliviate.errors import InvalidOption
-from obliviate.options import choice, listed, path_text, text, whole
+from obliviate.options import choice, index_of, listed, path_text, text, whole
 from obliviate.text import shown
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Sequence
 
     from numpy.typing import NDArray
 
@@ -113,13 +114,18 @@ class _Code:
 
 def _codes(coded: Coded | None, used: Sequence[str]) -> dict[str, _Code]:
     codes = {}
-    for name, code in dict(coded or {}).items():
+    if not isinstance(coded, Mapping | None):
+        raise InvalidOption(
+            f"coded is {shown(coded)}", hint='give a mapping, such as {"town": 16, "size": ["s"]}'
+        )
+    for name, code in (coded or {}).items():
         if name not in used:
             raise InvalidOption(
                 f"coded names {shown(name)}, which is no column that is used",
                 hint=f"the columns are: {', '.join(used)}",
             )
-        codes[name] = _hashing(name, code) if isinstance(code, int) else _listing(name, code)
+        width = index_of(code)
+        codes[name] = _listing(name, code) if width is None else _hashing(name, width)
     return codes
 
 

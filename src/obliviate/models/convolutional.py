@@ -83,10 +83,11 @@ class VGG(nn.Module):
         """
         super().__init__()
         classes, channels, width = _counts(classes=classes, channels=channels, width=width)
-        if depth not in _VGG:
+        stages = _VGG.get(whole(depth, "depth"))
+        if stages is None:
             raise InvalidOption(f"depth is {depth}", hint="give 11, 13 or 16")
         layers: list[nn.Module] = []
-        for convolutions, times in zip(_VGG[depth], _VGG_WIDTHS, strict=True):
+        for convolutions, times in zip(stages, _VGG_WIDTHS, strict=True):
             for _ in range(convolutions):
                 layers += [
                     nn.Conv2d(channels, width * times, 3, padding=1, bias=False),

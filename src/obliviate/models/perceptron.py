@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from torch import Tensor, nn
 
-from obliviate.options import listed, whole
+from obliviate.options import listed, real, whole
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -42,11 +42,12 @@ class MLP(nn.Module):
         hint = "give the widths of the layers, such as (128,)"
         widths = [inputs, *listed(hidden, "hidden", hint), classes]
         sizes = [whole(width, "a layer's width", least=1, hint=hint) for width in widths]
+        chance = real(dropout, "dropout", least=0, most=1)
         layers: list[nn.Module] = [nn.Flatten()]
         for narrow, wide in pairwise(sizes[:-1]):
             layers += [nn.Linear(narrow, wide), nn.Tanh() if is_tanh else nn.ReLU()]
-            if dropout:
-                layers.append(nn.Dropout(dropout))
+            if chance:
+                layers.append(nn.Dropout(chance))
         self.layers = nn.Sequential(*layers, nn.Linear(sizes[-2], sizes[-1]))
 
     def forward(self, records: Tensor) -> Tensor:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from obliviate.errors import InvalidOption
-from obliviate.options import whole
+from obliviate.options import real, whole
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -31,6 +31,7 @@ class _Transformer(nn.Module):
             raise InvalidOption(
                 f"width is {width} for {heads} heads", hint="give a multiple of the heads"
             )
+        dropout = real(dropout, "dropout", least=0, most=1)
         self.length = length
         self.tokens = nn.Embedding(tokens, width)
         self.places = nn.Embedding(length, width)

@@ -58,7 +58,7 @@ def preset(name: str, *, data: str | Path | None = None, **options: Any) -> Proj
             hint is the command that gets it.
         ExtraMissing: A library that it takes is not installed.
     """
-    make = _PRESETS.get(name)
+    make = _PRESETS.get(name) if isinstance(name, str) else None
     if make is None:
         raise InvalidOption(
             f"there is no preset {shown(name)}", hint=f"the presets are: {', '.join(_PRESETS)}"
