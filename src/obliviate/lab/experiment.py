@@ -5,37 +5,32 @@ from __future__ import annotations
 import hashlib
 import json
 from dataclasses import dataclass, replace
-from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-import obliviate
 from obliviate.desk.subjects import record_ids
 from obliviate.errors import InvalidOption, NothingLeft, UnknownSubject
+from obliviate.lab.context import context_of, some
 from obliviate.methods.exact import Exact
 from obliviate.methods.registry import label_of, method_of, options_of
 from obliviate.options import whole
-from obliviate.recipe.deal import key, keyed_hash
 from obliviate.recipe.parts import usual_keep
 from obliviate.recipe.subjects import named_once
 from obliviate.run.arguments import checked_keep, cut, data_length
 from obliviate.run.make import new_trainer
 from obliviate.text import shown
-from obliviate.training.batches import TensorFeed, feed_of
-from obliviate.training.collation import content_of
-from obliviate.training.determinism import Environment, environment_facts
+from obliviate.training.determinism import Environment
 from obliviate.training.first_step import probe
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
     from numpy.typing import NDArray
-    from torch.utils.data import Dataset
 
     from obliviate.methods.method import Method
     from obliviate.recipe.recipe import Project, Recipe
-    from obliviate.recipe.subjects import GivenReference, Subject, Subjects
+    from obliviate.recipe.subjects import Subject, Subjects
     from obliviate.training.protocol import BlockTrainer
 
 RETAINED, TESTED = 200, 500  # records that scores are kept of; more would say little more
@@ -199,9 +194,9 @@ def _put_down(
     seed, everyone = project.recipe.seed, np.arange(layout.records, dtype=np.int64)
     sets = {
         "erased": erased,
-        "retained": _some(np.setdiff1d(everyone, erased), seed, RETAINED),
-        "tested": _some(np.arange(tests, dtype=np.int64), seed, TESTED),
-        "controls": _some(np.setdiff1d(near, erased), seed, RETAINED),
+        "retained": some(np.setdiff1d(everyone, erased), seed, RETAINED),
+        "tested": some(np.arange(tests, dtype=np.int64), seed, TESTED),
+        "controls": some(np.setdiff1d(near, erased), seed, RETAINED),
     }
     question = Question(
         **{name: tuple(ids.tolist()) for name, ids in sets.items()},
@@ -210,64 +205,12 @@ def _put_down(
         seeds=seeds,
         context="",
     )
-    return replace(question, context=_context(project, trainer, question))
-
-
-def _some(ids: NDArray[np.int64], seed: int, count: int) -> NDArray[np.int64]:
-    order = np.argsort(keyed_hash(ids, key(seed, "laboratory")), kind="stable")
-    return np.sort(ids[order[:count]])
-
-
-def _context(project: Project, trainer: BlockTrainer, question: Question) -> str:
-    """A digest of all that a measurement depends on, beside its seed and its method.
-
-    The first step of training is part of it: it sees most changes inside the functions of a recipe,
-    of which a fingerprint knows the names alone.
-    """
-    block, first = next(
-        (block, each)
-        for block in range(1, trainer.layout.blocks + 1)
-        for each in trainer.layout.microbatches(block, np.array(question.erased))
+    sets = [question.erased, question.retained, question.tested, question.controls]
+    context = context_of(
+        project,
+        trainer,
+        erased=np.array(question.erased),
+        read=np.union1d(question.retained, question.erased).astype(np.int64),
+        facts={"affected": question.affected, "sets": sets},
     )
-    scored = np.union1d(question.retained, question.erased).astype(np.int64)
-    probes = {
-        name: _content(project.recipe, data)
-        for name, data in sorted((project.probes or {}).items())
-    }
-    words = {
-        "version": obliviate.__version__,
-        "environment": environment_facts(),
-        "recipe": trainer.fingerprint(),
-        "first step": vars(trainer.try_steps(trainer.initial(), block, [first])),
-        "blocks": trainer.layout.blocks,
-        "affected": question.affected,
-        "keep": project.keep,
-        "data": _content(project.recipe, project.data, scored),
-        "test": _content(project.recipe, project.test) if project.test is not None else "",
-        "probes": probes,
-        "sets": [question.erased, question.retained, question.tested, question.controls],
-    }
-    if project.reference is not None:
-        words["reference"] = _reference(project.recipe, project.reference)
-    return hashlib.sha256(json.dumps(words, sort_keys=True).encode()).hexdigest()
-
-
-def _reference(recipe: Recipe, given: GivenReference) -> str:
-    if not isinstance(given, tuple):
-        return _content(recipe, given)
-    data, subjects = given
-    return _content(recipe, data) + hashlib.sha256(repr(list(subjects)).encode()).hexdigest()
-
-
-def _content(recipe: Recipe, data: Dataset[Any], of: NDArray[np.int64] | None = None) -> str:
-    """A digest of a dataset: of all of it where it is tensors, else of some records."""
-    feed, length = feed_of(data, 0, collate=recipe.collate), data_length(data)
-    seen = hashlib.sha256(str(length).encode())
-    if isinstance(feed, TensorFeed):
-        pieces = content_of(feed.batch(np.arange(length, dtype=np.int64), 0))
-    else:
-        ids = _some(np.arange(length, dtype=np.int64), 0, TESTED) if of is None else of
-        pieces = chain.from_iterable(map(feed.content, ids.tolist()))
-    for piece in pieces:
-        seen.update(piece)
-    return seen.hexdigest()
+    return replace(question, context=context)
