@@ -5,6 +5,8 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from obliviate.version import __version__
+
 if TYPE_CHECKING:
     from obliviate.chain.verification import Verification
     from obliviate.desk import Policy, Queue
@@ -18,8 +20,6 @@ if TYPE_CHECKING:
     from obliviate.run import Run, fit, load
     from obliviate.run.model import open_model
     from obliviate.vault import KeyFile, KeyService, KeyVariable
-
-__version__ = "0.1.0"
 
 _ROOMS = {
     "Calibrated": "methods.calibrated",
@@ -75,6 +75,7 @@ __all__ = [
     "Run",
     "Status",
     "Verification",
+    "__version__",
     "fit",
     "load",
     "open_model",

@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-import obliviate
 from obliviate.chain.custody import refuse_outdated
 from obliviate.clock import stamp
 from obliviate.disk.paths import local_folder
@@ -21,6 +20,7 @@ from obliviate.ledger import Ledger
 from obliviate.ledger.facts import ERASED
 from obliviate.recipe.parts import places_of
 from obliviate.text import READS_MORE, measured
+from obliviate.version import __version__
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -232,7 +232,7 @@ def _evidence(ledger: Ledger, name: str) -> Evidence:
     return Evidence(
         run=name,
         written=stamp(),
-        version=obliviate.__version__,
+        version=__version__,
         records=facts.records,
         left_out=left_out,
         erased=len(ledger.records.erased()) - left_out,

@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-import obliviate
 from obliviate.recipe.deal import key, keyed_hash
 from obliviate.run.arguments import data_length
 from obliviate.training.batches import TensorFeed, feed_of
 from obliviate.training.collation import content_of
 from obliviate.training.determinism import environment_facts
+from obliviate.version import __version__
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -59,7 +59,7 @@ def context_of(
         for name, data in sorted((project.probes or {}).items())
     }
     words = {
-        "version": obliviate.__version__,
+        "version": __version__,
         "environment": environment_facts(),
         "recipe": trainer.fingerprint(),
         "first step": vars(trainer.try_steps(trainer.initial(), block, [first])),

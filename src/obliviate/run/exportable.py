@@ -10,7 +10,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-import obliviate
 from obliviate.disk.paths import naming
 from obliviate.errors import InvalidOption, ModelGone, ObliviateError
 from obliviate.export import CARD_NAME, Card, place_of
@@ -22,6 +21,7 @@ from obliviate.run.served import Served
 from obliviate.states.update import captured, digest
 from obliviate.text import READS_MORE
 from obliviate.vault.folder import Folder
+from obliviate.version import __version__
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -142,7 +142,7 @@ class Exportable(Requested):
             requests=_requests(ledger, facts),
             journal_head=ledger.journal.head(),
             made=facts.made,
-            version=obliviate.__version__,
+            version=__version__,
             files={
                 path.relative_to(folder).as_posix(): _hash(path)
                 for path in sorted(folder.rglob("*"))
