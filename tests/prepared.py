@@ -23,6 +23,7 @@ IMPORTED = [
     "blosc2",
     "sqlite3",
     "pytest",
+    "obliviate.cli.bench",
     "obliviate.cli.commands",
     "obliviate.cli.demo",
     "obliviate.cli.forecast",

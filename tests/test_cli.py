@@ -483,7 +483,7 @@ WRONG = {
         ["forecast", "--rate", "1/day", "--training-seconds", "9", "--update-ratio", "0"],
         "size",
     ),
-    "bench blocks": (["bench", "PROJECT", "--blocks", "0"], "0"),
+    "bench method": (["bench", "PROJECT", "--methods", "magic"], "magic"),
     "lab of nobody": (["lab", "PROJECT", "NEW"], "names nobody"),
     "lab of a stranger": (["lab", "PROJECT", "NEW", "-s", "user-99"], "user-99"),
     "lab method": (["lab", "PROJECT", "NEW", "-r", "1", "-m", "magic:x=1"], "magic"),

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from obliviate.erasure.plan import Plan
     from obliviate.erasure.results import Erasure, Status
     from obliviate.errors import ObliviateError
+    from obliviate.lab.bench import bench
     from obliviate.methods.calibrated import Calibrated
     from obliviate.methods.deepobliviate import DeepObliviate
     from obliviate.methods.exact import Exact
@@ -38,6 +39,7 @@ _ROOMS = {
     "Run": "run",
     "Status": "erasure.results",
     "Verification": "chain.verification",
+    "bench": "lab.bench",
     "fit": "run",
     "load": "run",
     "open_model": "run.model",
@@ -76,6 +78,7 @@ __all__ = [
     "Status",
     "Verification",
     "__version__",
+    "bench",
     "fit",
     "load",
     "open_model",

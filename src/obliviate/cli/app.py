@@ -31,7 +31,7 @@ _RESUMED = ("fit", "extend", "forget", "work", "settle", "lab")
 _USAGE_ERROR: type[Any] = typer.BadParameter.__bases__[0]
 _ROOMS = {
     "audit": "commands",
-    "bench": "laboratory",
+    "bench": "bench",
     "demo": "demo",
     "destroy-key": "commands",
     "export": "commands",
@@ -101,7 +101,8 @@ class Commands(TyperGroup):
         words = list(sys.argv[1:] if args is None else args)
         is_json = "--json" in words
         # a project file may print what it likes: standard output is for the answer alone
-        aside = contextlib.redirect_stdout(sys.stderr) if is_json else contextlib.nullcontext()
+        is_alone = is_json or "--csv" in words
+        aside = contextlib.redirect_stdout(sys.stderr) if is_alone else contextlib.nullcontext()
         try:
             with aside, _terminated_in_order():
                 result = super().main(

@@ -24,16 +24,14 @@ from obliviate.cli.project import options_of
 from obliviate.cli.render import facts_of, listed
 from obliviate.disk.paths import absolute
 from obliviate.executors.executor import LOCAL
-from obliviate.lab import bench as benches
 from obliviate.lab.lab import DEFAULT_METHODS, DEFAULT_SEEDS
-from obliviate.recipe.project import ProjectFile, load_project
+from obliviate.recipe.project import ProjectFile
 from obliviate.text import counted, percent
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from obliviate.lab import Finding, Lab
-    from obliviate.lab.bench import Bench
 
 LabFolder = Annotated[
     Path, typer.Argument(metavar="FOLDER", help="Where measurements and tables are kept.")
@@ -85,18 +83,6 @@ def lab(
     return of_lab(comparison, folder)
 
 
-@app.command()
-def bench(
-    project: ProjectPath,
-    *,
-    blocks: Annotated[int | None, typer.Option(help="Instead of the project's own.")] = None,
-    option: Options = None,
-    _json: Json = False,
-) -> Answer:
-    """Measure on a project of your own what forgetting one record costs."""
-    return of_bench(benches.bench(load_project(project, options_of(option)), blocks))
-
-
 def of_lab(result: Lab, folder: Path) -> Answer:
     """The answer to `lab`."""
     facts = facts_of(result)
@@ -130,28 +116,3 @@ def _measured(row: Finding, probes: Sequence[str]) -> list[str]:
         *(percent(row.accuracies.get(name)) for name in ("test", *probes)),
         f"{100 * row.agreeing:.0f} %",
     ]
-
-
-def of_bench(bench: Bench) -> Answer:
-    """The answer to `bench`."""
-    facts = facts_of(bench)
-    table = Table(
-        "", "seconds", "blocks replayed", "speedup", "test accuracy", "guarantee", expand=False
-    )
-    table.add_row("training", f"{bench.seconds:.2f}", "-", "-", percent(bench.accuracy), "exact")
-    for row in bench.rows:
-        table.add_row(
-            row.method,
-            f"{row.seconds:.2f}",
-            f"{row.blocks_replayed} of {bench.blocks}",
-            f"{row.speedup:.1f}",
-            percent(row.accuracy),
-            row.guarantee,
-        )
-    overhead = (
-        f"keeping the chain cost {1000 * bench.overhead_per_block:.1f} ms for each block beside "
-        f"{1000 * bench.training_per_block:.1f} ms of training"
-    )
-    erased = f"each method erased record {bench.record}, of block {bench.block}, from a fresh copy"
-    refusals = [f"{method} was left out: {reason}" for method, reason in bench.refused.items()]
-    return Answer(facts=facts, shown=[table, erased, overhead, *refusals])

@@ -205,12 +205,12 @@ def _put_down(
         seeds=seeds,
         context="",
     )
-    sets = [question.erased, question.retained, question.tested, question.controls]
+    drawn = [question.erased, question.retained, question.tested, question.controls]
     context = context_of(
         project,
         trainer,
         erased=np.array(question.erased),
         read=np.union1d(question.retained, question.erased).astype(np.int64),
-        facts={"affected": question.affected, "sets": sets},
+        facts={"affected": question.affected, "sets": drawn},
     )
     return replace(question, context=context)

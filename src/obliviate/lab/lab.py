@@ -85,7 +85,7 @@ def lab(
     executor = None if on == LOCAL and workers in (None, 1) else executor_of(on, workers)
     if executor is not None:
         check_source(project)
-    made = project if isinstance(project, Project) else _made(project)
+    made = project_from(project)
     place = absolute(folder, "the laboratory's folder")
     question = question_of(made, records=records, subjects=subjects, methods=methods, seeds=seeds)
     check_folder(place)
@@ -98,7 +98,12 @@ def lab(
     return found
 
 
-def _made(source: Callable[[], Project]) -> Project:
+def project_from(source: Project | Callable[[], Project]) -> Project:
+    """A project, or what a function gives.
+
+    Raises:
+        InvalidRecipe: It is none.
+    """
     found = source() if callable(source) else source
     if not isinstance(found, Project):
         raise InvalidRecipe(

@@ -14,12 +14,17 @@ from obliviate.executors import beacons
 from obliviate.text import plain
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from pathlib import Path
 
     from numpy.typing import NDArray
 
 CELLS_NAME = "cells"
-OWN_FILES = frozenset({CELLS_NAME, "runs", "lab.json", "lab.csv", "gap.png", "shift.png", ".lock"})
+_LEFT = {  # by whom
+    "lab": ("lab.json", "lab.csv", "gap.png", "shift.png"),
+    "bench": ("bench.json", "bench.csv", "bench.html", "accuracy.png", "cost.png"),
+}
+OWN_FILES = frozenset({CELLS_NAME, "runs", ".lock", *_LEFT["lab"], *_LEFT["bench"]})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -105,3 +110,19 @@ def check_folder(folder: Path) -> None:
             f"{folder} holds other files, such as {foreign[0]}",
             hint="give a folder that is new or empty, or one of an earlier call",
         )
+
+
+def leave(folder: Path, files: Mapping[str, bytes]) -> None:
+    """Leave tables and pictures in a folder, by their names.
+
+    Raises:
+        StorageFull: It cannot be written to.
+    """
+    try:
+        for name, content in files.items():
+            (folder / name).write_bytes(content)
+    except OSError as error:
+        raise StorageFull(
+            f"{folder} cannot be written to ({error.strerror})",
+            hint="make room or allow writing there, then call again: nothing is measured twice",
+        ) from error

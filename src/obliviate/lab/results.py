@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from obliviate.errors import StorageFull
+from obliviate.lab.measurements import leave
 from obliviate.lab.metrics import (
     Null,
     agreement,
@@ -362,14 +362,7 @@ def written(found: Lab, folder: Path) -> None:
         "gap.png": gap_picture(found),
         "shift.png": shift_picture(found),
     }
-    try:
-        for name, content in files.items():
-            (folder / name).write_bytes(content)
-    except OSError as error:
-        raise StorageFull(
-            f"{folder} cannot be written to ({error.strerror})",
-            hint="make room or allow writing there, then call again: nothing is measured twice",
-        ) from error
+    leave(folder, files)
 
 
 def as_csv(found: Lab) -> str:

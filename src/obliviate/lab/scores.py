@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch import nn
 
+    from obliviate.methods.scores import Kind
     from obliviate.recipe.recipe import Recipe
     from obliviate.training.batches import Feed
 
@@ -23,7 +24,12 @@ _LARGEST = 1e6  # what stands for a score that is not finite: a broken model mus
 
 
 def scores(
-    model: nn.Module, recipe: Recipe, feed: Feed, records: NDArray[np.int64]
+    model: nn.Module,
+    recipe: Recipe,
+    feed: Feed,
+    records: NDArray[np.int64],
+    *,
+    kind: Kind | None = None,
 ) -> NDArray[np.float64]:
     """The score of each record under a model in eval mode.
 
@@ -35,6 +41,7 @@ def scores(
         recipe: Whose score, step or loss is taken.
         feed: Where the records are.
         records: Their ids; shape (n,).
+        kind: What a score is; see `batch_scores`.
 
     Returns:
         Shape (n,); a score that is not finite becomes one that is very large.
@@ -49,5 +56,5 @@ def scores(
         ids = records[start : start + _RECORDS_AT_ONCE]
         with named("scoring records"):
             batch = moved(feed.batch(ids, recipe.seed), recipe.device)
-        parts.append(batch_scores(model, recipe, batch, len(ids)))
+        parts.append(batch_scores(model, recipe, batch, len(ids), kind))
     return np.nan_to_num(np.concatenate(parts), nan=-_LARGEST, posinf=_LARGEST, neginf=-_LARGEST)

@@ -27,8 +27,9 @@ class Retrain(Unlearner):
 
     def prepare(self, project: Project, folder: Path) -> Events[SingleModel]:  # noqa: ARG002
         """See `Unlearner.prepare`."""
-        return (yield from trained(project, self, _again))
+        return (yield from trained(project, self, again))
 
 
-def _again(model: SingleModel, request: Request) -> Events[Work]:
+def again(model: SingleModel, request: Request) -> Events[Work]:
+    """The rule: train anew, without everybody who is to be forgotten."""
     return (yield from model.train(request.gone, "retrain"))

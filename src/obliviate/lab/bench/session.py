@@ -1,0 +1,145 @@
+"""A session at the bench: methods of unlearning side by side, in one table.
+
+For each seed a project is trained on everything; each method forgets a stream of requests, one
+after the other, and is measured on the way beside models that were trained anew. What is measured
+is kept as cells in the folder, as the laboratory keeps its own: a killed call goes on where it was,
+and a further method, seed or number of requests costs only itself.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from obliviate.disk.lock import alone
+from obliviate.events import Event, Events, watched
+from obliviate.lab.bench.benchmark import benchmark_of
+from obliviate.lab.bench.comparison import Comparison, Reader
+from obliviate.lab.bench.page import page
+from obliviate.lab.bench.table import as_csv
+from obliviate.lab.bench.trials import Workplace, trials_of
+from obliviate.lab.lab import project_from
+from obliviate.lab.measurements import check_folder, leave
+from obliviate.options import path_text, whole
+from obliviate.text import plain
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Sequence
+
+    from obliviate.lab.baselines import Unlearner
+    from obliviate.lab.bench.trials import Trial
+    from obliviate.methods.method import Method
+    from obliviate.recipe.recipe import Project
+
+DEFAULT_METHODS = ("all",)
+DEFAULT_REQUESTS = (1, 10)
+DEFAULT_SEEDS = 1
+
+
+@watched
+def bench(
+    project: Project | Callable[[], Project],
+    folder: str | Path,
+    *,
+    methods: Iterable[str | Method | Unlearner] = DEFAULT_METHODS,
+    requests: Iterable[int] = DEFAULT_REQUESTS,
+    size: int | None = None,
+    seeds: int = DEFAULT_SEEDS,
+    backdoor: bool = True,
+    workers: int = 1,
+) -> Events[Comparison]:
+    """Compare methods of unlearning on a project.
+
+    The records are trained on, unlearned and scored again and again: this is research on data that
+    may still be used, and no way to carry out a request.
+
+    Args:
+        project: The project, or a function that returns it; nothing of it is changed.
+        folder: Where cells, tables, pictures and the page are left; new, empty, or of an earlier
+            call.
+        methods: Names of methods and of baselines, with options as in "deepobliviate:back=1"; or
+            the objects; "all", "chain" and "baselines" stand for all that there are. Retraining is
+            always there.
+        requests: After how many requests models are measured. Whoever asks is drawn by the recipe's
+            seed, and the same for all.
+        size: How many records each request names; those of one person, or a single one where the
+            project has no subjects, if None.
+        seeds: How often everything is done.
+        backdoor: Whether a backdoor is planted in a second training, to see it disappear.
+        workers: How many processes; with more than one, `project` has to be a function that they
+            can import.
+
+    Raises:
+        InvalidRecipe, InvalidOption, UnknownMethod, NothingLeft: The comparison cannot be made;
+            nothing was written.
+        RunLocked: Another live process is measuring into the folder.
+        NotDeterministic, NotFinite, TrainingFailed: The project cannot be trained. A method that
+            fails by itself has a row that says so.
+        StorageFull, RunDamaged: What was measured before is kept.
+    """
+    workers = whole(workers, "workers", least=1)
+    made = project_from(project)
+    place = Path(path_text(folder, "the folder of the bench"))
+    benchmark = benchmark_of(
+        made,
+        methods=methods,
+        requests=requests,
+        size=size,
+        seeds=seeds,
+        has_backdoor=backdoor,
+    )
+    check_folder(place)
+    with alone(place, is_patient=False):
+        workplace = Workplace(made, benchmark, place)
+        yield from _measuring(workplace)
+        comparison = _compared(workplace)
+        leave(place, files_of(comparison))
+    return comparison
+
+
+def _measuring(workplace: Workplace) -> Events[None]:
+    trials = trials_of(workplace.benchmark)
+    yield _progress(trials, workplace)
+    for trial in trials:
+        if trial.missing(workplace.benchmark, workplace.cells):
+            workplace.carry_out(trial)
+            yield _progress(trials, workplace)
+
+
+def _progress(trials: Sequence[Trial], workplace: Workplace) -> Event:
+    names = [name for trial in trials for name in trial.cells(workplace.benchmark)]
+    done = sum(name in workplace.cells for name in names)
+    return Event(task="models measured", done=done, total=len(names))
+
+
+def _compared(workplace: Workplace) -> Comparison:
+    project, benchmark = workplace.project, workplace.benchmark
+    return Comparison(
+        seeds=benchmark.seeds,
+        records=benchmark.records,
+        blocks=project.blocks,
+        epochs=project.recipe.epochs,
+        noun=benchmark.stream.noun,
+        requests=benchmark.requests,
+        erased=tuple(len(benchmark.stream.gone(count)) for count in benchmark.requests),
+        rows=tuple(Reader(benchmark, workplace.cells).rows()),
+        no_backdoor=benchmark.no_backdoor,
+    )
+
+
+def files_of(comparison: Comparison) -> dict[str, bytes]:
+    """What is left of a comparison, by the names of the files."""
+    from obliviate.lab.bench.charts import (  # noqa: PLC0415 - a second
+        accuracy_picture,
+        cost_picture,
+    )
+
+    pictures = {"accuracy": accuracy_picture(comparison), "cost": cost_picture(comparison)}
+    return {
+        "bench.json": json.dumps(plain(comparison), indent=1, allow_nan=False).encode(),
+        "bench.csv": as_csv(comparison).encode(),
+        "bench.html": page(comparison, pictures).encode(),
+        "accuracy.png": pictures["accuracy"],
+        "cost.png": pictures["cost"],
+    }
