@@ -167,7 +167,7 @@ class Reader:
         Raises:
             RunDamaged: A cell is missing.
         """
-        verdicts = {each: self._verdicts(each) for each in self.benchmark.contenders}
+        verdicts = {each: self.verdicts(each) for each in self.benchmark.contenders}
         return [row for count in self.benchmark.requests for row in self._rows(count, verdicts)]
 
     def _rows(self, count: int, verdicts: Mapping[Unlearner, Verdicts | None]) -> Iterator[Row]:
@@ -204,7 +204,12 @@ class Reader:
     def _family(self, name_of: Callable[[int], str]) -> list[Cell]:
         return [self._cells.read(name_of(number)) for number in self._numbers]
 
-    def _verdicts(self, contender: Unlearner) -> Verdicts | None:
+    def verdicts(self, contender: Unlearner) -> Verdicts | None:
+        """What the test of deletion says of a contender; None where nothing could be planted.
+
+        Raises:
+            RunDamaged: A cell is missing.
+        """
         if not self.benchmark.share:
             return None
         cleaned = self._family(lambda at: self.benchmark.cleaned(at, contender))

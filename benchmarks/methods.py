@@ -1,0 +1,91 @@
+"""Methods of unlearning and baselines side by side, on ready projects in small sizes."""
+
+from __future__ import annotations
+
+import argparse
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+import obliviate as ob
+from benchmarks.page import write
+from obliviate.lab.bench.table import as_markdown, heading_of, notes_of
+from obliviate.lab.presets import preset
+
+if TYPE_CHECKING:
+    from obliviate.lab.bench import Comparison
+
+SIZES: dict[str, dict[str, Any]] = {
+    "digits": {},
+    "mnist": {"records": 4000, "epochs": 4, "blocks": 10},
+    "fashion-mnist": {"records": 3000, "epochs": 4, "blocks": 10},
+    "location": {"epochs": 8, "blocks": 10},
+    "online-retail": {"records": 5000, "epochs": 6, "blocks": 10},
+}
+REQUESTS = {"digits": (1, 5)}
+FEWER = (1, 3)
+
+
+def compared(name: str, data: Path | None, folder: Path, methods: str) -> Comparison:
+    """What the bench finds; what was measured before is not measured again."""
+    place = None if data is None or name == "digits" else data / name.replace("-", "_")
+    return ob.bench(
+        partial(preset, name, data=place, **SIZES[name]),
+        folder / name,
+        methods=methods,
+        requests=REQUESTS.get(name, FEWER),
+        backdoor=name == "digits",
+    )
+
+
+def command(name: str, methods: str) -> str:
+    """The same from the command line."""
+    options = " ".join(f"-o {key}={value}" for key, value in SIZES[name].items())
+    counts = ",".join(map(str, REQUESTS.get(name, FEWER)))
+    plain = "" if name == "digits" else " --no-backdoor --data FOLDER"
+    return (
+        f"obliviate bench {name} --methods {methods} --requests {counts}{plain} {options}".strip()
+    )
+
+
+def section(name: str, comparison: Comparison, methods: str) -> str:
+    """A preset's part of the page."""
+    notes = [f"- {note}." for note in notes_of(comparison)]
+    return "\n".join(
+        [
+            f"### {name}",
+            "",
+            f"`{command(name, methods)}`",
+            "",
+            f"{heading_of(comparison)}.",
+            "",
+            as_markdown(comparison, is_wide=True),
+            "",
+            *notes,
+        ]
+    ).rstrip()
+
+
+def main() -> None:
+    """Measure, print, and write the page."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("presets", nargs="*", default=["digits"], help=", ".join(SIZES))
+    parser.add_argument("--data", type=Path, help="a folder with a folder for each preset")
+    parser.add_argument("--methods", default="all")
+    parser.add_argument("--folder", type=Path, default=Path("bench"))
+    parser.add_argument("--page", action="store_true", help="write the tables into the page")
+    given = parser.parse_args()
+    torch.set_num_threads(1)
+    parts = []
+    for name in given.presets:
+        found = compared(name, given.data, given.folder, given.methods)
+        parts.append(section(name, found, given.methods))
+        print(parts[-1], flush=True)
+    if given.page:
+        write("methods", tables="\n\n".join(parts), presets=" ".join(given.presets))
+
+
+if __name__ == "__main__":
+    main()
