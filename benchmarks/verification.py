@@ -13,6 +13,7 @@ from obliviate.lab.bench.contender import label_of
 from obliviate.lab.bench.deletion import LEVEL, QUERIES
 from obliviate.lab.bench.trials import Workplace, trials_of
 from obliviate.lab.presets import preset
+from obliviate.training.determinism import environment_facts
 
 if TYPE_CHECKING:
     from obliviate.lab.bench import Verdicts
@@ -49,7 +50,7 @@ def tested(folder: Path, seeds: int) -> dict[str, Verdicts]:
     benchmark = benchmark_of(
         digits, methods=METHODS, requests=[1], size=None, seeds=seeds, has_backdoor=True
     )
-    workplace = Workplace(digits, benchmark, folder)
+    workplace = Workplace(digits, benchmark, folder, environment_facts())
     for trial in trials_of(benchmark):
         if trial.has_backdoor:
             workplace.carry_out(trial)

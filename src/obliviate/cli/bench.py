@@ -10,10 +10,12 @@ import typer
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
-from obliviate.cli.options import Json, Options
+from obliviate.cli.options import Json, On, Options, Workers
 from obliviate.cli.output import Answer
 from obliviate.cli.project import options_of
+from obliviate.disk.paths import absolute
 from obliviate.errors import InvalidOption
+from obliviate.executors.executor import LOCAL
 from obliviate.lab import bench as benches
 from obliviate.lab.bench.session import DEFAULT_METHODS, DEFAULT_REQUESTS, DEFAULT_SEEDS
 from obliviate.lab.bench.table import (
@@ -76,7 +78,8 @@ def bench(
     data: Annotated[
         str | None, typer.Option(metavar="FOLDER", help="Where a preset finds its data.")
     ] = None,
-    workers: Annotated[int, typer.Option(help="How many processes.")] = 1,
+    workers: Workers = None,
+    on: On = LOCAL,
     wide: Annotated[bool, typer.Option("--wide", help="Show all columns.")] = False,
     csv: Annotated[bool, typer.Option("--csv", help="Answer with the table as CSV.")] = False,
     option: Options = None,
@@ -94,6 +97,7 @@ def bench(
         seeds=seeds,
         backdoor=not no_backdoor,
         workers=workers,
+        on=on,
     )
     return of_bench(comparison, place, is_wide=wide, is_csv=csv)
 
@@ -109,7 +113,8 @@ def _source(
                 f"--data {data} is for presets; {project} is a project file",
                 hint="give it to the project's function: --option data=FOLDER, if it takes that",
             )
-        return ProjectFile(file=file, options=options), file.stem
+        path = absolute(file, "the project file")
+        return ProjectFile(file=path, options=options), file.stem
     from obliviate.lab.presets import preset  # noqa: PLC0415 - a second
 
     return partial(preset, project, data=data, **options), project

@@ -81,10 +81,7 @@ def lab(
         NotDeterministic, NotFinite, TrainingFailed, StorageFull, RunDamaged: A model could not be
             made; what was measured before is kept.
     """
-    workers = None if workers is None else whole(workers, "workers", least=1)
-    executor = None if on == LOCAL and workers in (None, 1) else executor_of(on, workers)
-    if executor is not None:
-        check_source(project)
+    executor = executor_for(project, on, workers)
     made = project_from(project)
     place = absolute(folder, "the laboratory's folder")
     question = question_of(made, records=records, subjects=subjects, methods=methods, seeds=seeds)
@@ -96,6 +93,23 @@ def lab(
         found = findings_of(question, bench.cells)
         written(found, place)
     return found
+
+
+def executor_for(
+    project: Project | Callable[[], Project], on: str, workers: int | None
+) -> Executor | None:
+    """Who carries trials out; None where this process does by itself.
+
+    Raises:
+        InvalidOption: There is none like that, or other processes cannot make the project.
+        ExtraMissing: Ray is not installed.
+    """
+    most = None if workers is None else whole(workers, "workers", least=1)
+    if on == LOCAL and most in {None, 1}:
+        return None
+    executor = executor_of(on, most)
+    check_source(project)
+    return executor
 
 
 def project_from(source: Project | Callable[[], Project]) -> Project:
@@ -130,7 +144,8 @@ def _measuring(
             keeps=bench.keeps,
             environment=bench.environment,
         )
-        for _ in executor.results(job_of(trials, missing, bench.project.recipe.device)):
+        names = (trial.name for trial in missing)
+        for _ in executor.results(job_of(trials, names, bench.folder, bench.project.recipe.device)):
             yield _progress(question, cells)
 
 

@@ -14,11 +14,10 @@ from obliviate.lab.trials import Bench, trials_of
 from obliviate.training.determinism import BITS_DEPEND_ON, environment_facts
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Mapping
     from pathlib import Path
 
     from obliviate.lab.experiment import Question
-    from obliviate.lab.trials import Trial
     from obliviate.recipe.recipe import Project
 
     Source = Callable[[], Project]
@@ -50,36 +49,49 @@ class Trials:
         """
         torch.set_num_threads(1)
         project = self.project()
-        self._check_machine(project.recipe.device)
+        check_machine(self.environment, project.recipe.device)
         bench = Bench(
             project, self.question, self.folder, keeps=self.keeps, environment=self.environment
         )
         trials = {trial.name: trial for trial in trials_of(self.question)}
         return lambda name: bench.carry_out(trials[name])
 
-    def _check_machine(self, device: str) -> None:
-        here = environment_facts(device)
-        for name in BITS_DEPEND_ON:
-            if here.get(name) != self.environment.get(name):
-                raise InvalidOption(
-                    f"{name} is {here.get(name)} on {socket.gethostname()}, and "
-                    f"{self.environment.get(name)} where the question was asked: models that are "
-                    "made here could not be compared with the others",
-                    hint="let all nodes be of one kind, with the same libraries",
-                )
 
-
-def job_of(trials: Trials, missing: Sequence[Trial], device: str) -> Job:
-    """The job of carrying out what is missing of the trials.
+def check_machine(environment: Mapping[str, str], device: str) -> None:
+    """See that this machine computes as the one that asked.
 
     Args:
-        trials: What carries them out.
-        missing: Which.
+        environment: What bits depend on there; see `environment_facts`.
+        device: Where the recipe trains.
+
+    Raises:
+        InvalidOption: Other bits would come of it.
+    """
+    here = environment_facts(device)
+    for name in BITS_DEPEND_ON:
+        if here.get(name) != environment.get(name):
+            raise InvalidOption(
+                f"{name} is {here.get(name)} on {socket.gethostname()}, and "
+                f"{environment.get(name)} where the question was asked: models that are "
+                "made here could not be compared with the others",
+                hint="let all nodes be of one kind, with the same libraries",
+            )
+
+
+def job_of(
+    source: Callable[[], Callable[[str], None]], names: Iterable[str], folder: Path, device: str
+) -> Job:
+    """The job of carrying out some trials.
+
+    Args:
+        source: What carries them out.
+        names: Theirs.
+        folder: Where their cells are kept.
         device: Where the recipe trains.
     """
     return Job(
-        source=trials,
-        tasks=tuple(trial.name for trial in missing),
-        folders=(trials.folder,),
+        source=source,
+        tasks=tuple(names),
+        folders=(folder,),
         gpus=int(torch.device(device).type == "cuda"),
     )

@@ -9,28 +9,33 @@ and a further method, seed or number of requests costs only itself.
 from __future__ import annotations
 
 import json
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from obliviate.disk.lock import alone
+from obliviate.disk.paths import absolute
 from obliviate.events import Event, Events, watched
+from obliviate.executors.executor import LOCAL
 from obliviate.lab.bench.benchmark import benchmark_of
 from obliviate.lab.bench.comparison import Comparison, Reader
 from obliviate.lab.bench.page import page
 from obliviate.lab.bench.table import as_csv
 from obliviate.lab.bench.trials import Workplace, trials_of
-from obliviate.lab.lab import project_from
+from obliviate.lab.bench.workers import BenchTrials
+from obliviate.lab.lab import executor_for, project_from
 from obliviate.lab.measurements import check_folder, leave
-from obliviate.options import path_text, whole
+from obliviate.lab.workers import job_of
+from obliviate.recipe.recipe import Project
 from obliviate.text import plain
+from obliviate.training.determinism import environment_facts
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
+    from pathlib import Path
 
+    from obliviate.executors import Executor
     from obliviate.lab.baselines import Unlearner
     from obliviate.lab.bench.trials import Trial
     from obliviate.methods.method import Method
-    from obliviate.recipe.recipe import Project
 
 DEFAULT_METHODS = ("all",)
 DEFAULT_REQUESTS = (1, 10)
@@ -47,7 +52,8 @@ def bench(
     size: int | None = None,
     seeds: int = DEFAULT_SEEDS,
     backdoor: bool = True,
-    workers: int = 1,
+    workers: int | None = None,
+    on: str = LOCAL,
 ) -> Events[Comparison]:
     """Compare methods of unlearning on a project.
 
@@ -67,20 +73,22 @@ def bench(
             project has no subjects, if None.
         seeds: How often everything is done.
         backdoor: Whether a backdoor is planted in a second training, to see it disappear.
-        workers: How many processes; with more than one, `project` has to be a function that they
-            can import.
+        workers: How many trials at once, each in a process of its own; see `lab`, also for the
+            next one. Times are then those of processes that compute side by side.
+        on: Who carries the trials out.
 
     Raises:
         InvalidRecipe, InvalidOption, UnknownMethod, NothingLeft: The comparison cannot be made;
             nothing was written.
+        ExtraMissing, ConnectionLost: See `lab`.
         RunLocked: Another live process is measuring into the folder.
         NotDeterministic, NotFinite, TrainingFailed: The project cannot be trained. A method that
             fails by itself has a row that says so.
         StorageFull, RunDamaged: What was measured before is kept.
     """
-    workers = whole(workers, "workers", least=1)
+    executor = executor_for(project, on, workers)
     made = project_from(project)
-    place = Path(path_text(folder, "the folder of the bench"))
+    place = absolute(folder, "the folder of the bench")
     benchmark = benchmark_of(
         made,
         methods=methods,
@@ -91,19 +99,33 @@ def bench(
     )
     check_folder(place)
     with alone(place, is_patient=False):
-        workplace = Workplace(made, benchmark, place)
-        yield from _measuring(workplace)
+        facts = environment_facts(made.recipe.device)
+        workplace = Workplace(made, benchmark, place, facts)
+        yield from _measuring(workplace, project, executor)
         comparison = _compared(workplace)
         leave(place, files_of(comparison))
     return comparison
 
 
-def _measuring(workplace: Workplace) -> Events[None]:
+def _measuring(
+    workplace: Workplace, source: Project | Callable[[], Project], executor: Executor | None
+) -> Events[None]:
     trials = trials_of(workplace.benchmark)
+    missing = [each for each in trials if each.missing(workplace.benchmark, workplace.cells)]
     yield _progress(trials, workplace)
-    for trial in trials:
-        if trial.missing(workplace.benchmark, workplace.cells):
+    if executor is None or isinstance(source, Project):
+        for trial in missing:
             workplace.carry_out(trial)
+            yield _progress(trials, workplace)
+    elif missing:
+        work = BenchTrials(
+            project=source,
+            benchmark=workplace.benchmark,
+            folder=workplace.folder,
+            environment=workplace.environment,
+        )
+        names, device = [trial.name for trial in missing], workplace.project.recipe.device
+        for _ in executor.results(job_of(work, names, workplace.folder, device)):
             yield _progress(trials, workplace)
 
 

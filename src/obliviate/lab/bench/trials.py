@@ -21,7 +21,7 @@ from obliviate.events import finish
 from obliviate.lab.baselines.retrain import again
 from obliviate.lab.baselines.single import SingleModel
 from obliviate.lab.bench.backdoor import backdoor_of
-from obliviate.lab.bench.contender import ChainOriginal, ChainRun, OnChain
+from obliviate.lab.bench.contender import ChainOriginal, ChainRun, OnChain, label_of
 from obliviate.lab.bench.deletion import QUERIES
 from obliviate.lab.bench.measure import digest_of, measured, obeying, test_accuracy
 from obliviate.lab.experiment import recipe_of
@@ -29,6 +29,7 @@ from obliviate.lab.measurements import Cell, Cells
 from obliviate.training.determinism import Environment
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from pathlib import Path
 
     from obliviate.lab.baselines import Cost, Prepared, Unlearner
@@ -58,6 +59,12 @@ class Trial:
     number: int
     contenders: tuple[Unlearner, ...]
     has_backdoor: bool = False
+
+    @property
+    def name(self) -> str:
+        """What it is called among the trials of its benchmark."""
+        who = "+".join(map(label_of, self.contenders)) or "retrains"
+        return f"{who}, seed {self.number}{', backdoor' if self.has_backdoor else ''}"
 
     def missing(self, benchmark: Benchmark, cells: Cells) -> list[str]:
         """The names of its cells that have not been measured yet."""
@@ -104,10 +111,21 @@ def trials_of(benchmark: Benchmark) -> list[Trial]:
 
 
 class Workplace:
-    """Where the trials of one benchmark are carried out; each leaves its cells and nothing else."""
+    """Where the trials of one benchmark are carried out; each leaves its cells and nothing else.
 
-    def __init__(self, project: Project, benchmark: Benchmark, folder: Path) -> None:
+    Attributes:
+        environment: What bits depend on; see `environment_facts`.
+    """
+
+    def __init__(
+        self,
+        project: Project,
+        benchmark: Benchmark,
+        folder: Path,
+        environment: Mapping[str, str],
+    ) -> None:
         self.project, self.benchmark, self.folder = project, benchmark, folder
+        self.environment = environment
         self.cells = Cells(folder)
         self._tested = np.array(benchmark.tested, dtype=np.int64)
 
@@ -121,7 +139,7 @@ class Workplace:
             return
         project = self._project(trial.number)
         # always one thread: bits depend on the number, and workers must not change the answer
-        with Environment(project.recipe.device, threads=1).entered():
+        with Environment(project.recipe.device, 1, self.environment).entered():
             backdoor = None
             if trial.has_backdoor:
                 backdoor = backdoor_of(self.project, self._seed(trial.number), self.benchmark.share)
