@@ -3,7 +3,7 @@
 A baseline says what its steps are: batches, losses and weights. Here they are made, with a new one
 of the recipe's optimizers, at its own learning rate or at the one that is given; the schedule is
 over. Microbatches, precision and clipping are the recipe's. A pass over fewer records than training
-takes at least (BatchNorm) is made in evaluation mode.
+takes at least (BatchNorm) is made in evaluation mode. Records are read in this process.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from obliviate.events import Event
 from obliviate.lab.baselines.single import Request, SingleModel, Work
 from obliviate.recipe.deal import key, keyed_hash
 from obliviate.recipe.user_code import named
+from obliviate.training.batches import feed_of, moved
 from obliviate.training.determinism import seed_generators
 from obliviate.training.model import load_state
 from obliviate.training.step import autocast_of
@@ -90,6 +91,9 @@ class Tuning:
         self._name, self._trainer = name, model.trainer
         self._key = key(model.trainer.recipe.seed, "baseline", name, request.number)
         self._lap, self._optimizer = 0, model.trainer.optimizer(None)
+        recipe, threads = model.trainer.recipe, model.trainer.environment.facts["data threads"]
+        # of its own: the trainer's enters the environment for every batch, which takes a while
+        self._feed = feed_of(model.project.data, 0, int(threads), collate=recipe.collate)
         self._held: list[tuple[nn.Parameter, Tensor, Tensor]] = []
         if lr is not None:
             self._set_rate(lr)
@@ -178,7 +182,7 @@ class Tuning:
         for at, term in enumerate(terms):
             seed, recipe = key(self._key, self.work.steps, at), self._trainer.recipe
             parts = [
-                Part(records=few, batch=self._trainer.reader.batch(few, seed, number))
+                Part(records=few, batch=self._read(few, seed, number))
                 for number, few in enumerate(np.array_split(term.records, recipe.microbatches))
                 if len(few)
             ]
@@ -201,6 +205,10 @@ class Tuning:
             for name, each in self.module.named_parameters()
             if name in masks
         ]
+
+    def _read(self, records: NDArray[np.int64], seed: int, number: int) -> Any:
+        with named(self._trainer.reader.what):
+            return moved(self._feed.batch(records, seed, number), self._trainer.recipe.device)
 
     def _part(self, term: Term, part: Part, share: float) -> None:
         if term.loss is None:
