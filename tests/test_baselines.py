@@ -174,9 +174,31 @@ def measured(prepared, project, records):
     return loss, float((outputs.argmax(dim=1) == targets).float().mean())
 
 
+@pytest.fixture(scope="module")
+def trained(project, tmp_path_factory):
+    """The project, trained once for all who ask what a rule does to it, and its state."""
+    prepared = prepared_by("retrain", project, tmp_path_factory.mktemp("trained"))
+    return prepared, prepared.state()
+
+
+@pytest.fixture
+def original(trained):
+    """The model as it was trained, whatever a test before has made of it."""
+    prepared, state = trained
+    prepared.load(state)
+    return prepared
+
+
+def forget_by(unlearner, original):
+    """Let it forget by the rule of a baseline."""
+    work = finish(unlearner_of(unlearner).forget(original, original.request(FORGOTTEN)))
+    original.model.eval()
+    return work
+
+
 def tuning_of(prepared, records=FORGOTTEN, name="mine", lr=None):
     """A request to a model, as a baseline is given it, and nothing done yet."""
-    return Tuning(prepared, prepared._request(records), name=name, lr=lr)
+    return Tuning(prepared, prepared.request(records), name=name, lr=lr)
 
 
 def weights_of(module):
@@ -209,22 +231,20 @@ def test_training_and_retraining_give_the_bits_of_a_run(project, tmp_path):
         "scrub:max_epochs=9,lr=0.05",
     ],
 )
-def test_the_forgotten_get_worse_and_the_retained_stay(unlearner, project, tmp_path):
-    prepared = prepared_by(unlearner, project, tmp_path)
-    before, kept = (measured(prepared, project, each) for each in (FORGOTTEN, RETAINED))
-    finish(prepared.forget(FORGOTTEN))
-    after, left = (measured(prepared, project, each) for each in (FORGOTTEN, RETAINED))
+def test_the_forgotten_get_worse_and_the_retained_stay(unlearner, project, original):
+    before, kept = (measured(original, project, each) for each in (FORGOTTEN, RETAINED))
+    forget_by(unlearner, original)
+    after, left = (measured(original, project, each) for each in (FORGOTTEN, RETAINED))
     assert after[0] > before[0] + 0.5
     assert after[1] < before[1]
     assert after[1] < left[1]  # their error rises above that of the retained
     assert left[1] >= kept[1] - 0.05
 
 
-def test_fine_tuning_is_the_loop_that_one_would_write(project, tmp_path):
-    prepared = prepared_by("finetune:epochs=2,lr=0.02", project, tmp_path)
+def test_fine_tuning_is_the_loop_that_one_would_write(project, original):
     model = mlp()
-    model.load_state_dict(prepared.model.state_dict())
-    order = tuning_of(prepared, name="finetune")
+    model.load_state_dict(original.model.state_dict())
+    order = tuning_of(original, name="finetune")
     optimizer = torch.optim.SGD(model.parameters(), lr=0.02, momentum=0.9, weight_decay=1e-4)
     for epoch in range(2):
         batches = order.batches(RETAINED, epoch)
@@ -234,14 +254,14 @@ def test_fine_tuning_is_the_loop_that_one_would_write(project, tmp_path):
             optimizer.zero_grad()
             nn.functional.cross_entropy(model(inputs), targets).backward()
             optimizer.step()
-    cost = finish(prepared.forget(FORGOTTEN))
-    assert (cost.steps, cost.records, cost.share) == (18, 360, 360 / (180 * 12))
+    work = forget_by("finetune:epochs=2,lr=0.02", original)
+    assert (work.steps, work.records) == (18, 360)
     for name, weight in weights_of(model).items():
-        torch.testing.assert_close(weights_of(prepared.model)[name], weight)
+        torch.testing.assert_close(weights_of(original.model)[name], weight)
 
 
-def test_random_labels_are_never_their_own_and_all_others(project, tmp_path):
-    labels = OtherLabels(tuning_of(prepared_by("random_labels", project, tmp_path)))
+def test_random_labels_are_never_their_own_and_all_others(original):
+    labels = OtherLabels(tuning_of(original))
     records, own = np.arange(3000), torch.arange(3000) % 10
     others = labels.of(records, own)
     assert labels.classes == 10
@@ -252,16 +272,15 @@ def test_random_labels_are_never_their_own_and_all_others(project, tmp_path):
     assert labels.of(records[:1], torch.tensor([-100])).tolist() == [-100]
 
 
-def test_salun_changes_the_weights_of_its_mask_alone(project, tmp_path):
-    prepared = prepared_by("salun:epochs=1", project, tmp_path)
-    before = weights_of(prepared.model)
+def test_salun_changes_the_weights_of_its_mask_alone(project, original):
+    before = weights_of(original.model)
     inputs, targets = (each[:20] for each in project.data.tensors)
-    parameters = dict(prepared.model.named_parameters())
-    loss = nn.functional.cross_entropy(prepared.model(inputs), targets)
+    parameters = dict(original.model.named_parameters())
+    loss = nn.functional.cross_entropy(original.model(inputs), targets)
     sizes = [each.abs() for each in torch.autograd.grad(loss, list(parameters.values()))]
     median = torch.cat([each.reshape(-1) for each in sizes]).median()
-    finish(prepared.forget(FORGOTTEN))
-    after = weights_of(prepared.model)
+    forget_by("salun:epochs=1", original)
+    after = weights_of(original.model)
     changed = [(before[name] != after[name]) for name in parameters]
     for size, is_changed in zip(sizes, changed, strict=True):
         # a bit below: the order of a sum may move what is at the median by its last bits
@@ -270,8 +289,7 @@ def test_salun_changes_the_weights_of_its_mask_alone(project, tmp_path):
     assert 0.3 < float(share) <= 0.5
 
 
-def test_scrub_goes_away_from_its_teacher_on_the_forgotten(project, tmp_path):
-    prepared = prepared_by("scrub:max_epochs=9,lr=0.05", project, tmp_path)
+def test_scrub_goes_away_from_its_teacher_on_the_forgotten(project, original):
     teacher, student = (mlp().requires_grad_(False) for _ in range(2))
     part = Part(records=FORGOTTEN, batch=[each[:20] for each in project.data.tensors])
     scrub = Scrub(temperature=2.0, alpha=0.5, gamma=3.0)
@@ -284,33 +302,42 @@ def test_scrub_goes_away_from_its_teacher_on_the_forgotten(project, tmp_path):
     entropy = nn.functional.cross_entropy(student(part.batch[0]), part.batch[1])
     told = float(scrub.agreement(part, student, teacher))
     assert told == pytest.approx(float(0.5 * distance + 3 * entropy), rel=1e-4)
-    teacher.load_state_dict(prepared.model.state_dict())
-    finish(prepared.forget(FORGOTTEN))
+    teacher.load_state_dict(original.model.state_dict())
+    forget_by("scrub:max_epochs=9,lr=0.05", original)
     kept = Part(records=RETAINED, batch=[each[20:] for each in project.data.tensors])
     with torch.no_grad():
-        apart, together = (scrub.divergence(each, prepared.model, teacher) for each in (part, kept))
+        apart, together = (scrub.divergence(each, original.model, teacher) for each in (part, kept))
     assert float(apart) > 3 * float(together)
 
 
-def test_scrub_goes_back_to_the_epoch_whose_error_is_that_of_the_unseen(project, tmp_path):
-    prepared = prepared_by("scrub", project, tmp_path)
-    rewinding = Rewinding(tuning_of(prepared))
+def test_scrub_goes_back_to_the_epoch_whose_error_is_that_of_the_unseen(project, original):
+    rewinding = Rewinding(tuning_of(original))
     states = []
     for scale in (1.0, 0.5, -1.0):  # the last one is wrong nearly everywhere
         with torch.no_grad():
-            prepared.model[3].weight.mul_(scale)
-        states.append(weights_of(prepared.model))
+            original.model[3].weight.mul_(scale)
+        states.append(weights_of(original.model))
         rewinding.note()
     inputs, targets = project.test.tensors
     wanted = project.data.tensors[1][:20]
-    is_wrong = (prepared.predict(inputs).argmax(dim=1) != targets).double()
+    is_wrong = (original.predict(inputs).argmax(dim=1) != targets).double()
     by_hand = [float(is_wrong[targets == each].mean()) for each in wanted]
     assert rewinding.reference() == pytest.approx(np.mean(by_hand))
     assert rewinding.rewind() == 2
     rewinding._errors[0] = rewinding._errors[2] = 2.0
     assert rewinding.rewind() == 1
-    assert torch.equal(prepared.model[3].weight, states[1]["3.weight"])
-    assert prepared_by("scrub:rewind=true,epochs=2", project, tmp_path / "again").cost.steps
+    assert torch.equal(original.model[3].weight, states[1]["3.weight"])
+
+
+def test_scrub_that_goes_back_leaves_an_earlier_epoch(trained):
+    original, state = trained
+    ends = []
+    for options in ("epochs=1", "epochs=3", "epochs=6", "epochs=6,rewind=true"):
+        original.load(state)
+        forget_by(f"scrub:lr=0.05,max_epochs=9,{options}", original)
+        ends.append(digest(original.state()))
+    assert len(set(ends[:3])) == 3
+    assert ends[3] != ends[2]  # wrong labels are unlearned: at first they are wrong less often
 
 
 def test_amnesiac_takes_back_exactly_the_steps_of_the_forgotten(project, tmp_path):
@@ -395,8 +422,8 @@ def test_npo_forgets_texts(tmp_path):
 # What a project may be
 
 
-def test_what_diverges_is_said_and_changes_nothing(project, tmp_path):
-    prepared = prepared_by("neggrad:lr=1e6,epochs=1,alpha=0.1", project, tmp_path)
+def test_what_diverges_is_said_and_changes_nothing(tmp_path):
+    prepared = prepared_by("neggrad:lr=1e6,epochs=1,alpha=0.1", project_of(epochs=1), tmp_path)
     before = digest(captured(prepared.model.state_dict()))
     with pytest.raises(Diverged, match="the baseline neggrad diverged: after"):
         finish(prepared.forget(FORGOTTEN))

@@ -122,7 +122,7 @@ class SingleModel:
     def forget(self, records: NDArray[np.int64]) -> Events[Cost]:
         """See `Prepared.forget`."""
         started = time.perf_counter()
-        request = self._request(records)
+        request = self.request(records)
         if not len(request.records):
             yield Event(task="forget", done=1, total=1)
             return Cost(seconds=time.perf_counter() - started, steps=0, records=0, share=0.0)
@@ -135,6 +135,28 @@ class SingleModel:
         self.model.eval()
         self.gone, self._requests = request.gone, self._requests + 1
         return self.cost_of(work, started)
+
+    def request(self, records: NDArray[np.int64]) -> Request:
+        """Who is to be forgotten now, and who is left then.
+
+        Raises:
+            InvalidOption, UnknownRecord, NothingLeft: The records cannot be forgotten.
+        """
+        count = self.trainer.layout.records
+        ids = record_ids(records, count)
+        if not len(ids):
+            raise InvalidOption("nobody is named", hint="give the ids of records")
+        gone = np.union1d(self.gone, ids)
+        if len(gone) == count:
+            raise NothingLeft(
+                "these are all the records there are", hint="name fewer: somebody has to be left"
+            )
+        return Request(
+            records=np.setdiff1d(ids, self.gone),
+            gone=gone,
+            retained=np.setdiff1d(np.arange(count, dtype=np.int64), gone),
+            number=self._requests,
+        )
 
     def state(self) -> dict[str, Tensor]:
         """A copy of the model's state."""
@@ -154,23 +176,6 @@ class SingleModel:
 
     def close(self) -> None:
         """See `Prepared.close`: there is nothing but memory."""
-
-    def _request(self, records: NDArray[np.int64]) -> Request:
-        count = self.trainer.layout.records
-        ids = record_ids(records, count)
-        if not len(ids):
-            raise InvalidOption("nobody is named", hint="give the ids of records")
-        gone = np.union1d(self.gone, ids)
-        if len(gone) == count:
-            raise NothingLeft(
-                "these are all the records there are", hint="name fewer: somebody has to be left"
-            )
-        return Request(
-            records=np.setdiff1d(ids, self.gone),
-            gone=gone,
-            retained=np.setdiff1d(np.arange(count, dtype=np.int64), gone),
-            number=self._requests,
-        )
 
     def _retrained(self, gone: int) -> int:
         """How many records go through training anew without some."""
