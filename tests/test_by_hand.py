@@ -525,6 +525,9 @@ FEATURES = {
     "manual": {"model": Painter, "optimizer": two, "step": painting, "loss": None},
     "microbatches": {"microbatches": 2, "model": dropping},
     "microbatches, batch norm": {"microbatches": 2, "model": normalised},
+    "microbatches, batch norm, four": {"microbatches": 4, "model": normalised, "batch_size": 8},
+    "microbatches, spectral norm": {"microbatches": 2, "model": spectral},
+    "microbatches, average of weights": {"microbatches": 4, "model": Averaged, "step": averaging},
     "microbatches, sparse": {"microbatches": 3, "model": Rows},
     "microbatches, nothing to learn": {"microbatches": 4, "step": at_times},
     "microbatches, schedule": {"microbatches": 2, "schedule": cosine, "optimizer": grouped},
@@ -552,8 +555,9 @@ def recipe_of(feature, state):
     options = {name: value for name, value in FEATURES[feature].items() if name != "data"}
     return ob.Recipe(
         **{"model": mlp, "optimizer": SGD, "loss": F.cross_entropy}
+        | {"batch_size": 5}
         | options
-        | {"batch_size": 5, "epochs": 2, "repeats": 2, "seed": 4, "optimizer_state": state}
+        | {"epochs": 2, "repeats": 2, "seed": 4, "optimizer_state": state}
     )
 
 
@@ -669,12 +673,16 @@ def went_backward(recipe, model, parts, scaler, place):
     """Accumulate the gradients of a batch; say whether there was anything to learn."""
     sizes = [int(tokens(batch)) if recipe.weigh else size for size, batch in parts]
     learned, halves = [], []
+    buffers = copied(model) if recipe.microbatches > 1 and recipe.accumulation == "tree" else None
+    left = []
     for number, (_, batch) in enumerate(parts):
         if recipe.microbatches == 4 and recipe.accumulation == "tree" and number == 2:
             halves = [each.grad for each in model.parameters()]
             model.zero_grad()
         if not sizes[number]:
             continue
+        if buffers is not None:  # each part begins with those that the batch began with
+            load_buffers(model, buffers)
         seeded(key(recipe.seed, *place, number) if number else key(recipe.seed, *place))
         half = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(recipe.precision)
         with torch.autocast("cpu", half) if half else contextlib.nullcontext():
@@ -685,10 +693,32 @@ def went_backward(recipe, model, parts, scaler, place):
             loss = loss / (sum(sizes) / sizes[number])
         scaler.scale(loss).backward()
         learned.append(number)
+        left.append(copied(model))
+    if buffers is not None:
+        load_buffers(model, joined(left) if left else buffers)
     for parameter, half in zip(model.parameters(), halves, strict=bool(halves)):
         if half is not None:
             parameter.grad = half if parameter.grad is None else half + parameter.grad
     return learned
+
+
+def copied(model):
+    buffers = dict(model.named_buffers())
+    if isinstance(model, Averaged):  # an average that a step makes is treated as they are
+        buffers |= dict(model.slow.named_parameters(prefix="slow"))
+    return {name: each.detach().clone() for name, each in buffers.items()}
+
+
+def load_buffers(model, buffers):
+    model.load_state_dict(buffers, strict=False)
+
+
+def joined(left):
+    """The mean of running statistics, in pairs; of the others, what the first part left."""
+    pairs = [left[at : at + 2] for at in range(0, len(left), 2)]
+    statistics = [name for name in left[0] if "running" in name]
+    sums = {name: sum(sum(each[name] for each in pair) for pair in pairs) for name in statistics}
+    return left[0] | {name: each / len(left) for name, each in sums.items()}
 
 
 def loss_by_hand(recipe, model, batch, items):

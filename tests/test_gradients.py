@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import nn
 
+from obliviate.training.buffers import Left
 from obliviate.training.gradients import Gradients, added, in_tree
 
 
@@ -80,7 +81,7 @@ def test_sparse_gradients_are_added():
 def test_gradients_are_taken_off_and_put_back():
     parameters = [nn.Parameter(torch.ones(2)), nn.Parameter(torch.ones(1))]
     parameters[0].sum().backward()
-    taken = Gradients.taken(torch.ones(()), parameters)
+    taken = Gradients.taken(torch.ones(()), parameters, Left())
     assert [each.grad for each in parameters] == [None, None]
     taken.put(parameters)
     assert torch.equal(parameters[0].grad, torch.ones(2))

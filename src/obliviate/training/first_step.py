@@ -63,7 +63,9 @@ def probe(trainer: BlockTrainer, erased: NDArray[np.int64]) -> None:
     _check_same_names(names, _names(trainer.model))
     _check_used(tried[0].unused)
     if not trainer.parameters | trainer.buffers <= initial.model.keys():
-        initial = trainer.initial()  # what is frozen and was written to belongs to it from now on
+        # what is frozen and was written to belongs to it from now on, and is treated as buffers are
+        initial = trainer.initial()
+        tried = [trainer.try_steps(initial, block, first)]
     tried.append(trainer.try_steps(initial, block, first))
     _check_same(trainer, first, tried)
     _check_gradients(trainer, block, first[0])

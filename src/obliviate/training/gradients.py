@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import torch
+
+from obliviate.training.buffers import Left
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -20,18 +22,20 @@ class Gradients:
     Attributes:
         loss: Its part of the batch's loss, detached.
         tensors: The gradient of each parameter; None where it has none.
+        left: What it leaves in the buffers.
     """
 
     loss: Tensor
     tensors: tuple[Tensor | None, ...]
+    left: Left = field(default_factory=Left)
 
     @classmethod
-    def taken(cls, loss: Tensor, parameters: Sequence[nn.Parameter]) -> Gradients:
+    def taken(cls, loss: Tensor, parameters: Sequence[nn.Parameter], left: Left) -> Gradients:
         """Take the gradients off their parameters."""
         tensors = tuple(each.grad for each in parameters)
         for each in parameters:
             each.grad = None
-        return cls(loss=loss, tensors=tensors)
+        return cls(loss=loss, tensors=tensors, left=left)
 
     def put(self, parameters: Sequence[nn.Parameter]) -> None:
         """Give them to the parameters."""
@@ -44,7 +48,8 @@ def added(first: Gradients, second: Gradients) -> Gradients:
     pairs = zip(first.tensors, second.tensors, strict=True)
     with torch.no_grad():
         tensors = tuple(_sum(one, other) for one, other in pairs)
-    return Gradients(loss=first.loss + second.loss, tensors=tensors)
+    left = first.left.joined(second.left)
+    return Gradients(loss=first.loss + second.loss, tensors=tensors, left=left)
 
 
 def _sum(first: Tensor | None, second: Tensor | None) -> Tensor | None:

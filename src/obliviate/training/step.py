@@ -13,12 +13,13 @@ from obliviate.recipe.deal import key
 from obliviate.recipe.recipe import invalid
 from obliviate.training.averages import Averages
 from obliviate.training.batches import moved
+from obliviate.training.buffers import Buffers
 from obliviate.training.determinism import seed_generators
 from obliviate.training.gradients import Gradients, in_tree
 from obliviate.training.optimizer import stilled_optimizers
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Sequence
+    from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 
     from torch.amp.grad_scaler import GradScaler
     from torch.optim import Optimizer
@@ -67,6 +68,13 @@ class Step:
         """
         self._recipe, self._model, self._loss = recipe, model, loss
         self._averages = None if recipe.ema is None else Averages(model, recipe.ema)
+        self._base: Collection[str] = ()
+        self._buffers: Buffers | None = None
+
+    def leave_alone(self, base: Collection[str]) -> None:
+        """Know which entries of the model nobody writes to."""
+        if base != self._base:
+            self._base, self._buffers = base, None
 
     def forward(self, batch: Any, items: float | None = None) -> Tensor | None:
         """The loss of a microbatch; None where there is nothing to learn.
@@ -147,19 +155,34 @@ class Step:
         self, part: Callable[[int], Tensor | None], numbers: Iterable[int]
     ) -> Tensor | None:
         parameters, there = list(self._model.parameters()), set(numbers)
+        buffers = self._kept_buffers()
+        buffers.remember()
 
         def leaf(number: int) -> Gradients | None:
-            loss = part(number) if number in there else None
-            gradients = None if loss is None else Gradients.taken(loss, parameters)
+            if number not in there:
+                return None
+            buffers.put_back()
+            loss = part(number)
+            gradients = None
+            if loss is not None:
+                gradients = Gradients.taken(loss, parameters, buffers.left())
             for each in parameters:  # of a step that went backward by itself, and gave nothing
                 each.grad = None
             return gradients
 
         summed = in_tree(self._recipe.microbatches, leaf)
         if summed is None:
+            buffers.put_back()
             return None
         summed.put(parameters)
+        buffers.put(summed.left)
         return summed.loss
+
+    def _kept_buffers(self) -> Buffers:
+        if self._buffers is None:
+            losses = [self._loss] if isinstance(self._loss, nn.Module) else []
+            self._buffers = Buffers([self._model, *losses], self._base)
+        return self._buffers
 
     def _items(self, fetched: Fetched) -> float:
         recipe = self._recipe

@@ -160,6 +160,7 @@ class Trainer:
         self._live.is_busy = True
         try:
             load_state(self.model, start.model)
+            self._step.leave_alone(self._live.base.names)
             packed, self._is_large = start.optimizer, size_bytes(start.model) > LARGE_BYTES
             del start  # a state is large; nobody may need this one any more
             for block in blocks:
@@ -242,6 +243,7 @@ class Trainer:
     def try_steps(self, start: Checkpoint, block: int, microbatches: Sequence[Microbatch]) -> Tried:
         """See `BlockTrainer.try_steps`."""
         load_state(self.model, start.model)
+        self._step.leave_alone(self._live.base.names)
         self._live.put_back()
         self._optimizer = self.optimizer(None)
         self.model.train()
