@@ -26,7 +26,7 @@ def test_four_are_two_pairs():
     firsts, seconds = zip(*(leaf(number).tensors for number in range(4)), strict=True)
     pairs = (firsts[0] + firsts[1]), (firsts[2] + firsts[3])
     by_hand = [pairs[0] + pairs[1], seconds[1] + seconds[2]]  # the others have none
-    summed = in_tree(4, leaf)
+    summed = in_tree(range(4), leaf)
     assert all(map(torch.equal, summed.tensors, by_hand))
     in_a_row = firsts[0] + firsts[1] + firsts[2] + firsts[3]
     assert not torch.equal(summed.tensors[0], in_a_row)
@@ -34,16 +34,16 @@ def test_four_are_two_pairs():
 
 @pytest.mark.parametrize(("count", "left"), [(2, 1), (3, 2), (4, 2), (6, 4), (7, 4), (8, 4)])
 def test_halves_can_be_worked_out_apart(count, left):
-    apart = added(in_tree(left, leaf), in_tree(count - left, leaf, left))
-    assert same(in_tree(count, leaf), apart)
+    apart = added(in_tree(range(left), leaf), in_tree(range(left, count), leaf))
+    assert same(in_tree(range(count), leaf), apart)
 
 
 def test_what_is_absent_adds_nothing():
     def some(number):
         return leaf(number) if number in {1, 4, 5} else None
 
-    assert same(in_tree(8, some), added(leaf(1), added(leaf(4), leaf(5))))
-    assert in_tree(5, lambda number: None) is None
+    assert same(in_tree(range(8), some), added(leaf(1), added(leaf(4), leaf(5))))
+    assert in_tree(range(5), lambda number: None) is None
 
 
 def test_few_gradients_are_there_at_once():
@@ -57,7 +57,7 @@ def test_few_gradients_are_there_at_once():
         most = max(most, sum(each() is not None for each in made))
         return gradients
 
-    in_tree(16, counting)
+    in_tree(range(16), counting)
     assert most == 5
 
 
@@ -72,7 +72,7 @@ def test_sparse_gradients_are_added():
         tensor = sparse(number) if number else torch.ones(4, 3)
         return Gradients(loss=torch.ones(()), tensors=(tensor, sparse(number)))
 
-    dense, both = in_tree(3, mixed).tensors
+    dense, both = in_tree(range(3), mixed).tensors
     assert not dense.is_sparse
     assert torch.equal(dense, 1 + sparse(1).to_dense() + sparse(2).to_dense())
     assert torch.equal(both.to_dense(), sum(sparse(at).to_dense() for at in range(3)))

@@ -159,6 +159,10 @@ class ConnectionLost(ObliviateError):
     """The server of the ledger, or the storage of the vault, cannot be reached."""
 
 
+class RankLost(ConnectionLost):
+    """Another process of the same training ended, or does not answer."""
+
+
 class RunDamaged(ObliviateError):
     """Something in the run folder is missing or is not what was written there."""
 
@@ -200,3 +204,13 @@ class Mismatch(ObliviateError):
 
 class NothingLearned(UserWarning):
     """Steps were made, and no parameter was changed by them."""
+
+
+def error_of(code: str, message: str, hint: str) -> ObliviateError:
+    """The error of a code, as another process told it."""
+    kinds, known = [ObliviateError], dict[str, type[ObliviateError]]()
+    while kinds:
+        kind = kinds.pop()
+        known[kind.code] = kind
+        kinds += kind.__subclasses__()
+    return known.get(code, ObliviateError)(message, hint=hint)

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 from typer.core import TyperGroup
 
-from obliviate.cli.output import DONE, FAILED, WRONG, Answer, Fault
+from obliviate.cli.output import DONE, FAILED, WRONG, Answer, Fault, is_telling
 from obliviate.disk.paths import named
 from obliviate.errors import ObliviateError
 from obliviate.text import shortened, shown
@@ -122,7 +122,8 @@ class Commands(TyperGroup):
             hint = "a fault of obliviate itself"
             result = Fault(error=shown(error), hint=hint, kind="fault", code=FAILED)
         if isinstance(result, Answer | Fault):
-            result.write(is_json=is_json)
+            if is_telling():
+                result.write(is_json=is_json)
             sys.exit(result.code)
         sys.exit(result if isinstance(result, int) else DONE)
 

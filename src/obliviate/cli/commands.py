@@ -28,7 +28,7 @@ from obliviate.cli.options import (
     check_named,
     method_named,
 )
-from obliviate.cli.output import Answer, over
+from obliviate.cli.output import Answer, is_telling, over
 from obliviate.cli.project import (
     addition_of,
     open_ledger,
@@ -272,4 +272,6 @@ def _seal(key_file: Path | None, key_variable: str | None) -> Seal | None:
 def _picture(run: str, erasure: Erasure) -> Path | None:
     from obliviate.evidence import saved_picture  # noqa: PLC0415 - matplotlib takes a second
 
-    return saved_picture(run, erasure.number) if erasure.number is not None else None
+    if erasure.number is None or not is_telling():
+        return None
+    return saved_picture(run, erasure.number)

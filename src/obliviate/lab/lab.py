@@ -24,6 +24,7 @@ from obliviate.lab.workers import Trials, job_of
 from obliviate.options import whole
 from obliviate.recipe.recipe import Project
 from obliviate.training.determinism import environment_facts
+from obliviate.training.ranks import check_alone
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -81,6 +82,7 @@ def lab(
         NotDeterministic, NotFinite, TrainingFailed, StorageFull, RunDamaged: A model could not be
             made; what was measured before is kept.
     """
+    check_alone("the laboratory")
     executor = executor_for(project, on, workers)
     made = project_from(project)
     place = absolute(folder, "the laboratory's folder")

@@ -16,6 +16,8 @@ from obliviate.export import CARD_NAME, Card, place_of
 from obliviate.export.forms import form_of, written
 from obliviate.export.place import check_outside
 from obliviate.ledger.facts import CARRIED_OUT, ERASED
+from obliviate.run.followers import Exporting
+from obliviate.run.following import led_at_once
 from obliviate.run.requested import Requested
 from obliviate.run.served import Served
 from obliviate.states.update import captured, digest
@@ -48,6 +50,7 @@ class Exportable(Requested):
     recipe: Recipe
     writer: Writer
 
+    @led_at_once(Exporting)
     def export(
         self, place: str | Path, form: str = "safetensors", *, example: Any = None
     ) -> ExportFacts:

@@ -161,6 +161,18 @@ def extending(
     )
 
 
+def growing(writer: Writer, whole: Dataset[Any], addition: Addition) -> BlockTrainer:
+    """What trains on new records, on a rank where they are not written down.
+
+    Args:
+        writer: Of the run as it was.
+        whole: Its dataset from now on.
+        addition: The new records.
+    """
+    blocks, people, _ = _checked(writer.facts, addition)
+    return _grown(writer, whole, addition, people, blocks)
+
+
 def going_on(writer: Writer, addition: Addition) -> Generator[Event, None, Extension]:
     """Go on with an extension that was interrupted; records not trained on yet may be mended.
 

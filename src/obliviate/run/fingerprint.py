@@ -5,12 +5,13 @@ from __future__ import annotations
 import hashlib
 import hmac
 import json
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from obliviate.errors import ForeignData, ForeignRecipe
 from obliviate.recipe.deal import key, keyed_hash
+from obliviate.states.update import digest
 from obliviate.text import counted
 from obliviate.training.base import DIGEST_WORD, TENSORS_WORD, differing_tensors
 
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 
 SAMPLED_RECORDS = 8
 _SHOWN_CHARACTERS = 120
+_NO_SECRET = b"ranks"
 
 
 def sampled(
@@ -47,6 +49,17 @@ def content_hashes(trainer: BlockTrainer, ids: Iterable[int], secret: bytes) -> 
             mac.update(piece)
         hashes[int(record)] = mac.hexdigest()
     return hashes
+
+
+def likeness(trainer: BlockTrainer, left_out: NDArray[np.int64]) -> dict[str, Any]:
+    """What tells one run from another before it is made: its recipe, its data, its first state."""
+    ids = sampled(trainer.layout.records, trainer.recipe.seed, left_out)
+    hashes = content_hashes(trainer, ids, _NO_SECRET)
+    return {
+        "recipe": trainer.fingerprint(),
+        "data": {f"record {record}": said for record, said in hashes.items()},
+        "the initial state": digest(trainer.initial().model),
+    }
 
 
 def check_recipe(facts: RunFacts, fingerprint: dict[str, str]) -> None:

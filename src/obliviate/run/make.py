@@ -7,6 +7,7 @@ import os
 import secrets
 import shutil
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -30,7 +31,8 @@ from obliviate.ledger.open import checked_url, has_ledger
 from obliviate.recipe.deal import groups_of
 from obliviate.recipe.parts import with_part
 from obliviate.run.arguments import data_length
-from obliviate.run.fingerprint import content_hashes, sampled
+from obliviate.run.fingerprint import content_hashes, likeness, sampled
+from obliviate.run.following import agree_on_making
 from obliviate.run.references import tried_references
 from obliviate.run.tombstoned import Reingested
 from obliviate.states.update import digest, size_bytes
@@ -40,6 +42,7 @@ from obliviate.training.first_step import probe, try_block
 from obliviate.training.layout import Layout
 from obliviate.training.model import has_batch_norm, made_model
 from obliviate.training.optimizer import moments_bytes
+from obliviate.training.ranks import apart
 from obliviate.training.trainer import Trainer
 from obliviate.vault.codec import encode
 from obliviate.vault.folder import Folder
@@ -210,8 +213,10 @@ def make(
     if not _is_free(folder, settings):
         return None  # another process was faster
     trainer = new_trainer(recipe, data, data_length(data), blocks, subjects, keep=keep)
+    agree_on_making(partial(likeness, trainer, left_out), blocks=blocks, keep=keep)
     probe(trainer, left_out)
-    yield from try_block(trainer, left_out)
+    with apart():  # the others have no run yet
+        yield from try_block(trainer, left_out)
     evaluation.try_first(trainer)
     ids = np.arange(trainer.layout.records, dtype=np.int64)
     found = Reingested.among(trainer, ids, tombstones, subjects)

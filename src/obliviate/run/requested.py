@@ -5,6 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from obliviate.desk.desk import Desk
+from obliviate.run.followers import Counting, Requesting, Withdrawing
+from obliviate.run.following import led_at_once
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -50,6 +52,7 @@ class Requested:
         """What a request would touch and cost; nothing changes. See `forget` for the errors."""
         return self.desk.preview(records, subjects, method)
 
+    @led_at_once(Requesting)
     def request(
         self,
         records: Iterable[int] | None = None,
@@ -88,10 +91,12 @@ class Requested:
         """All that was written down of the run, from the first entry on."""
         return self.ledger.journal.entries()
 
+    @led_at_once(Counting)
     def destroy_subject_key(self) -> None:
         """Forget how people are hashed: nobody can be found by name any more."""
         self.ledger.destroy_subject_key()
 
+    @led_at_once(Counting)
     def lift(
         self,
         records: Iterable[int] | None = None,
@@ -126,6 +131,7 @@ class Requested:
         """
         return self.desk.exports()
 
+    @led_at_once(Withdrawing)
     def withdraw(self, place: str | Path) -> list[ExportFacts]:
         """Tell the run that what was exported to a place was destroyed, and is nowhere any more.
 
@@ -141,6 +147,7 @@ class Requested:
         """
         return self.desk.withdraw(place)
 
+    @led_at_once(Requesting)
     def refuse(self, request: int, reason: str) -> RequestFacts:
         """Close a request that waits without carrying it out, for a reason that is kept.
 

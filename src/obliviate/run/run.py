@@ -38,6 +38,8 @@ from obliviate.run.extend import (
     resumed,
 )
 from obliviate.run.fingerprint import check_data, check_recipe
+from obliviate.run.followers import Counting, Erasing, Extending, Verifying, Working
+from obliviate.run.following import led, led_at_once
 from obliviate.run.make import layout_of, trainer_of
 from obliviate.run.work import working
 from obliviate.run.worker import Writer
@@ -192,6 +194,7 @@ class Run(Exportable):
     # Erasing
 
     @watched
+    @led(Erasing)
     def forget(
         self,
         records: Iterable[int] | None = None,
@@ -223,6 +226,7 @@ class Run(Exportable):
         return self._served.erasure((yield from self.writer.erasing("forget", named, chosen)))
 
     @watched
+    @led(Erasing)
     def settle(self) -> Events[Erasure]:
         """Replace everything approximate in the chain by exact replay.
 
@@ -234,6 +238,7 @@ class Run(Exportable):
         return self._served.erasure((yield from self.writer.erasing("settle", nobody, Exact())))
 
     @watched
+    @led(Working)
     def work(self, policy: Policy | None = None, *, everything: bool = False) -> Events[Work]:
         """Carry out what a policy says is to be done now.
 
@@ -255,6 +260,7 @@ class Run(Exportable):
     # Growing
 
     @watched
+    @led(Extending)
     def extend(
         self,
         data: Dataset[Any],
@@ -320,6 +326,7 @@ class Run(Exportable):
                 self.renew(both, self.trainer)
 
     @watched
+    @led(Verifying)
     def verify(
         self,
         blocks: Iterable[int] | None = None,
@@ -381,6 +388,7 @@ class Run(Exportable):
         is_checking = flag(check, "check")
         return watch(taking_stock(self.ledger, self.vault, self.chain(), check=is_checking))
 
+    @led_at_once(Counting)
     def remove_orphans(self) -> tuple[str, ...]:
         """Remove the objects in the vault that no row of the ledger names; `stock` lists them.
 

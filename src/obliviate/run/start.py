@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import fields
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -9,7 +10,7 @@ import numpy as np
 from obliviate.chain.spacing import bytes_of, chain_within
 from obliviate.desk.subjects import record_ids
 from obliviate.disk.paths import local_folder, naming
-from obliviate.errors import InvalidOption
+from obliviate.errors import InvalidOption, RunMissing
 from obliviate.events import Events, watched
 from obliviate.options import real
 from obliviate.recipe.parts import usual_keep
@@ -22,7 +23,9 @@ from obliviate.run.arguments import (
     data_length,
 )
 from obliviate.run.evaluation import Evaluation
-from obliviate.run.make import MAKING_NAME, check_place, is_made, make, sizes_of
+from obliviate.run.fingerprint import likeness
+from obliviate.run.following import SHARED_FOLDER, led, words_of
+from obliviate.run.make import MAKING_NAME, check_place, is_made, make, new_trainer, sizes_of
 from obliviate.run.references import check_references
 from obliviate.run.run import Run
 from obliviate.run.tombstoned import tombstone_options
@@ -39,10 +42,90 @@ if TYPE_CHECKING:
     from obliviate.recipe.subjects import Given, GivenReference, Subjects
     from obliviate.run.evaluation import Evaluate, Log, Stop
     from obliviate.run.tombstoned import Choice, Recognised
+    from obliviate.training.protocol import BlockTrainer
     from obliviate.vault import Seal
 
 
+class Fitting:
+    """What the ranks behind rank 0 do for `fit`: they open the run that rank 0 has made."""
+
+    def __init__(
+        self,
+        recipe: Recipe,
+        data: Dataset[Any],
+        path: str | Path,
+        *,
+        subjects: Given | None = None,
+        reference: GivenReference | None = None,
+        seal: Seal | None = None,
+        exclude: Iterable[int] = (),
+        **options: Any,
+    ) -> None:
+        """Take what `fit` is given."""
+        self.recipe, self._data, self._path, self._seal = recipe, data, path, seal
+        self._subjects, self._reference, self._exclude = subjects, reference, exclude
+        self._options = {name: value for name, value in options.items() if name not in _OF_RANK_0}
+        self._before: BlockTrainer | None = None
+        self._run: Run | None = None
+
+    @property
+    def words(self) -> Mapping[str, Any]:
+        """See `Follower`."""
+        recipe = checked_recipe(self.recipe)
+        given = {each.name: getattr(recipe, each.name) for each in fields(recipe)}
+        people = {"subjects": self._subjects, "exclude": self._exclude}
+        return {
+            "recipe": words_of(**given),
+            "data": {"records": str(data_length(self._data))},
+            "options": words_of(path=str(self._path), **people, **self._options),
+        }
+
+    def compared(self, words: Mapping[str, Any]) -> Mapping[str, Any]:
+        """See `Follower`."""
+        records = data_length(self._data)
+        blocks, people = cut(words["blocks"], self._subjects, records)
+        trainer = new_trainer(self.recipe, self._data, records, blocks, people, keep=words["keep"])
+        self._before = trainer
+        return likeness(trainer, record_ids(self._exclude, records, what="exclude"))
+
+    def trainer(self, parts: int) -> BlockTrainer:  # noqa: ARG002 - there is no extension yet
+        """See `Follower`."""
+        return self._opened().trainer
+
+    def _opened(self) -> Run:
+        if self._run is None:
+            self._run = Run(
+                local_folder(self._path),
+                self.recipe,
+                self._data,
+                reference=checked_reference(self._reference, self._data),
+                seal=self._seal,
+                before=self._before,
+            )
+            self._before = None
+        return self._run
+
+    @staticmethod
+    def told(result: Run) -> str:
+        """See `Follower`."""
+        return result.ledger.name
+
+    def result(self, told: str) -> Run:
+        """See `Follower`."""
+        run = self._opened()
+        if run.ledger.name != told:
+            raise RunMissing(f"{run.folder} is another run here", hint=SHARED_FOLDER)
+        if run.ledger.run().parts != run.facts.parts:  # training was ended early
+            run.renew(self._data, run.trainer)
+        return run
+
+
+_OF_RANK_0 = {"evaluate", "every", "log", "stop", "project"}
+"""What only rank 0 needs: the others may be given something else."""
+
+
 @watched
+@led(Fitting)
 def fit(
     recipe: Recipe,
     data: Dataset[Any],

@@ -74,7 +74,11 @@ class _Slot:
 
 
 class Buffers:
-    """The buffers of some modules, and parameters that are written to like buffers."""
+    """The buffers of some modules, and parameters that are written to like buffers.
+
+    Attributes:
+        names: Of the buffers that are no running statistics.
+    """
 
     def __init__(self, modules: Iterable[nn.Module], base: Collection[str] = ()) -> None:
         """Find them.
@@ -88,7 +92,18 @@ class Buffers:
         ]
         self._statistics = [each for each in slots if _is_statistic(each)]
         self._others = [each for each in slots if not _is_statistic(each)]
+        self.names = tuple(each.name for each in self._others)
         self._before: list[tuple[_Slot, Tensor | None, Tensor | None]] = []
+
+    @property
+    def statistics(self) -> list[Tensor]:
+        """The running statistics, as they are now."""
+        return [each.held for each in self._statistics if each.held is not None]
+
+    @property
+    def others(self) -> list[Tensor | None]:
+        """All other buffers, as they are now."""
+        return [each.held for each in self._others]
 
     def remember(self) -> None:
         """A batch begins."""

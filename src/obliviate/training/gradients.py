@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import torch
 
 from obliviate.training.buffers import Left
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from torch import Tensor, nn
+
+Part = TypeVar("Part")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,9 +62,7 @@ def _sum(first: Tensor | None, second: Tensor | None) -> Tensor | None:
     return first.add_(second)
 
 
-def in_tree(
-    count: int, leaf: Callable[[int], Gradients | None], first: int = 0
-) -> Gradients | None:
+def in_tree(whole: range, leaf: Callable[[int], Gradients | None]) -> Gradients | None:
     """Add up the gradients of some microbatches in a binary tree that their number fixes.
 
     The left half is the largest power of two below the number, so that a whole subtree is the same
@@ -70,13 +70,47 @@ def in_tree(
     at once.
 
     Args:
-        count: How many microbatches, absent ones among them.
+        whole: The numbers of the microbatches, absent ones among them.
         leaf: The gradients of a microbatch; None where it adds nothing.
-        first: The number of the first of them.
     """
-    if count == 1:
-        return leaf(first)
-    left = 1 << (count - 1).bit_length() - 1
-    parts = (in_tree(left, leaf, first), in_tree(count - left, leaf, first + left))
+    if len(whole) == 1:
+        return leaf(whole.start)
+    parts = [in_tree(half, leaf) for half in _halves(whole)]
     there = [each for each in parts if each is not None]
     return added(*there) if len(there) > 1 else next(iter(there), None)
+
+
+def subtrees(whole: range, own: range) -> list[range]:
+    """The largest subtrees of `in_tree` that lie within some of the microbatches, in order.
+
+    Args:
+        whole: The numbers of all microbatches.
+        own: Some of them that follow each other.
+    """
+    if whole.start >= own.start and whole.stop <= own.stop:
+        return [whole]
+    if whole.stop <= own.start or whole.start >= own.stop:
+        return []
+    return [tree for half in _halves(whole) for tree in subtrees(half, own)]
+
+
+def joined(
+    whole: range, parts: Mapping[range, Part | None], add: Callable[[Part, Part], Part]
+) -> Part | None:
+    """What some subtrees come to, added in the order of `in_tree`; None where none is there.
+
+    Args:
+        whole: The numbers of all microbatches.
+        parts: The subtrees that they fall into; None of one that adds nothing.
+        add: Adds two that follow each other.
+    """
+    if whole in parts:
+        return parts[whole]
+    both = [joined(half, parts, add) for half in _halves(whole)]
+    there = [each for each in both if each is not None]
+    return add(*there) if len(there) > 1 else next(iter(there), None)
+
+
+def _halves(whole: range) -> tuple[range, range]:
+    cut = whole.start + (1 << (len(whole) - 1).bit_length() - 1)
+    return range(whole.start, cut), range(cut, whole.stop)

@@ -115,6 +115,11 @@ class ScheduledOptimizer:
         for parameter in self._others:  # a frozen part's too: a norm over all of them counts them
             parameter.grad = None
 
+    def begin_scaling(self) -> None:
+        """Have a scale, also on a rank that has no loss to scale."""
+        if self.scaler.is_enabled():
+            self.scaler.scale(torch.zeros((), device=self._recipe.device))
+
     def step(self) -> None:
         """Make a step, by the gradients that there are; in fp16, only where they are finite."""
         used = {at for at, each in enumerate(self.optimizers) if _has_gradient(each)}

@@ -12,7 +12,7 @@ from obliviate.recipe.user_code import named
 from obliviate.training.records import Records
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Container, Iterator
 
     from numpy.typing import NDArray
     from torch.utils.data import Dataset
@@ -67,6 +67,7 @@ class Reader(Records):
         contents: Hashes,
         *,
         is_once: bool = False,
+        numbers: Container[int] | None = None,
     ) -> Iterator[Fetched]:
         """The microbatches of a block, on the CPU, in the environment that the caller has entered.
 
@@ -75,11 +76,14 @@ class Reader(Records):
             erased: Sorted ids. They are never asked of the dataset.
             contents: The hashes of the block's records, written down on the way; see `unhashed`.
             is_once: Whether each record is wanted once.
+            numbers: Those of the microbatches of a batch that are wanted; all if None.
         """
         members, wanted = self._layout.members(block), self._layout.microbatches(block, erased)
         steps_once = self._layout.steps_once(block)
         if is_once:
             wanted = (each for each in wanted if each.step < steps_once)
+        if numbers is not None:
+            wanted = (each for each in wanted if each.number in numbers)
         seed = key(self._recipe.seed, "fetch", block)
         for fetched in self._feed.batches(wanted, seed, hashed_steps=steps_once):
             if len(fetched.hashes):

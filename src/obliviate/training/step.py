@@ -15,6 +15,7 @@ from obliviate.training.averages import Averages
 from obliviate.training.batches import moved
 from obliviate.training.buffers import Buffers
 from obliviate.training.determinism import seed_generators
+from obliviate.training.exchange import Exchange
 from obliviate.training.gradients import Gradients, in_tree
 from obliviate.training.optimizer import stilled_optimizers
 
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from obliviate.training.batches import Fetched
     from obliviate.training.layout import Microbatch
     from obliviate.training.optimizer import ScheduledOptimizer
+    from obliviate.training.ranks import Ranks
 
 
 _DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
@@ -70,11 +72,20 @@ class Step:
         self._averages = None if recipe.ema is None else Averages(model, recipe.ema)
         self._base: Collection[str] = ()
         self._buffers: Buffers | None = None
+        self._exchange: Exchange | None = None
 
     def leave_alone(self, base: Collection[str]) -> None:
         """Know which entries of the model nobody writes to."""
         if base != self._base:
             self._base, self._buffers = base, None
+
+    def share(self, ranks: Ranks | None) -> Exchange | None:
+        """Make the next steps together with other ranks, or alone."""
+        if ranks is None:
+            self._exchange = None
+        else:
+            self._exchange = Exchange(ranks, self._recipe, self._model, self._kept_buffers())
+        return self._exchange
 
     def forward(self, batch: Any, items: float | None = None) -> Tensor | None:
         """The loss of a microbatch; None where there is nothing to learn.
@@ -128,13 +139,15 @@ class Step:
     ) -> Tensor | None:
         if self._recipe.is_manual:
             return self._manual(self._entered(block, batch[0]), optimizer.optimizers)
-        items = {each.microbatch.number: self._items(each) for each in batch}
+        items = self._items(batch)
         total = sum(items.values())
         waiting = {each.microbatch.number: each for each in batch if items[each.microbatch.number]}
 
         def part(number: int) -> Tensor | None:
             return self._part(optimizer.scaler, block, waiting[number], items[number], total)
 
+        if self._exchange is not None:
+            optimizer.begin_scaling()
         loss = self._in_sequence(part, waiting) if self._is_plain else self._in_tree(part, waiting)
         if loss is not None:
             optimizer.step()
@@ -170,7 +183,7 @@ class Step:
                 each.grad = None
             return gradients
 
-        summed = in_tree(self._recipe.microbatches, leaf)
+        summed = self._summed(leaf, min(there, default=0))
         if summed is None:
             buffers.put_back()
             return None
@@ -178,17 +191,26 @@ class Step:
         buffers.put(summed.left)
         return summed.loss
 
+    def _summed(self, leaf: Callable[[int], Gradients | None], expected: int) -> Gradients | None:
+        if self._exchange is None:
+            return in_tree(range(self._recipe.microbatches), leaf)
+        sums = [in_tree(node, leaf) for node in self._exchange.nodes]
+        return self._exchange.summed(sums, expected)
+
     def _kept_buffers(self) -> Buffers:
         if self._buffers is None:
             losses = [self._loss] if isinstance(self._loss, nn.Module) else []
             self._buffers = Buffers([self._model, *losses], self._base)
         return self._buffers
 
-    def _items(self, fetched: Fetched) -> float:
-        recipe = self._recipe
+    def _items(self, batch: Sequence[Fetched]) -> dict[int, float]:
+        """How many items each microbatch of a batch has."""
+        recipe, exchange = self._recipe, self._exchange
         if recipe.weigh is None:
-            return len(fetched.microbatch.records)
-        return recipe.items_of(fetched.batch)
+            return {each.microbatch.number: len(each.microbatch.records) for each in batch}
+        own = [each for each in batch if exchange is None or each.microbatch.number in exchange.own]
+        items = {each.microbatch.number: recipe.items_of(each.batch) for each in own}
+        return items if exchange is None else exchange.items(items)
 
     def _entered(self, block: int, fetched: Fetched) -> Any:
         """The batch on its device, and all that a pass over it begins with."""

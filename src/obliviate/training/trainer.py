@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import time
 from contextlib import nullcontext
+from dataclasses import replace
 from hashlib import sha256
 from typing import TYPE_CHECKING, Any
 
@@ -30,6 +31,7 @@ from obliviate.training.model import load_state
 from obliviate.training.optimizer import ScheduledOptimizer, rates_of
 from obliviate.training.protocol import Checkpoint, Trained, Tried
 from obliviate.training.reader import Reader
+from obliviate.training.sharing import ALONE, sharing_of
 from obliviate.training.step import Step, by_step
 
 if TYPE_CHECKING:
@@ -48,9 +50,11 @@ if TYPE_CHECKING:
     from torch import nn
     from torch.utils.data import Dataset
 
+    from obliviate.recipe.contents import Hashes
     from obliviate.recipe.recipe import Recipe
     from obliviate.states.update import State
     from obliviate.training.layout import Layout, Microbatch
+    from obliviate.training.sharing import Sharing
 
 SECONDS_BETWEEN_EVENTS = 0.2
 
@@ -157,56 +161,65 @@ class Trainer:
                 "another call on this very run is in the middle of training",
                 hint="let it come to its end first, or open the run once more with load",
             )
-        self._live.is_busy = True
+        self._live.is_busy, sharing = True, ALONE
         try:
-            load_state(self.model, start.model)
-            self._step.leave_alone(self._live.base.names)
-            packed, self._is_large = start.optimizer, size_bytes(start.model) > LARGE_BYTES
+            sharing = sharing_of(self.recipe, self.layout, start, erased)
+            with sharing.attempt():
+                load_state(self.model, start.model)
+                self._step.leave_alone(self._live.base.names)
+                packed, self._is_large = start.optimizer, size_bytes(start.model) > LARGE_BYTES
             del start  # a state is large; nobody may need this one any more
-            for block in blocks:
-                # whatever is not in the checkpoint starts anew, here as in every replay
-                self._live.put_back()
-                self._optimizer, packed = self.optimizer(packed), None
-                trained = yield from self._train_block(block, erased)
+            sharing.begin(self._step)
+            for block in sharing.blocks(blocks):
+                with sharing.attempt():
+                    # whatever is not in the checkpoint starts anew, here as in every replay
+                    self._live.put_back()
+                    self._optimizer, packed = self.optimizer(packed), None
+                    self.model.train()
+                trained = yield from self._train_block(block, erased, sharing)
                 packed = trained.checkpoint.optimizer
                 yield trained
         finally:
             self._live.is_busy = False
+            sharing.close()
 
     def forward(self, batch: Any) -> Tensor | None:
         """The loss of a batch under the live module; None where there is nothing to learn."""
         return self._step.forward(batch)
 
     def _train_block(
-        self, block: int, erased: NDArray[np.int64]
+        self, block: int, erased: NDArray[np.int64], sharing: Sharing
     ) -> Generator[Event, None, Trained]:
-        started = time.perf_counter()
+        started, losses = time.perf_counter(), list[Tensor]()
         contents = self.reader.unhashed(block)
-        feed = by_step(self.reader.batches(block, erased, contents))
-        losses: list[Tensor] = []
-        self.model.train()
+        feed = sharing.batches(self.reader, block, erased, contents)
         is_over = False
         while not is_over:
-            with self.environment.entered():
+            with sharing.attempt(), self.environment.entered():
                 done, is_over = self._spurt(block, feed, losses)
             if not is_over:
                 yield Event(
                     task="block", done=done / self.layout.steps(block), total=1, block=block
                 )
-        loss = _mean_loss(losses, block, self.recipe)
-        self._live.check_thawed(block)
+        with sharing.attempt():
+            loss = _mean_loss(losses, block, self.recipe)
+            self._live.check_thawed(block)
         if self._is_large:  # whoever holds on to earlier ones can let go of them first
             yield Event(task="block", done=1, total=1, block=block)
+        with sharing.attempt():
+            trained = self._finished(block, loss, contents)
+        return sharing.agreed(replace(trained, seconds=time.perf_counter() - started))
+
+    def _finished(self, block: int, loss: float | None, contents: Hashes) -> Trained:
         state = self._live.state(block)
         self._check_finite(state, block)
-        is_learning = loss is not None and self._optimizer.is_learning
         return Trained(
             block=block,
             checkpoint=Checkpoint(model=state, optimizer=self._optimizer.packed()),
             loss=loss,
-            seconds=time.perf_counter() - started,
+            seconds=0.0,
             contents=contents,
-            is_learning=is_learning,
+            is_learning=loss is not None and self._optimizer.is_learning,
         )
 
     def _check_finite(self, state: State, block: int) -> None:
@@ -244,6 +257,7 @@ class Trainer:
         """See `BlockTrainer.try_steps`."""
         load_state(self.model, start.model)
         self._step.leave_alone(self._live.base.names)
+        self._step.share(None)
         self._live.put_back()
         self._optimizer = self.optimizer(None)
         self.model.train()

@@ -27,6 +27,7 @@ from obliviate.lab.workers import job_of
 from obliviate.recipe.recipe import Project
 from obliviate.text import plain
 from obliviate.training.determinism import environment_facts
+from obliviate.training.ranks import check_alone
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -86,6 +87,7 @@ def bench(
             fails by itself has a row that says so.
         StorageFull, RunDamaged: What was measured before is kept.
     """
+    check_alone("bench")
     executor = executor_for(project, on, workers)
     made = project_from(project)
     place = absolute(folder, "the folder of the bench")
