@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -405,6 +406,43 @@ def test_npo_is_its_formula_and_levels_off(tmp_path):
     ]
     assert ends[0] < 1e-6
     assert ends[1] > 1
+
+
+class Named(Bigrams):
+    """Called as models of Transformers are, whose outputs have names."""
+
+    def forward(self, input_ids, labels):
+        logits = super().forward(input_ids)
+        loss = next_token(logits[:, :-1], labels[:, 1:])
+        return SimpleNamespace(logits=logits, loss=loss)
+
+
+class NamedTexts(torch.utils.data.Dataset):
+    def __init__(self, inputs, targets):
+        self.tokens = torch.cat([inputs, targets[:, -1:]], dim=1)
+        self.labels = torch.cat([inputs[:, :1], targets], dim=1)
+
+    def __len__(self):
+        return len(self.tokens)
+
+    def __getitem__(self, record):
+        return {"input_ids": self.tokens[record], "labels": self.labels[record]}
+
+
+def loss_of_named(model, batch):
+    return model(**batch).loss
+
+
+def test_npo_is_the_same_where_outputs_have_names(tmp_path):
+    pairs = texts()
+    recipe = replace(pairs.recipe, model=Named, loss=None, step=loss_of_named)
+    named = replace(pairs, recipe=recipe, data=NamedTexts(*pairs.data.tensors))
+    weights = []
+    for project in (pairs, named):
+        prepared = prepared_by("npo:epochs=2,lr=0.5", project, tmp_path)
+        finish(prepared.forget(np.arange(5)))
+        weights.append(weights_of(prepared.model))
+    torch.testing.assert_close(*weights)
 
 
 def test_npo_forgets_texts(tmp_path):
