@@ -483,6 +483,7 @@ def two_steps(model, batch, optimizers):
     ("unlearner", "changes", "missing"),
     [
         ("finetune", {"loss": None, "step": two_steps}, "a step that makes its own steps"),
+        ("amnesiac:epochs=1", {"loss": None, "step": two_steps}, "a step that makes its own steps"),
         ("amnesiac", {"ema": 0.9}, "averages of them"),
         ("npo", {}, "needs a language model: outputs of shape"),
     ],
@@ -502,6 +503,8 @@ def test_what_other_kinds_of_projects_lack_is_named(tmp_path, data):
     with pytest.raises(Unsupported, match="single steps"):
         prepared_by("amnesiac", linear, tmp_path)
     assert prepared_by("retrain", linear, tmp_path).cost.share == 1
+    alone = project_of(epochs=1, loss=None, step=two_steps)
+    assert prepared_by("amnesiac", alone, tmp_path).disk_bytes  # it makes no step of its own
     smoothed = partial(nn.functional.cross_entropy, label_smoothing=0.5)
     recipe = replace(texts().recipe, loss=lambda a, b: smoothed(a.flatten(0, 1), b.flatten()))
     with pytest.raises(Unsupported, match="a loss that is the mean cross entropy"):

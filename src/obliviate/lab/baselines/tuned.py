@@ -51,7 +51,8 @@ class Tuned(Unlearner):
     def needs_of(self, project: Project) -> tuple[Need, ...]:  # noqa: ARG002
         """What a project must have, with these options."""
         rate = () if self.lr is None else (learning_rate,)
-        return (gradient, *rate, *self.needs)
+        own = (gradient, *rate) if self.epochs else ()
+        return (*own, *self.needs)
 
     def forget(self, model: SingleModel, request: Request) -> Events[Work]:
         """The rule by which a model forgets."""
