@@ -22,6 +22,7 @@ from obliviate.training.batches import moved
 from obliviate.training.first_step import probe
 from obliviate.training.model import load_state
 from obliviate.training.protocol import training_over
+from obliviate.training.ranks import check_alone
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -90,7 +91,9 @@ class SingleModel:
 
         Raises:
             InvalidRecipe, NotDeterministic, TrainingFailed, NotFinite: It cannot.
+            InvalidOption: There are several ranks.
         """
+        check_alone("a baseline")
         recipe, records = checked_recipe(project.recipe), data_length(project.data)
         blocks, people = cut(project.blocks, project.subjects, records)
         self.trainer: BlockTrainer = new_trainer(recipe, project.data, records, blocks, people)
