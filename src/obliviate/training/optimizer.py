@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections import Counter
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -70,9 +71,9 @@ class ScheduledOptimizer:
         its = {id(each) for group in self.groups for each in group["params"]}
         self._parameters = list(model.parameters())
         self._others = [each for each in self._parameters if id(each) not in its]
-        self._has_stepped, self._used = False, set[int]()
-        for at, each in enumerate(self.optimizers):
-            each.register_step_post_hook(lambda *_, at=at: self._note(at))
+        self._steps = steps = _Steps()
+        for at, each in enumerate(self.optimizers):  # hooks do not know self: moments are large
+            each.register_step_post_hook(lambda optimizer, *_, at=at: steps.note(at, optimizer))
         self._new = group_numbers(self.optimizers), self.scaler.state_dict()
         if packed is not None:
             unpack_optimizer(self.optimizers, packed, self.scaler)
@@ -85,7 +86,7 @@ class ScheduledOptimizer:
     @property
     def is_learning(self) -> bool:
         """Whether a step was made, and some learning rate is above 0."""
-        return self._has_stepped and any(group.get("lr", 1) for group in self.groups)
+        return self._steps.is_any and any(group.get("lr", 1) for group in self.groups)
 
     @property
     def unused(self) -> tuple[str, ...]:
@@ -95,7 +96,7 @@ class ScheduledOptimizer:
         return tuple(
             f"number {at} of {len(self.optimizers)} ({type(each).__name__})"
             for at, each in enumerate(self.optimizers, 1)
-            if at - 1 not in self._used
+            if at - 1 not in self._steps.used
         )
 
     def set_rates(self, step: int, total_steps: int) -> None:
@@ -123,7 +124,7 @@ class ScheduledOptimizer:
     def step(self) -> None:
         """Make a step, by the gradients that there are; in fp16, only where they are finite."""
         used = {at for at, each in enumerate(self.optimizers) if _has_gradient(each)}
-        self._used |= used
+        self._steps.used |= used
         # the scaler can do nothing for an optimizer that has no gradient
         is_any = not self.scaler.is_enabled()
         ready = [each for at, each in enumerate(self.optimizers) if is_any or at in used]
@@ -136,20 +137,27 @@ class ScheduledOptimizer:
         if ready:
             self.scaler.update()
 
-    def _note(self, at: int) -> None:
-        self._has_stepped = True
-        if at not in self._used and _has_gradient(self.optimizers[at]):
-            self._used.add(at)
-
     def packed(self) -> dict[str, Tensor] | None:
-        """Its state, where the recipe says that it is carried; None where it is as a new one's."""
-        if self._recipe.optimizer_state != "carried":
-            return None
+        """Its state, where the recipe says that it is carried; None where it is as a new one's.
+
+        Its very tensors are handed over: no step may follow.
+        """
+        packed = self._packed() if self._recipe.optimizer_state == "carried" else None
+        self.release()
+        return packed
+
+    def release(self) -> None:
+        """Let go of gradients and moments, each as large as the model; no step may follow."""
+        self.clear_gradients()
+        for each in self.optimizers:
+            each.state.clear()
+
+    def _packed(self) -> dict[str, Tensor] | None:
         self._put_rates_back()
         is_new = not any(each.state for each in self.optimizers)
         if is_new and (group_numbers(self.optimizers), self.scaler.state_dict()) == self._new:
             return None
-        return packed_optimizer(self.optimizers, self.scaler)
+        return packed_optimizer(self.optimizers, self.scaler, consume=True)
 
     def check_carried(self, fresh: ScheduledOptimizer) -> None:
         """See that all of its state can be carried.
@@ -169,6 +177,25 @@ class ScheduledOptimizer:
         groups = zip(self.groups, self._scheduled, self._options, strict=True)
         for group, scheduled, new in groups:
             group.update({name: new[name] for name in scheduled})
+
+
+@dataclass
+class _Steps:
+    """What some optimizers have done so far.
+
+    Attributes:
+        is_any: Whether any of them made a step.
+        used: The numbers of those that made one with a gradient.
+    """
+
+    is_any: bool = False
+    used: set[int] = field(default_factory=set)
+
+    def note(self, at: int, optimizer: Optimizer) -> None:
+        """One of them made a step."""
+        self.is_any = True
+        if at not in self.used and _has_gradient(optimizer):
+            self.used.add(at)
 
 
 def _has_gradient(optimizer: Optimizer) -> bool:

@@ -23,7 +23,7 @@ _NUMBERS = "numbers"
 
 
 def packed_optimizer(
-    optimizers: Sequence[Optimizer], scaler: GradScaler | None = None
+    optimizers: Sequence[Optimizer], scaler: GradScaler | None = None, *, consume: bool = False
 ) -> dict[str, Tensor]:
     """Copy moments and counters to the CPU.
 
@@ -33,6 +33,7 @@ def packed_optimizer(
     Args:
         optimizers: What to copy; the parameters of all of them are counted through.
         scaler: That of their losses, if any.
+        consume: Take the very tensors that are on the CPU already; no step may follow.
 
     Raises:
         InvalidRecipe: An optimizer keeps something else, such as a list.
@@ -45,7 +46,7 @@ def packed_optimizer(
         for name, value in optimizer.state.get(parameter, {}).items():
             place = f"{at}/{name}"
             if isinstance(value, Tensor):
-                tensors[place] = value.detach().cpu().clone()
+                tensors[place] = _own(value, consume=consume)
                 numbers["devices"][place] = value.device.type
             elif value is None or isinstance(value, bool | int | float):
                 numbers["state"][place] = value
@@ -55,6 +56,14 @@ def packed_optimizer(
     numbers["scaler"] = {} if scaler is None else scaler.state_dict()
     text = json.dumps(numbers).encode()
     return tensors | {_NUMBERS: torch.frombuffer(bytearray(text), dtype=torch.uint8)}
+
+
+def _own(value: Tensor, *, consume: bool) -> Tensor:
+    """A tensor on the CPU that is nobody else's."""
+    tensor = value.detach().cpu()
+    is_whole = tensor.untyped_storage().nbytes() == tensor.numel() * tensor.element_size()
+    is_ours = tensor.device != value.device or (consume and is_whole)
+    return tensor if is_ours else tensor.clone()
 
 
 def group_numbers(optimizers: Sequence[Optimizer]) -> list[dict[str, float]]:

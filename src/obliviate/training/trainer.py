@@ -211,11 +211,12 @@ class Trainer:
         return sharing.agreed(replace(trained, seconds=time.perf_counter() - started))
 
     def _finished(self, block: int, loss: float | None, contents: Hashes) -> Trained:
+        packed = self._optimizer.packed()  # lets go of gradients, before the state is copied
         state = self._live.state(block)
         self._check_finite(state, block)
         return Trained(
             block=block,
-            checkpoint=Checkpoint(model=state, optimizer=self._optimizer.packed()),
+            checkpoint=Checkpoint(model=state, optimizer=packed),
             loss=loss,
             seconds=0.0,
             contents=contents,
@@ -276,11 +277,13 @@ class Trainer:
         self._live.check_thawed(block)
         if self.recipe.optimizer_state == "carried":
             self._optimizer.check_carried(self.optimizer(None))
+        unused = self._optimizer.unused if losses else ()
+        self._optimizer.release()
         return Tried(
             batches=seen.hexdigest(),
             losses=repr(losses),
             state=digest(self._live.tried_state()),
-            unused=self._optimizer.unused if losses else (),
+            unused=unused,
         )
 
     def _tried(self, block: int, microbatches: Iterable[Microbatch]) -> Iterator[Fetched]:
