@@ -14,10 +14,9 @@ from dataclasses import replace
 from hashlib import sha256
 from typing import TYPE_CHECKING
 
-from obliviate.chain.ahead import AHEAD, ahead
 from obliviate.chain.custody import sweep
 from obliviate.chain.spacing import keyframe_spacing
-from obliviate.chain.storing import Storing, cores
+from obliviate.chain.storing import Storing
 from obliviate.errors import PUT_BACK, Mismatch, RunDamaged
 from obliviate.ledger import Entry
 from obliviate.ledger.facts import DROPPED, STITCHED
@@ -32,6 +31,7 @@ from obliviate.states.update import (
     without,
 )
 from obliviate.training.protocol import Checkpoint
+from obliviate.vault.ahead import AHEAD, ahead, cores
 from obliviate.vault.codec import decode, decode_update, each_tensor, encode, encode_update
 from obliviate.vault.folder import Folder
 

@@ -8,7 +8,6 @@ that.
 
 from __future__ import annotations
 
-import os
 import time
 from collections import deque
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -169,11 +168,3 @@ class Storing:
             raise
         self._last_commit = time.monotonic()
         self._group_seconds = max(GROUP_SECONDS, SHARE * (self._last_commit - started))
-
-
-def cores() -> int:
-    """On how many processor cores this process may run."""
-    try:
-        return len(os.sched_getaffinity(0))
-    except AttributeError:  # not on every system
-        return os.cpu_count() or 1
