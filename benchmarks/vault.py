@@ -18,7 +18,6 @@ import time
 from functools import partial
 from pathlib import Path
 
-import blosc2
 import numpy as np
 import torch
 from safetensors.torch import load_file, save, save_file
@@ -36,6 +35,7 @@ from obliviate.training.protocol import Trained
 from obliviate.vault import Vault
 from obliviate.vault.codec import decode_update, encode_update
 from obliviate.vault.frames import FRAME_BYTES
+from obliviate.vault.planes import packed, unpack
 
 BLOCKS, LONG, EARLY, ROUNDS = 100, 500, 125, 3
 NOBODY = np.array([], dtype=np.int64)
@@ -124,7 +124,6 @@ def throughput() -> list[dict[str, object]]:
     """GB/s of one core; to be run in a process of its own."""
     os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
     torch.set_num_threads(1)
-    blosc2.set_nthreads(1)
     torch.manual_seed(0)
     old = {"a": torch.randn(25_000_000) * 0.02}
     noise = torch.randn(25_000_000) * torch.rand(25_000_000)
@@ -133,25 +132,13 @@ def throughput() -> list[dict[str, object]]:
     pieces = [memoryview(raw[at : at + FRAME_BYTES]) for at in range(0, len(raw), FRAME_BYTES)]
 
     def compress():
-        return [
-            blosc2.compress2(
-                piece,
-                typesize=4,
-                codec=blosc2.Codec.ZSTD,
-                clevel=1,
-                filters=[blosc2.Filter.SHUFFLE],
-                filters_meta=[0],
-                blocksize=2 << 20,
-                nthreads=1,
-            )
-            for piece in pieces
-        ]
+        return [packed(piece, 4) for piece in pieces]
 
     def decompress():
         target = memoryview(np.empty(len(raw), np.uint8))  # a state that is read is new memory
         for number, chunk in enumerate(chunks):
             at = number * FRAME_BYTES
-            blosc2.decompress2(chunk, dst=target[at : at + FRAME_BYTES], nthreads=1)
+            unpack(chunk, target[at : at + FRAME_BYTES])
 
     chunks = compress()
     vault = Vault(Memory())
@@ -171,7 +158,7 @@ def throughput() -> list[dict[str, object]]:
         {
             "what": what,
             "vault": gigabytes / ours,
-            "blosc2 alone": gigabytes / theirs,
+            "planes alone": gigabytes / theirs,
             "share": theirs / ours,
         }
         for what, (ours, theirs) in speeds.items()
@@ -362,7 +349,7 @@ def memory_part(_folder: Path) -> None:
 
 def speed_part(folder: Path) -> None:
     erasures = erasing(folder)
-    fast = {"what": "", "vault": ".2f", "blosc2 alone": ".2f", "share": ".0%"}
+    fast = {"what": "", "vault": ".2f", "planes alone": ".2f", "share": ".0%"}
     beside = {
         "round": "",
         "keeping s": ".1f",

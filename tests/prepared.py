@@ -20,7 +20,6 @@ import torch
 IMPORTED = [
     "torch",
     "torch._dynamo",  # what the first optimizer of a process imports: as long as torch itself
-    "blosc2",
     "sqlite3",
     "pytest",
     "obliviate.cli.bench",

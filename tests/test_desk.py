@@ -26,7 +26,7 @@ from obliviate.cli import app
 for words in {calls!r}:
     result = CliRunner().invoke(app, words)
     assert result.exit_code == 0, (words, result.output)
-loaded = {{"torch", "scipy", "matplotlib", "sklearn", "blosc2"}} & set(sys.modules)
+loaded = {{"torch", "scipy", "matplotlib", "sklearn"}} & set(sys.modules)
 assert not loaded, loaded
 """
 

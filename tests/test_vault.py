@@ -255,7 +255,6 @@ def test_plain_bytes_are_no_object():
 
 @pytest.mark.parametrize("seed", range(200))
 def test_bytes_that_are_no_frames_are_named_whatever_they_are(seed):
-    """blosc2 believes what a chunk says of its own size."""
     noise = random.Random(seed).randbytes(60)
     head, length = framed_head(), len(noise).to_bytes(4, "little")
     with pytest.raises(RunDamaged, match="cannot be read"):

@@ -4,44 +4,34 @@ The plain bytes are those of a safetensors file. On disk they are cut into frame
 
     OBLV, format, flags (8 bytes)    then for each frame    length (4 bytes, little-endian), blob
 
-A blob is a blosc2 chunk: bytes shuffled by the width of their numbers, then zstd at level 1.
-In a sealed object each blob is encrypted by AES-256-GCM under the object's own data key, with the
-frame's number as nonce, and bound to the object's name, its place and whether it is the last, so
-that frames cannot be moved, swapped or cut off.
+A blob is what `planes.packed` makes of up to 2 MiB, several of them at once in threads. In a sealed
+object each blob is encrypted by AES-256-GCM under the object's own data key, with the frame's
+number as nonce, and bound to the object's name, its place and whether it is the last, so that
+frames cannot be moved, swapped or cut off.
 """
 
 from __future__ import annotations
 
-from functools import cache
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from obliviate.errors import REBUILD, OtherFormat, RunDamaged
+from obliviate.vault.ahead import ahead, cores
+from obliviate.vault.planes import packed, plain_size, unpack
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
-FORMAT = 2  # the first had no frames: a safetensors file as it is
-FRAME_BYTES, _BLOCK_BYTES = 8 << 20, 2 << 20  # a block is what one thread works on
+FORMAT = 3
+FRAME_BYTES = 2 << 20
 TAG_BYTES, NONCE_BYTES, KEY_BYTES = 16, 12, 32
 
 _MAGIC = b"OBLV"
 _HEAD_BYTES, _LENGTH_BYTES = 8, 4
 _SEALED = 1
-_THREADS_FROM = 1 << 20  # starting threads costs more than they gain on less
 _MOST_THREADS = 4
-
-
-@cache
-def _blosc2() -> Any:
-    """The compressor; its import takes a third of a second, which not every command needs."""
-    import blosc2  # noqa: PLC0415
-
-    # without this, nothing else runs while a thread compresses, training above all
-    blosc2.set_releasegil(True)
-    return blosc2
 
 
 class FrameCipher:
@@ -78,24 +68,45 @@ def _nonce(number: int) -> bytes:
 
 
 def framed(
-    pieces: Iterable[bytes | memoryview], cipher: FrameCipher | None = None
+    pieces: Iterable[bytes | memoryview],
+    cipher: FrameCipher | None = None,
+    *,
+    is_quick: bool = False,
 ) -> Iterator[bytes | memoryview]:
     """The bytes of an object, from its plain bytes.
 
     Args:
         pieces: The plain bytes, in order; the item size of a memoryview is the width of its
-            numbers, by which its bytes are shuffled.
+            numbers, by which they are compressed.
         cipher: What to encrypt with.
+        is_quick: See `planes.packed`.
     """
     yield _MAGIC + bytes([FORMAT, _SEALED if cipher else 0, 0, 0])
     number, previous = 0, None
-    for blob in map(_compressed, _cut(pieces)):
+    for blob in _compressed(_cut(pieces), is_quick=is_quick):
         if previous is not None:
             yield from _frame(previous, number, cipher, is_last=False)
             number += 1
         previous = blob
     if previous is not None:
         yield from _frame(previous, number, cipher, is_last=True)
+
+
+def _compressed(
+    frames: Iterator[tuple[bytes | memoryview, int]], *, is_quick: bool
+) -> Iterator[bytes]:
+    done_bytes = 0
+    for plain, width in frames:
+        yield packed(plain, width, is_quick=is_quick)
+        done_bytes += len(plain)
+        if done_bytes >= FRAME_BYTES:  # starting threads costs more than they gain on less
+            break
+    yield from ahead(lambda frame: packed(*frame, is_quick=is_quick), frames, _threads())
+
+
+def _threads() -> int:
+    threads = min(cores(), _MOST_THREADS)
+    return threads if threads > 1 else 0
 
 
 def _frame(
@@ -123,27 +134,6 @@ def _cut(pieces: Iterable[bytes | memoryview]) -> Iterator[tuple[bytes | memoryv
             yield flat[start : start + FRAME_BYTES], width
     if small:
         yield bytes(small), width
-
-
-def _compressed(frame: tuple[bytes | memoryview, int]) -> bytes:
-    data, width = frame
-    filters = [_blosc2().Filter.SHUFFLE if width > 1 else _blosc2().Filter.NOFILTER]
-    return bytes(
-        _blosc2().compress2(
-            data,
-            typesize=width,
-            codec=_blosc2().Codec.ZSTD,
-            clevel=1,
-            filters=filters,
-            filters_meta=[0],
-            blocksize=min(len(data), _BLOCK_BYTES),
-            nthreads=_threads(len(data)),
-        )
-    )
-
-
-def _threads(size_bytes: int) -> int:
-    return min(_blosc2().nthreads, _MOST_THREADS) if size_bytes >= _THREADS_FROM else 1
 
 
 class Plain:
@@ -179,26 +169,28 @@ class Plain:
         Raises:
             RunDamaged: There are not so many.
         """
-        while len(target):
-            if not len(self._rest):
-                target = self._next_frame(target)
-                continue
-            count = min(len(target), len(self._rest))
-            target[:count] = self._rest[:count]
-            target, self._rest = target[count:], self._rest[count:]
+        count = min(len(target), len(self._rest))
+        target[:count] = self._rest[:count]
+        target, self._rest = target[count:], self._rest[count:]
+        threads = _threads() if len(target) > FRAME_BYTES else 0
+        for _ in ahead(lambda job: _unpack(*job), self._jobs(target), threads):
+            pass
 
-    def _next_frame(self, target: memoryview) -> memoryview:
-        """Decompress a frame, into the target where all of it fits; return what is to be filled."""
-        blob = next(self._frames, None)
-        if blob is None:
-            raise _damaged("it ends too early")
-        count = _plain_size(blob)
-        if count <= len(target):
-            _decompress(blob, target[:count])
-            return target[count:]
-        self._rest = memoryview(bytearray(count))
-        _decompress(blob, self._rest)
-        return target
+    def _jobs(self, target: memoryview) -> Iterator[tuple[bytes | memoryview, memoryview]]:
+        """The frames to unpack, and into which part of a target, till it is full."""
+        while len(target):
+            blob = next(self._frames, None)
+            if blob is None:
+                raise _damaged("it ends too early")
+            count = _plain_size(blob)
+            if count <= len(target):
+                yield blob, target[:count]
+                target = target[count:]
+                continue
+            whole = memoryview(bytearray(count))
+            _unpack(blob, whole)
+            target[:], self._rest = whole[: len(target)], whole[len(target) :]
+            return
 
     def read(self, count: int) -> bytes:
         """The next bytes, so many of them."""
@@ -208,10 +200,11 @@ class Plain:
 
     def __bytes__(self) -> bytes:
         """All bytes that are left."""
-        parts = [bytearray(self._rest)]
+        parts, self._rest = [bytes(self._rest)], memoryview(b"")
         for blob in self._frames:
-            parts.append(bytearray(_plain_size(blob)))
-            _decompress(blob, memoryview(parts[-1]))
+            whole = bytearray(_plain_size(blob))
+            _unpack(blob, memoryview(whole))
+            parts.append(bytes(whole))
         return b"".join(parts)
 
 
@@ -222,19 +215,23 @@ def _plain_size(blob: bytes | memoryview) -> int:
         RunDamaged: It is not a frame that was ever written.
     """
     try:
-        count, blob_bytes, _ = _blosc2().get_cbuffer_sizes(blob)
-    except (RuntimeError, ValueError, TypeError) as error:
+        count = plain_size(blob)
+    except ValueError as error:
         raise _damaged(f"a frame cannot be decompressed: {error}") from error
-    if blob_bytes != len(blob) or not 0 < count <= FRAME_BYTES:
-        raise _damaged(f"a frame of {len(blob)} bytes says that it has {blob_bytes} for {count}")
-    return int(count)
+    if not 0 < count <= FRAME_BYTES:
+        raise _damaged(f"a frame says that it has {count} bytes")
+    return count
 
 
-def _decompress(blob: bytes | memoryview, target: memoryview) -> None:
-    """Decompress a frame into memory of its plain size; blosc2 itself does not look at that."""
+def _unpack(blob: bytes | memoryview, target: memoryview) -> None:
+    """Decompress a frame into memory of its plain size.
+
+    Raises:
+        RunDamaged: It is not a frame that was ever written.
+    """
     try:
-        _blosc2().decompress2(blob, dst=target, nthreads=_threads(len(target)))
-    except (RuntimeError, ValueError, TypeError) as error:
+        unpack(blob, target)
+    except ValueError as error:
         raise _damaged(f"a frame cannot be decompressed: {error}") from error
 
 
