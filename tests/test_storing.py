@@ -2,6 +2,7 @@
 
 import threading
 import time
+from dataclasses import dataclass
 
 import pytest
 import torch
@@ -127,6 +128,60 @@ def test_of_large_states_one_is_on_its_way_at_a_time():
         store.put(large, slow)
     assert most == [1, 1, 1]
     assert disk.committed == [1, 2, 3]
+
+
+@dataclass(frozen=True)
+class Row:
+    """What is committed of a block."""
+
+    block: int
+    optimizer: str | None = None
+
+
+@pytest.mark.parametrize("size_bytes", [3, LARGE_BYTES + 1], ids=["small", "large"])
+def test_moments_are_part_of_the_entry(is_between, size_bytes):
+    state, disk = {"weight": torch.empty(size_bytes, dtype=torch.uint8)}, Disk()
+    with Storing(disk, disk.commit, is_between=is_between) as store:
+        store.put(state, lambda: Row(1), lambda: "moments")
+        store.put(state, lambda: Row(2))
+    assert disk.committed == [Row(1, "moments"), Row(2)]
+
+
+def test_of_large_states_moments_are_stored_before_training_goes_on():
+    """Beside the update, which may take longer than the next block."""
+    large = {"weight": torch.empty(LARGE_BYTES + 1, dtype=torch.uint8)}
+    disk, is_free, order = Disk(), threading.Event(), []
+    with Storing(disk, disk.commit, is_between=lambda _state: False) as store:
+        done = store.put(
+            large, lambda: is_free.wait(10) and Row(1), lambda: order.append("moments")
+        )
+        assert order == ["moments"]
+        assert not done.done()
+        is_free.set()
+
+
+def test_what_storing_moments_raises_is_raised_by_the_next_call():
+    large = {"weight": torch.empty(LARGE_BYTES + 1, dtype=torch.uint8)}
+    disk = Disk()
+    with Storing(disk, disk.commit, is_between=lambda _state: False) as store:
+        store.put(large, lambda: Row(1))
+        store.put(large, lambda: Row(2), broken)
+        with pytest.raises(StorageFull, match="no room"):
+            store.wait()
+    assert disk.committed == [Row(1)]
+
+
+def test_it_is_late_where_training_had_to_wait():
+    large = {"weight": torch.empty(LARGE_BYTES + 1, dtype=torch.uint8)}
+    disk, is_free = Disk(), threading.Event()
+    with Storing(disk, disk.commit, is_between=lambda _state: False) as store:
+        store.put(large, lambda: 1).result()
+        store.wait()
+        assert not store.is_late
+        store.put(large, lambda: is_free.wait(10))
+        threading.Timer(0.05, is_free.set).start()
+        store.wait()
+        assert store.is_late
 
 
 @pytest.mark.parametrize("vault", [None, "memory://storing/vault"], ids=["folder", "bucket"])

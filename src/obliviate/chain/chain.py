@@ -11,6 +11,7 @@ frozen backbone: those never hold anybody's trace, and are kept once.
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 from hashlib import sha256
 from typing import TYPE_CHECKING
 
@@ -31,12 +32,12 @@ from obliviate.states.update import (
     without,
 )
 from obliviate.training.protocol import Checkpoint
-from obliviate.vault.ahead import AHEAD, ahead, cores
+from obliviate.vault.ahead import AHEAD, ahead, aside, cores
 from obliviate.vault.codec import decode, decode_update, each_tensor, encode, encode_update
 from obliviate.vault.folder import Folder
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from torch import Tensor
 
@@ -87,8 +88,7 @@ class Chain:
     @property
     def first_approximate(self) -> int | None:
         """The first block whose state is not exact."""
-        inexact = (entry.block for entry in self.entries if entry.guarantee != "exact")
-        return next(inexact, None)
+        return next((each.block for each in self.entries if each.guarantee != "exact"), None)
 
     def is_current(self) -> bool:
         """Whether no other process has rewritten the chain since it was read.
@@ -249,34 +249,43 @@ class Chain:
     def stored(
         self,
         trained: Trained,
-        update: Update,
+        update: Callable[[], Update],
         *,
         origin: Origin,
         guarantee: Guarantee,
         erasure: int | None = None,
+        is_fast: bool = False,
     ) -> Entry:
         """Store what a block did; it is part of nothing until its entry is committed.
 
-        Whoever commits it has the vault flushed before; see `Storing`.
+        Whoever commits it has the vault flushed before; see `Storing`. What the block did is asked
+        for while the state's digest is worked out in a thread. Moments: see `stored_moments`.
         """
-        state, optimizer = trained.checkpoint.model, trained.checkpoint.optimizer
-        has_update = self.has_update(trained.block)
-        has_keyframe = self.has_keyframe(trained.block) or (has_update and not update.is_exact)
-        is_held = has_update or has_keyframe
-        return Entry(
-            block=trained.block,
-            origin=origin,
-            guarantee=guarantee,
-            digest=digest(state),
-            loss=trained.loss,
-            seconds=trained.seconds,
-            update=self.keep_update(update, is_durable=False) if has_update else None,
-            keyframe=self.keep(state, is_durable=False) if has_keyframe else None,
-            optimizer=self.keep_optimizer(optimizer, is_durable=False)
-            if is_held and optimizer
-            else None,
-            erasure=erasure,
-        )
+        state = trained.checkpoint.model
+        with aside(digest, state, is_worth_it=size_bytes(state) > _SMALL_BYTES) as digested:
+            made = update()
+            has_update = self.has_update(trained.block)
+            has_keyframe = self.has_keyframe(trained.block) or (has_update and not made.is_exact)
+            write = partial(self._vault.write, is_durable=False, is_fast=is_fast)
+            return Entry(
+                block=trained.block,
+                origin=origin,
+                guarantee=guarantee,
+                loss=trained.loss,
+                seconds=trained.seconds,
+                update=write(encode_update(made)) if has_update else None,
+                keyframe=write(self._encoded(state)) if has_keyframe else None,
+                digest=digested(),
+                erasure=erasure,
+            )
+
+    def stored_moments(self, trained: Trained) -> Stored | None:
+        """Store the optimizer's state after a block, where it is carried and can be used."""
+        optimizer, block = trained.checkpoint.optimizer, trained.block
+        if optimizer is None or not (self.has_update(block) or self.has_keyframe(block)):
+            return None
+        is_fast = size_bytes(optimizer) > LARGE_BYTES  # training waits for it
+        return self._vault.write(encode(optimizer), is_durable=False, is_fast=is_fast)
 
     def is_quick(self, state: State) -> bool:
         """Whether a state is read or stored so soon that another thread would only be in the way.
@@ -288,10 +297,8 @@ class Chain:
 
     def storing(self, commit: Commit, threads: int) -> Storing:
         """What stores blocks of it beside training with so many threads; see `Storing`."""
-        has_spare = threads < cores()
-        return Storing(
-            self._vault, commit, is_between=lambda state: not has_spare and self.is_quick(state)
-        )
+        is_busy = threads >= cores()
+        return Storing(self._vault, commit, is_between=lambda each: is_busy and self.is_quick(each))
 
     def append(
         self,
@@ -309,17 +316,18 @@ class Chain:
         (commit or self._ledger.chain.append)(entries, contents)
         self.entries.extend(entries)
 
-    def keep(self, state: State, *, is_initial: bool = False, is_durable: bool = True) -> Stored:
+    def keep(self, state: State, *, is_initial: bool = False) -> Stored:
         """Store a keyframe, less what is as in the initial state; or that state itself."""
-        if is_initial:
-            return self._vault.write(encode(state))
+        return self._vault.write(encode(state) if is_initial else self._encoded(state))
+
+    def _encoded(self, state: State) -> Iterator[bytes | memoryview]:
         same = {
             name: known
             for name, known in self.initial_hashes.items()
             if known == _hash(state[name])
         }
         self._initial_hashes = same  # what has changed once is not asked again
-        return self._vault.write(encode(state, initial=same), is_durable=is_durable)
+        return encode(state, initial=same)
 
     @property
     def initial_hashes(self) -> dict[str, bytes]:
@@ -332,13 +340,13 @@ class Chain:
             self._initial_hashes = {name: _hash(tensor) for name, tensor in each_tensor(plain)}
         return self._initial_hashes
 
-    def keep_update(self, update: Update, *, is_durable: bool = True) -> Stored:
+    def keep_update(self, update: Update) -> Stored:
         """Store what a block did."""
-        return self._vault.write(encode_update(update), is_durable=is_durable)
+        return self._vault.write(encode_update(update))
 
-    def keep_optimizer(self, optimizer: State, *, is_durable: bool = True) -> Stored:
+    def keep_optimizer(self, optimizer: State) -> Stored:
         """Store the state of an optimizer."""
-        return self._vault.write(encode(optimizer), is_durable=is_durable)
+        return self._vault.write(encode(optimizer))
 
     def restore(self, entry: Entry) -> None:
         """Put an entry with rebuilt objects in the place of the one with lost ones."""

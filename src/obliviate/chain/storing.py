@@ -11,6 +11,7 @@ from __future__ import annotations
 import time
 from collections import deque
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import replace
 from typing import TYPE_CHECKING, Self
 
 import torch
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
 
     from obliviate.ledger import Entry
     from obliviate.states.update import State
-    from obliviate.vault import Vault
+    from obliviate.vault import Stored, Vault
 
     Commit = Callable[[Sequence[Entry]], None]
 
@@ -40,6 +41,13 @@ class Storing:
     Blocks are stored in a thread of their own, or before the next one trains where a thread would
     only be in the way. They are committed in the thread in any case. What fails there is raised by
     the next call; blocks behind it are not committed.
+
+    Of large states, one block is on its way at a time. It holds the state, the one before, whose
+    memory becomes the update's, and nothing else once the next block begins: moments are on the
+    disk by then.
+
+    Attributes:
+        is_late: Whether training had to wait the last time, so that what follows is stored fast.
     """
 
     def __init__(
@@ -58,6 +66,7 @@ class Storing:
         self._commits: deque[Future[None]] = deque()
         self._group: list[Entry] = []
         self._has_failed = self._has_lost_group = False
+        self.is_late = False
         self._group_seconds, self._last_commit = GROUP_SECONDS, time.monotonic()
 
     def __enter__(self) -> Self:
@@ -77,12 +86,19 @@ class Storing:
         finally:
             self._thread.shutdown()
 
-    def put(self, state: State, store: Callable[[], Entry]) -> Future[Entry]:
+    def put(
+        self,
+        state: State,
+        store: Callable[[], Entry],
+        moments: Callable[[], Stored | None] = lambda: None,
+    ) -> Future[Entry]:
         """Store a block.
 
         Args:
             state: One of those that it holds on to, to know their size.
             store: Stores it, and gives its entry; what it writes need not be durable.
+            moments: Stores the optimizer's state that belongs to it, if any; beside `store`, and
+                before this returns, where states are large.
 
         Raises:
             Exception: Whatever storing a block before it has raised.
@@ -91,17 +107,23 @@ class Storing:
         self._make_room(size)
         if self._is_between(state):
             done: Future[Entry] = Future()
-            done.set_result(self._stored(store))
+            done.set_result(self._stored(store, moments))
             if self._is_due():
                 self._commits.append(self._thread.submit(self._commit_group, self._taken_group()))
+        elif size <= LARGE_BYTES:
+            done = self._thread.submit(self._store, store, moments)
         else:
-            done = self._thread.submit(self._store, store)
+            kept: Future[Stored | None] = Future()
+            done = self._thread.submit(self._store, store, kept.result)
+            _fulfil(kept, moments)
         self._pending.append((done, size))
         return done
 
     def wait(self) -> None:
         """Wait until all states are let go of, where they are large; raise what has failed."""
-        if any(size > LARGE_BYTES for _, size in self._pending):
+        large = [done for done, size in self._pending if size > LARGE_BYTES]
+        self.is_late = not all(done.done() for done in large)
+        if large:
             self._make_room(LARGE_BYTES)
 
     def finish(self) -> None:
@@ -131,18 +153,20 @@ class Storing:
         while self._commits and self._commits[0].done():
             self._commits.popleft().result()
 
-    def _store(self, store: Callable[[], Entry]) -> Entry:
-        entry = self._stored(store)
+    def _store(self, store: Callable[[], Entry], moments: Callable[[], Stored | None]) -> Entry:
+        entry = self._stored(store, moments)
         if self._is_due():
             self._commit_group(self._taken_group())
         return entry
 
-    def _stored(self, store: Callable[[], Entry]) -> Entry:
+    def _stored(self, store: Callable[[], Entry], moments: Callable[[], Stored | None]) -> Entry:
         if self._has_failed:
             raise RuntimeError("a block before this one could not be stored")
         try:
             with torch.inference_mode():  # whatever mode the caller has made its states in
                 entry = store()
+                if (optimizer := moments()) is not None:
+                    entry = replace(entry, optimizer=optimizer)
         except BaseException:
             self._has_failed = True
             raise
@@ -168,3 +192,15 @@ class Storing:
             raise
         self._last_commit = time.monotonic()
         self._group_seconds = max(GROUP_SECONDS, SHARE * (self._last_commit - started))
+
+
+def _fulfil(kept: Future[Stored | None], moments: Callable[[], Stored | None]) -> None:
+    """Store moments; what fails is raised where they are waited for."""
+    try:
+        with torch.inference_mode():
+            kept.set_result(moments())
+    except Exception as error:
+        kept.set_exception(error)
+    except BaseException as error:  # a Ctrl-C is for the caller too
+        kept.set_exception(error)
+        raise

@@ -7,7 +7,7 @@ come, so that a killed erasure goes on where it was.
 from __future__ import annotations
 
 from concurrent.futures import Future
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -15,6 +15,7 @@ from obliviate.chain.reproduction import changed_records
 from obliviate.events import Event
 from obliviate.recipe.contents import NOTHING, without
 from obliviate.states.update import update_between
+from obliviate.training.protocol import Checkpoint
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
     from obliviate.ledger import Entry, Ledger
     from obliviate.recipe.contents import Hashes
     from obliviate.states.update import State, Update
-    from obliviate.training.protocol import BlockTrainer, Checkpoint, Trained
+    from obliviate.training.protocol import BlockTrainer, Trained
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -162,16 +163,19 @@ class Replay:
         update = update_between(previous, trained.checkpoint.model, consume=is_used_up)
         store = partial(
             self.chain.stored,
-            trained,
-            update,
+            replace(trained, checkpoint=Checkpoint(model=trained.checkpoint.model)),
+            lambda: update,
             origin="replayed",
             guarantee="exact" if self.is_exact else "approximate",
             erasure=self.number,
+            is_fast=self.storing.is_late,
         )
         return Replayed(
             block=trained.block,
             loss=trained.loss,
-            entry=self.storing.put(trained.checkpoint.model, store),
+            entry=self.storing.put(
+                trained.checkpoint.model, store, partial(self.chain.stored_moments, trained)
+            ),
             update=update,
             optimizer=before.optimizer,
         )

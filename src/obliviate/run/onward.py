@@ -11,7 +11,8 @@ from obliviate.chain.bridge import bridging
 from obliviate.errors import NothingLearned
 from obliviate.events import Event
 from obliviate.recipe.contents import packed
-from obliviate.states.update import update_between
+from obliviate.states.update import Update, update_between
+from obliviate.training.protocol import Checkpoint
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Mapping, Sequence
@@ -77,8 +78,16 @@ def training_on(
             if evaluator is not None and evaluator.is_over(item.block):
                 chain.blocks = item.block
             store = partial(
-                _stored, chain, trainer.parameters, item, previous, guarantee, evaluation=values
+                _stored,
+                chain,
+                trainer.parameters,
+                replace(item, checkpoint=Checkpoint(model=item.checkpoint.model)),
+                previous,
+                guarantee,
+                evaluation=values,
+                is_fast=storing.is_late,
             )
+            moments = partial(chain.stored_moments, item)
             previous, finished = item.checkpoint.model, item.block
             done = Event(
                 task="fit",
@@ -89,8 +98,8 @@ def training_on(
                 evaluation=values,
             )
             del item  # states are large
-            storing.put(previous, store)
-            del store
+            storing.put(previous, store, moments)
+            del store, moments
             yield done
             if finished == chain.blocks:
                 break
@@ -105,10 +114,17 @@ def _stored(
     guarantee: Guarantee,
     *,
     evaluation: Values | None,
+    is_fast: bool,
 ) -> Entry:
     """Store a block; the previous state is used up."""
-    update = update_between(previous, trained.checkpoint.model, consume=True)
-    entry = chain.stored(trained, update, origin="trained", guarantee=guarantee)
+    update = Update()
+
+    def made() -> Update:
+        nonlocal update
+        update = update_between(previous, trained.checkpoint.model, consume=True)
+        return update
+
+    entry = chain.stored(trained, made, origin="trained", guarantee=guarantee, is_fast=is_fast)
     if trained.is_learning and learned.isdisjoint({*update.steps, *update.taken}):
         warnings.warn(
             f"block {trained.block} was trained on, and changed no parameter. An optimizer that "

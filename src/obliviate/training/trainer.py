@@ -179,6 +179,7 @@ class Trainer:
                 trained = yield from self._train_block(block, erased, sharing)
                 packed = trained.checkpoint.optimizer
                 yield trained
+                del trained  # its moments are in the optimizer from now on
         finally:
             self._live.is_busy = False
             sharing.close()

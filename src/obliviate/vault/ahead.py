@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections import deque
 from concurrent.futures import ThreadPoolExecutor
@@ -32,6 +33,22 @@ def ahead(
                 yield waiting.popleft().result()
         while waiting:
             yield waiting.popleft().result()
+
+
+@contextlib.contextmanager
+def aside(
+    work: Callable[[Item], Result], item: Item, *, is_worth_it: bool
+) -> Iterator[Callable[[], Result]]:
+    """Some work while something else is done, in a thread where that is worth it.
+
+    Yields:
+        What gives the result.
+    """
+    if not is_worth_it:
+        yield lambda: work(item)
+        return
+    with ThreadPoolExecutor(1) as thread:
+        yield thread.submit(work, item).result
 
 
 def cores() -> int:

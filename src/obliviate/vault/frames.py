@@ -4,7 +4,7 @@ The plain bytes are those of a safetensors file. On disk they are cut into frame
 
     OBLV, format, flags (8 bytes)    then for each frame    length (4 bytes, little-endian), blob
 
-A blob is what `planes.packed` makes of up to 2 MiB, several of them at once in threads. In a sealed
+A blob is what `planes.packed` makes of up to 1 MiB, several of them at once in threads. In a sealed
 object each blob is encrypted by AES-256-GCM under the object's own data key, with the frame's
 number as nonce, and bound to the object's name, its place and whether it is the last, so that
 frames cannot be moved, swapped or cut off.
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
 FORMAT = 3
-FRAME_BYTES = 2 << 20
+FRAME_BYTES = 1 << 20
 TAG_BYTES, NONCE_BYTES, KEY_BYTES = 16, 12, 32
 
 _MAGIC = b"OBLV"
@@ -71,7 +71,7 @@ def framed(
     pieces: Iterable[bytes | memoryview],
     cipher: FrameCipher | None = None,
     *,
-    is_quick: bool = False,
+    is_fast: bool = False,
 ) -> Iterator[bytes | memoryview]:
     """The bytes of an object, from its plain bytes.
 
@@ -79,11 +79,11 @@ def framed(
         pieces: The plain bytes, in order; the item size of a memoryview is the width of its
             numbers, by which they are compressed.
         cipher: What to encrypt with.
-        is_quick: See `planes.packed`.
+        is_fast: See `planes.packed`.
     """
     yield _MAGIC + bytes([FORMAT, _SEALED if cipher else 0, 0, 0])
     number, previous = 0, None
-    for blob in _compressed(_cut(pieces), is_quick=is_quick):
+    for blob in _compressed(_cut(pieces), is_fast=is_fast):
         if previous is not None:
             yield from _frame(previous, number, cipher, is_last=False)
             number += 1
@@ -93,15 +93,15 @@ def framed(
 
 
 def _compressed(
-    frames: Iterator[tuple[bytes | memoryview, int]], *, is_quick: bool
+    frames: Iterator[tuple[bytes | memoryview, int]], *, is_fast: bool
 ) -> Iterator[bytes]:
     done_bytes = 0
     for plain, width in frames:
-        yield packed(plain, width, is_quick=is_quick)
+        yield packed(plain, width, is_fast=is_fast)
         done_bytes += len(plain)
         if done_bytes >= FRAME_BYTES:  # starting threads costs more than they gain on less
             break
-    yield from ahead(lambda frame: packed(*frame, is_quick=is_quick), frames, _threads())
+    yield from ahead(lambda frame: packed(*frame, is_fast=is_fast), frames, _threads())
 
 
 def _threads() -> int:

@@ -21,9 +21,9 @@ import numpy as np
 _RAW = 1 << 31
 _LENGTH_BYTES = 4
 
-_SAMPLE_BYTES, _SAMPLES = 8 << 10, 3
-_NOISE = {False: 0.99, True: 0.95}
-"""What is shortened to no less than this share is left as it is; where it is quick, sooner."""
+_SAMPLE_BYTES, _SAMPLES = 4 << 10, 3
+_NOISE = {False: 0.99, True: 0.9}
+"""What is shortened to no less than this share is left as it is; less, if it has to be fast."""
 
 _LITERALS, _ALWAYS = 1002, 1
 """ZSTD_c_literalCompressionMode, which bindings do not name: entropy coding at negative levels."""
@@ -38,28 +38,28 @@ def _zstd() -> Any:
     return importlib.import_module(name)
 
 
-def packed(plain: bytes | memoryview, width: int, *, is_quick: bool = False) -> bytes:
+def packed(plain: bytes | memoryview, width: int, *, is_fast: bool = False) -> bytes:
     """The planes of a frame.
 
     Args:
         plain: Numbers.
         width: How many bytes each of them has.
-        is_quick: Look for no repetitions, only for bytes that are frequent: twice as fast, and a
-            few percent longer.
+        is_fast: Look for hardly any repetitions, only for bytes that are frequent: twice as fast,
+            and a few percent longer.
     """
     planes = np.frombuffer(plain, np.uint8).reshape(-1, width)
-    parts = [bytes([width])]
+    parts: list[bytes | memoryview] = [bytes([width])]
     for at in range(width):
         plane = np.ascontiguousarray(planes[:, at])
-        short = _shortened(plane, is_quick=is_quick)
+        short = _shortened(plane, is_fast=is_fast)
         length = len(plane) | _RAW if short is None else len(short)
         parts += [length.to_bytes(_LENGTH_BYTES, "little"), short or plane.data]
     return b"".join(parts)
 
 
-def _shortened(plane: np.ndarray[Any, np.dtype[np.uint8]], *, is_quick: bool) -> bytes | None:
+def _shortened(plane: np.ndarray[Any, np.dtype[np.uint8]], *, is_fast: bool) -> bytes | None:
     """A plane compressed; None where that is not worth it."""
-    compressor, most = _compressor(is_quick=is_quick), _NOISE[is_quick]
+    compressor, most = _compressor(is_fast=is_fast), _NOISE[is_fast]
     whole = _zstd().ZstdCompressor.FLUSH_FRAME
     if len(plane) > 4 * _SAMPLES * _SAMPLE_BYTES:
         starts = np.linspace(0, len(plane) - _SAMPLE_BYTES, _SAMPLES).astype(int)
@@ -70,18 +70,18 @@ def _shortened(plane: np.ndarray[Any, np.dtype[np.uint8]], *, is_quick: bool) ->
     return short if len(short) < most * len(plane) else None
 
 
-def _compressor(*, is_quick: bool) -> Any:
+def _compressor(*, is_fast: bool) -> Any:
     """This thread's own: it is made once, and used again for each plane."""
-    name = "quick" if is_quick else "dense"
+    name = "fast" if is_fast else "dense"
     if not hasattr(_own, name):
-        setattr(_own, name, _zstd().ZstdCompressor(options=_options(is_quick=is_quick)))
+        setattr(_own, name, _zstd().ZstdCompressor(options=_options(is_fast=is_fast)))
     return getattr(_own, name)
 
 
 @cache
-def _options(*, is_quick: bool) -> dict[int, int]:
+def _options(*, is_fast: bool) -> dict[int, int]:
     parameter = _zstd().CompressionParameter
-    # a small table is quick, and no worse: where numbers repeat at all, they do so in long runs
+    # a small table is fast, and no worse: where numbers repeat at all, they do so in long runs
     options = {
         parameter.strategy: _zstd().Strategy.fast,
         parameter.window_log: 17,
@@ -89,8 +89,8 @@ def _options(*, is_quick: bool) -> dict[int, int]:
         parameter.min_match: 7,
     }
     return options | (
-        {parameter.compression_level: -32, _LITERALS: _ALWAYS}
-        if is_quick
+        {parameter.compression_level: -1000, _LITERALS: _ALWAYS}
+        if is_fast
         else {parameter.compression_level: 1}
     )
 

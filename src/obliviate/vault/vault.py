@@ -74,13 +74,20 @@ class Vault:
         """Whether objects are encrypted."""
         return self._seal is not None
 
-    def write(self, pieces: Iterable[bytes | memoryview], *, is_durable: bool = True) -> Stored:
+    def write(
+        self,
+        pieces: Iterable[bytes | memoryview],
+        *,
+        is_durable: bool = True,
+        is_fast: bool = False,
+    ) -> Stored:
         """Store plain bytes, given piece by piece, under a new key.
 
         Args:
             pieces: The item size of a memoryview is the width of its numbers; see `frames.framed`.
             is_durable: Whether it is on the disk from now on; else once `flush` was called, which
                 has to be before the ledger names it.
+            is_fast: Somebody waits for it; see `planes.packed`.
 
         Raises:
             StorageFull: There is no room, or no permission; nothing is left behind.
@@ -96,7 +103,7 @@ class Vault:
 
         def counted() -> Iterator[bytes | memoryview]:
             nonlocal size_bytes
-            for piece in framed(pieces, cipher):
+            for piece in framed(pieces, cipher, is_fast=is_fast):
                 hasher.update(piece)
                 size_bytes += len(piece)
                 yield piece
