@@ -163,11 +163,13 @@ def test_of_large_states_moments_are_stored_before_training_goes_on():
 def test_what_storing_moments_raises_is_raised_by_the_next_call():
     large = {"weight": torch.empty(LARGE_BYTES + 1, dtype=torch.uint8)}
     disk = Disk()
-    with Storing(disk, disk.commit, is_between=lambda _state: False) as store:
-        store.put(large, lambda: Row(1))
-        store.put(large, lambda: Row(2), broken)
-        with pytest.raises(StorageFull, match="no room"):
-            store.wait()
+    store = Storing(disk, disk.commit, is_between=lambda _state: False)
+    store.put(large, lambda: Row(1))
+    store.put(large, lambda: Row(2), broken)
+    with pytest.raises(StorageFull, match="no room"):
+        store.wait()
+    with pytest.raises(StorageFull, match="no room"), store:
+        pass
     assert disk.committed == [Row(1)]
 
 

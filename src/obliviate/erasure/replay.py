@@ -100,6 +100,8 @@ class Replay:
         assert self.at is not None  # noqa: S101 - the last that was restored has a state
         for item in self.trainer.train(self.at, range(following, blocks.stop), self.erased):
             if isinstance(item, Event):
+                if item.done == item.total:  # a copy of the state is taken next
+                    self.storing.wait()
                 yield item
                 continue
             self._take_contents(item.block, item.contents)
