@@ -9,12 +9,12 @@ import time
 from dataclasses import replace
 
 import pytest
-import ray
 
 from obliviate import errors
 from obliviate.cli.work import work
 from obliviate.executors import Job, executor_of
 from obliviate.executors.beacons import PREFIX, check_seen, lit
+from obliviate.executors.cluster import started
 from obliviate.lab import lab
 from obliviate.lab.experiment import question_of
 from obliviate.lab.workers import Trials
@@ -28,9 +28,8 @@ from tests.tasks import Source
 @pytest.fixture(scope="module")
 def cluster():
     """A cluster of this machine, connected to, as one whom this process belongs to would be."""
-    ray.init(address="local", num_cpus=2, include_dashboard=False, object_store_memory=80 << 20)
-    yield
-    ray.shutdown()
+    with started(2):
+        yield
 
 
 @pytest.fixture(params=["local", "ray"])

@@ -16,6 +16,8 @@ import uuid
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NoReturn
 
+from tenacity import Retrying, stop_after_attempt
+
 from obliviate.errors import ConnectionLost, ExtraMissing, InvalidOption, ObliviateError
 from obliviate.executors.beacons import check_seen, lit
 from obliviate.executors.task import carry_out
@@ -40,6 +42,7 @@ RETRIES = 3
 
 _OBJECT_STORE_BYTES = 80 << 20  # about the least that Ray takes: what travels here is names
 _CONNECTING_SECONDS = 5.0
+_ATTEMPTS = 3
 _SECONDS_BETWEEN_LOOKS = 1.0
 _USAGE = "RAY_USAGE_STATS_ENABLED"
 _NOT_IMPORTED = "The remote function failed to import"
@@ -129,38 +132,59 @@ def _connected(address: str | None, job: Job, workers: int | None) -> Iterator[N
         yield
         return
     place = address or os.environ.get("RAY_ADDRESS")
-    with _in_our_way():
-        if place is None:
-            count = job.cpus * min(workers or os.cpu_count() or 1, len(job.tasks))
-            _start(
-                address="local",
-                num_cpus=count,
-                include_dashboard=False,
-                object_store_memory=_OBJECT_STORE_BYTES,
-            )
-        else:
-            _check_reachable(place)
-            _start(address=place)
+    if place is None:
+        cpus = job.cpus * min(workers or os.cpu_count() or 1, len(job.tasks))
+        with started(cpus):
+            if job.gpus > ray.cluster_resources().get("GPU", 0):
+                raise InvalidOption(
+                    f"the tasks compute on {job.gpus} GPU, and this machine has none",
+                    hint="give the address of a Ray cluster that has: ray://head:10001",
+                )
+            yield
+        return
+    if address is None:
+        _check_reachable(place)
+    hint = "see that it runs, with `ray status`, and that Ray and Python are of the same versions"
+    with _begun(f"the Ray cluster at {place} cannot be used", hint, address=place):
+        yield
+
+
+@contextlib.contextmanager
+def started(cpus: int) -> Iterator[None]:
+    """Be connected to a Ray of this machine alone, which ends with it.
+
+    Args:
+        cpus: How many tasks of one core it takes at once.
+
+    Raises:
+        ConnectionLost: It cannot be started.
+    """
+    hint = "the machine may be too busy: call again, or start it beforehand with `ray start --head`"
+    with _begun(
+        "a Ray of this machine cannot be started",
+        f"{hint} and set RAY_ADDRESS",
+        address="local",
+        num_cpus=cpus,
+        include_dashboard=False,
+        object_store_memory=_OBJECT_STORE_BYTES,
+    ):
+        yield
+
+
+@contextlib.contextmanager
+def _begun(what: str, hint: str, **options: Any) -> Iterator[None]:
     try:
-        if job.gpus > ray.cluster_resources().get("GPU", 0) and place is None:
-            raise InvalidOption(
-                f"the tasks compute on {job.gpus} GPU, and this machine has none",
-                hint="give the address of a Ray cluster that has: ray://head:10001",
-            )
+        with _in_our_way():
+            # on a busy machine, half a minute may be too little for Ray's own processes
+            for attempt in Retrying(stop=stop_after_attempt(_ATTEMPTS), reraise=True):
+                with attempt:
+                    ray.init(logging_level=logging.ERROR, **options)
+    except Exception as error:
+        raise ConnectionLost(f"{what} ({error})", hint=f'{hint}; or on="local"') from error
+    try:
         yield
     finally:
         ray.shutdown()
-
-
-def _start(**options: Any) -> None:
-    try:
-        ray.init(logging_level=logging.ERROR, **options)
-    except Exception as error:
-        raise ConnectionLost(
-            f"the Ray cluster at {options['address']} cannot be used ({error})",
-            hint="see that it runs, with `ray status`, and that Ray and Python are of the same "
-            'versions there; or on="local"',
-        ) from error
 
 
 def _check_reachable(address: str) -> None:
