@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from obliviate.lab.bench import Verdicts
 
 METHODS = ("exact", "deepobliviate", "calibrated")
-EPOCHS, BLOCKS = 5, 10
+EPOCHS, BLOCKS = 5, 5
 COLUMNS = [
     "method",
     "works before",

@@ -53,7 +53,7 @@ def project():
         seed=4,
     )
     return ob.Project(
-        recipe=recipe, data=records(COUNT, 0), test=records(60, 1), subjects=PEOPLE, blocks=8
+        recipe=recipe, data=records(COUNT, 0), test=records(90, 1), subjects=PEOPLE, blocks=8
     )
 
 
@@ -105,7 +105,7 @@ def compared(project, tmp_path_factory):
         ob.bench,
         project,
         folder,
-        methods=["exact,deepobliviate:blocks=2", "picky", Bursting()],
+        methods=["exact,deepobliviate:blocks=2", "picky,sisa:shards=2", Bursting()],
         requests=[2, 1],
     )
     Picky.stop.add("now")
@@ -220,9 +220,16 @@ def test_a_backdoor_is_told_from_its_deletion(compared):
     assert comparison.of("picky").backdoor is None
 
 
+def test_several_models_are_compared_with_models_made_alike(compared):
+    comparison, _ = compared
+    row = comparison.of("sisa:shards=2")
+    assert (row.models, row.identical, row.settle_share) == (2, None, None)
+    assert row.backdoor.clean != comparison.of("exact").backdoor.clean
+
+
 def test_the_test_of_deletion_has_the_published_power():
     for kept, missed in ((0.8, 4.5e-9), (0.5, 0.021), (0.3, 0.59)):
-        test = deletion_test(0.1, kept)
+        test = deletion_test(0.1, kept, queries=30)
         assert (test.threshold, test.queries, test.level) == (10, 30, 1e-3)
         assert 1 - test.power == pytest.approx(missed, rel=0.05)
     assert test.accepts(9)

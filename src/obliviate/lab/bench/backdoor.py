@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import Dataset, TensorDataset
+from torch.utils.data import Dataset, Subset, TensorDataset
 
 from obliviate.errors import Unsupported
 from obliviate.lab.bench.deletion import QUERIES
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from obliviate.recipe.recipe import Project
 
-SHARE = 0.02
+SHARE = 0.05
 _FEWEST = 10
 _AT_ONCE, _LOOKED_AT = 500, 2000
 _PIXELS_PER_SIDE, _SMALLEST_IMAGE = 7, 4  # a patch is a seventh of the side, and not at the edge
@@ -58,6 +58,14 @@ class Backdoor:
             people[record] = _POISONER
         data = _with_trigger(project.data, self, np.array(self.records, dtype=np.int64))
         return replace(project, data=data, subjects=people)
+
+    def left(self, project: Project) -> Project:
+        """A planted project without the records that carry the trigger."""
+        count = data_length(project.data)
+        ids = np.setdiff1d(np.arange(count, dtype=np.int64), np.array(self.records))
+        people = None if project.subjects is None else list(project.subjects)
+        whose = None if people is None else [people[record] for record in ids.tolist()]
+        return replace(project, data=Subset(project.data, ids.tolist()), subjects=whose)
 
     def asked(self, project: Project) -> Dataset[Any]:
         """The queries: test records with the trigger, and the target that it should give."""

@@ -30,7 +30,8 @@ class Verdicts:
     Attributes:
         before: How often the trigger works on the model before, mean over the seeds.
         after: The same of what the method left.
-        clean: The same of independent retrains that never saw it, the most of them.
+        clean: The same of independent retrains that never saw it, the most of them; of a method
+            with several models, of such models.
         seeds: In how many seeds it was asked.
         rejected_before: In how many of them deletion is not believed of the model before.
         accepted: In how many it is believed of what the method left.
@@ -75,7 +76,8 @@ class Row:
         predict_seconds: How long a thousand predictions take.
         agreement: Share of test records that an independent retrain gives the same class.
         agreement_own: The same of the retrain of the same seed.
-        identical: Share of seeds in which the model is, bit for bit, the retrain of its seed.
+        identical: Share of seeds in which the model is, bit for bit, the retrain of its seed; None
+            of several models.
         identical_settled: The same of the model once it is settled.
         shift: Of the forgotten records' scores against independent retrains, in deviations; with
             two seeds or more.
@@ -217,7 +219,7 @@ class Reader:
             return None
         rates, tests = [], []
         for number, cell in zip(self._numbers, cleaned, strict=True):
-            clean = self._clean(number)
+            clean = max(cell.facts["controls"], default=self._clean(number))
             rates.append(clean)
             tests.append(deletion_test(clean, cell.facts["before"]))
         after = [cell.facts["successes"] for cell in cleaned]
@@ -235,16 +237,12 @@ class Reader:
         )
 
     def _clean(self, number: int) -> float:
-        """How often models that never saw the trigger give its target: the most of the controls.
+        """How often a model that never saw the trigger gives its target: the most of the controls.
 
-        The most, and with one success added, since they differ from one another by more than the
-        draws of the queries.
+        The most, since they differ from one another by more than the draws of the queries.
         """
-        cells = [
-            self._cells.read(self.benchmark.control(number, which)) for which in range(CONTROLS)
-        ]
-        rates = [(each.facts["obeyed"] + 1) / (each.facts["queries"] + 2) for each in cells]
-        return float(max(rates))
+        names = [self.benchmark.control(number, which) for which in range(CONTROLS)]
+        return float(max(self._cells.read(name).facts["obeyed"] for name in names))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -312,10 +310,12 @@ def _agreement(family: Sequence[Cell], retrains: Sequence[Cell]) -> float | None
     return _mean(shares)
 
 
-def _same(digests: Sequence[str | None], retrains: _Retrains) -> float:
+def _same(digests: Sequence[str | None], retrains: _Retrains) -> float | None:
+    if None in digests:
+        return None
     own = [each.facts["digest"] for each in retrains.own]
     pairs = zip(digests, own, strict=True)
-    return float(np.mean([digest is not None and digest == its for digest, its in pairs]))
+    return float(np.mean([digest == its for digest, its in pairs]))
 
 
 def _shift(family: Sequence[Cell], retrains: Sequence[Cell]) -> float | None:

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 
 from scipy import stats
 
-LEVEL = 1e-3  # as published
-QUERIES = 30
+LEVEL = 1e-3
+QUERIES = 50
 
 
 @dataclass(frozen=True, kw_only=True)

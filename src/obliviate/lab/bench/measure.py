@@ -19,7 +19,7 @@ from obliviate.states.update import captured, digest
 from obliviate.training.batches import feed_of, moved
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
     from numpy.typing import NDArray
     from torch import Tensor
@@ -102,6 +102,14 @@ def obeying(prepared: Prepared, project: Project, asked: Dataset[Any]) -> NDArra
         given.append((prepared.predict(inputs).argmax(dim=1) == targets).cpu().numpy())
     obeyed: NDArray[np.bool_] = np.concatenate(given)
     return obeyed
+
+
+def obeyed(
+    prepared: Prepared, project: Project, asked: Dataset[Any], queries: Sequence[int]
+) -> float:
+    """The share of queries that a model gives the class of the trigger, with one success added."""
+    found = obeying(prepared, project, asked)[list(queries)]
+    return float((found.sum() + 1) / (len(found) + 2))
 
 
 def _answering(prepared: Prepared) -> nn.Module:

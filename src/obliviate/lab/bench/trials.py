@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import time
+from contextlib import closing
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -23,7 +24,7 @@ from obliviate.lab.baselines.single import SingleModel
 from obliviate.lab.bench.backdoor import backdoor_of
 from obliviate.lab.bench.contender import ChainOriginal, ChainRun, OnChain, label_of
 from obliviate.lab.bench.deletion import QUERIES
-from obliviate.lab.bench.measure import digest_of, measured, obeying, test_accuracy
+from obliviate.lab.bench.measure import digest_of, measured, obeyed, obeying, test_accuracy
 from obliviate.lab.experiment import recipe_of
 from obliviate.lab.measurements import Cell, Cells
 from obliviate.training.determinism import Environment
@@ -194,9 +195,28 @@ class Workplace:
             other = self._project(number + which * _FURTHER_SEEDS, is_own=False)
             model = SingleModel(replace(project, recipe=other.recipe), again)
             finish(model.train(gone, "retrain"))
-            obeyed = obeying(model, project, asked)[list(backdoor.queries)]
-            facts = {"obeyed": int(obeyed.sum()), "queries": len(obeyed)}
+            facts = {"obeyed": obeyed(model, project, asked, backdoor.queries)}
             self.cells.write(name, Cell(scores={}, accuracies={}, facts=facts))
+
+    def _own_controls(
+        self, contender: Unlearner, number: int, project: Project, backdoor: Backdoor
+    ) -> list[float]:
+        """How often several models that never saw the trigger, asked together, obey it.
+
+        They are others than a single retrain: each has seen but a part of the records.
+        """
+        rates = []
+        for which in range(CONTROLS):
+            other = self._project(number + which * _FURTHER_SEEDS, is_own=False)
+            left = backdoor.left(replace(project, recipe=other.recipe))
+            own = self._place(f"{self.benchmark.cleaned(number, contender)}-control")
+            shutil.rmtree(own, ignore_errors=True)  # a killed process's
+            own.mkdir(parents=True)
+            model = finish(contender.prepare(left, own))
+            rates.append(obeyed(model, left, backdoor.asked(self.project), backdoor.queries))
+            model.close()
+            shutil.rmtree(own)
+        return rates
 
     def _contend(self, trial: Trial, project: Project, backdoor: Backdoor | None) -> None:
         """Let each contender of a trial forget, from a copy of one training if it is a chain's."""
@@ -210,15 +230,11 @@ class Workplace:
             place = self._place(names[0])
             shutil.rmtree(place, ignore_errors=True)  # a killed process's
             try:
-                if isinstance(contender, OnChain):
-                    prepared: Prepared = original.copied(contender, place)
-                else:
-                    place.mkdir(parents=True)
-                    prepared = finish(contender.prepare(project, place))
-                if backdoor:
-                    self._clean(prepared, contender, trial.number, project, backdoor)
-                else:
-                    self._stream(prepared, contender, trial.number, project)
+                with closing(_prepared(contender, project, place, original)) as prepared:
+                    if backdoor:
+                        self._clean(prepared, contender, trial.number, project, backdoor)
+                    else:
+                        self._stream(prepared, contender, trial.number, project)
             except _TROUBLES as error:
                 trouble = _trouble(error)
                 for name in single.missing(self.benchmark, self.cells):
@@ -252,7 +268,6 @@ class Workplace:
         if isinstance(prepared, ChainRun):
             settled = Cell(scores={}, accuracies={}, facts=_settling(prepared))
             self.cells.write(self.benchmark.settled(number, contender), settled)
-        prepared.close()
 
     def _clean(
         self,
@@ -267,8 +282,10 @@ class Workplace:
         before = obeying(prepared, project, asked)[queries]
         spent = finish(prepared.forget(np.array(backdoor.records, dtype=np.int64)))
         after = obeying(prepared, project, asked)[queries]
-        prepared.close()
+        many = prepared.models > 1
+        controls = self._own_controls(contender, number, project, backdoor) if many else []
         facts = {
+            "controls": controls,
             "before": float(before.mean()),
             "after": float(after.mean()),
             "successes_before": int(before[:QUERIES].sum()),
@@ -277,6 +294,15 @@ class Workplace:
         }
         name = self.benchmark.cleaned(number, contender)
         self.cells.write(name, Cell(scores={}, accuracies={}, facts=facts))
+
+
+def _prepared(
+    contender: Unlearner, project: Project, place: Path, original: ChainOriginal
+) -> Prepared:
+    if isinstance(contender, OnChain):
+        return original.copied(contender, place)
+    place.mkdir(parents=True)
+    return finish(contender.prepare(project, place))
 
 
 def _total(spent: list[Cost]) -> dict[str, Any]:
