@@ -71,7 +71,12 @@ class Exchange:
             recipe: How many microbatches a batch has, and on what device.
             model: Whose parameters.
             buffers: Its buffers.
+
+        Raises:
+            InvalidRecipe: The model exchanges something by itself.
         """
+        if any(isinstance(each, nn.SyncBatchNorm) for each in model.modules()):
+            raise invalid(["SyncBatchNorm exchanges by itself; give the model BatchNorm"])
         self._ranks, self._recipe, self._buffers = ranks, recipe, buffers
         self._whole, each = range(recipe.microbatches), recipe.microbatches // ranks.size
         shares = [range(rank * each, (rank + 1) * each) for rank in range(ranks.size)]
