@@ -68,6 +68,15 @@ def test_images_are_mapped_from_the_disk(read, tmp_path):
     assert pa.total_allocated_bytes() - before < 1000
 
 
+def test_files_that_were_changed_are_read_anew(tmp_path):
+    read = partial(images, write_pictures(tmp_path / "changed", train=4, test=1), cache=tmp_path)
+    before = read()[0][0]
+    rows = pa.table({"img": [{"bytes": png(np.ones((8, 8)), 1), "path": ""}] * 4, "label": [1] * 4})
+    parquet.write_table(rows, next((tmp_path / "changed").glob("train*")))
+    assert read().labels.tolist() == [1] * 4
+    assert not torch.equal(read()[0][0], before)
+
+
 def test_images_are_cropped_and_scaled_or_grey(read):
     image, _ = read(size=(16, 8), mode="L", most=4)[3]
     assert image.shape == (1, 16, 8)
