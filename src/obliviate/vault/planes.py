@@ -88,11 +88,14 @@ def _options(*, is_fast: bool) -> dict[int, int]:
         parameter.hash_log: 6,
         parameter.min_match: 7,
     }
-    return options | (
-        {parameter.compression_level: -1000, _LITERALS: _ALWAYS}
-        if is_fast
-        else {parameter.compression_level: 1}
-    )
+    if not is_fast:
+        return options | {parameter.compression_level: 1}
+    fast = options | {parameter.compression_level: -1000}
+    try:
+        _zstd().ZstdCompressor(options={**fast, _LITERALS: _ALWAYS})
+    except ValueError:  # a build of zstd that lacks it: what it makes is longer, and no less right
+        return fast
+    return fast | {_LITERALS: _ALWAYS}
 
 
 def plain_size(blob: bytes | memoryview) -> int:
