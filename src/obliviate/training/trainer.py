@@ -215,13 +215,14 @@ class Trainer:
         packed = self._optimizer.packed()  # lets go of gradients, before the state is copied
         state = self._live.state(block)
         self._check_finite(state, block)
+        is_learning = loss is not None and self._optimizer.is_learning  # before rates are put back
         return Trained(
             block=block,
             checkpoint=Checkpoint(model=state, optimizer=packed),
             loss=loss,
             seconds=0.0,
             contents=contents,
-            is_learning=loss is not None and self._optimizer.is_learning,
+            is_learning=is_learning,
         )
 
     def _check_finite(self, state: State, block: int) -> None:
