@@ -212,10 +212,10 @@ class Trainer:
         return sharing.agreed(replace(trained, seconds=time.perf_counter() - started))
 
     def _finished(self, block: int, loss: float | None, contents: Hashes) -> Trained:
+        is_learning = loss is not None and self._optimizer.is_learning  # before rates are put back
         packed = self._optimizer.packed()  # lets go of gradients, before the state is copied
         state = self._live.state(block)
         self._check_finite(state, block)
-        is_learning = loss is not None and self._optimizer.is_learning  # before rates are put back
         return Trained(
             block=block,
             checkpoint=Checkpoint(model=state, optimizer=packed),
