@@ -144,7 +144,10 @@ def _connected(address: str | None, job: Job, workers: int | None) -> Iterator[N
         return
     if address is None:
         _check_reachable(place)
-    hint = "see that it runs, with `ray status`, and that Ray and Python are of the same versions"
+    hint = (
+        "see that it runs, with `ray status`, that Ray and Python are of the same versions, and "
+        "that RAY_AUTH_MODE and the token of Ray's authentication are the same on both sides"
+    )
     with _begun(f"the Ray cluster at {place} cannot be used", hint, address=place):
         yield
 
