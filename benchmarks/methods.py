@@ -28,7 +28,9 @@ REQUESTS = {"digits": (1, 5)}
 FEWER = (1, 3)
 
 
-def compared(name: str, data: Path | None, folder: Path, methods: str) -> Comparison:
+def compared(
+    name: str, data: Path | None, folder: Path, methods: str, *, backdoor: bool
+) -> Comparison:
     """What the bench finds; what was measured before is not measured again."""
     place = None if data is None or name == "digits" else data / name.replace("-", "_")
     return ob.bench(
@@ -36,28 +38,28 @@ def compared(name: str, data: Path | None, folder: Path, methods: str) -> Compar
         folder / name,
         methods=methods,
         requests=REQUESTS.get(name, FEWER),
-        backdoor=name == "digits",
+        backdoor=backdoor,
     )
 
 
-def command(name: str, methods: str) -> str:
+def command(name: str, methods: str, *, backdoor: bool) -> str:
     """The same from the command line."""
     options = " ".join(f"-o {key}={value}" for key, value in SIZES[name].items())
     counts = ",".join(map(str, REQUESTS.get(name, FEWER)))
-    plain = "" if name == "digits" else " --no-backdoor --data FOLDER"
+    plain = ("" if backdoor else " --no-backdoor") + ("" if name == "digits" else " --data FOLDER")
     return (
         f"obliviate bench {name} --methods {methods} --requests {counts}{plain} {options}".strip()
     )
 
 
-def section(name: str, comparison: Comparison, methods: str) -> str:
+def section(name: str, comparison: Comparison, said: str) -> str:
     """A preset's part of the page."""
     notes = [f"- {note}." for note in notes_of(comparison)]
     return "\n".join(
         [
             f"### {name}",
             "",
-            f"`{command(name, methods)}`",
+            f"`{said}`",
             "",
             f"{heading_of(comparison)}.",
             "",
@@ -74,14 +76,16 @@ def main() -> None:
     parser.add_argument("presets", nargs="*", default=["digits"], help=", ".join(SIZES))
     parser.add_argument("--data", type=Path, help="a folder with a folder for each preset")
     parser.add_argument("--methods", default="all")
+    parser.add_argument("--backdoor", action="store_true", help="plant one, in a second training")
     parser.add_argument("--folder", type=Path, default=Path("bench"))
     parser.add_argument("--page", action="store_true", help="write the tables into the page")
     given = parser.parse_args()
     torch.set_num_threads(1)
     parts = []
     for name in given.presets:
-        found = compared(name, given.data, given.folder, given.methods)
-        parts.append(section(name, found, given.methods))
+        found = compared(name, given.data, given.folder, given.methods, backdoor=given.backdoor)
+        said = command(name, given.methods, backdoor=given.backdoor)
+        parts.append(section(name, found, said))
         print(parts[-1], flush=True)
     if given.page:
         write("methods", tables="\n\n".join(parts), presets=" ".join(given.presets))
