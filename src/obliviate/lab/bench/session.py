@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from obliviate.methods.method import Method
 
 DEFAULT_METHODS = ("all",)
-DEFAULT_REQUESTS = (1, 10)
+DEFAULT_REQUESTS = (1, 3)
 DEFAULT_SEEDS = 1
 
 
