@@ -16,6 +16,7 @@ from obliviate.lab.trials import Bench, trials_of
 from obliviate.recipe.contents import NOTHING
 from obliviate.run.fingerprint import sampled
 from obliviate.run.references import check_references
+from obliviate.training.determinism import environment_facts
 from obliviate.training.references import Apart, References
 from tests.models import BLOCKS, RECORDS, Guarded, images, recipe
 from tests.project_file import write_project
@@ -383,7 +384,7 @@ def test_the_bench_takes_them(small, tmp_path):
 def test_the_laboratory_takes_them(small, tmp_path):
     question = question_of(small, records=[3], subjects=(), methods=["calibrated"], seeds=3)
     trial = trials_of(question)[0]
-    workbench = Bench(small, question, tmp_path, keeps=False)
+    workbench = Bench(small, question, tmp_path, keeps=False, environment=environment_facts())
     workbench.carry_out(trial)
     assert trial.is_original
     assert not trial.missing(question, workbench.cells)

@@ -111,15 +111,19 @@ def test_stopped_and_again(tmp_path, number):
 
 
 @pytest.mark.parametrize("number", STOPPED)
-def test_a_comparison_that_is_stopped_leaves_no_chain_behind(tmp_path, number):
-    project, slow, place = write_project(tmp_path), tmp_path / "slow", tmp_path / "tmp"
+def test_a_comparison_that_is_stopped_goes_on(tmp_path, number):
+    project, slow, place = write_project(tmp_path), tmp_path / "slow", tmp_path / "bench"
     project.write_text(project.read_text() + SLOW)
-    place.mkdir()
     slow.touch()
-    process = start(OBLIVIATE, "bench", project, TMPDIR=str(place))
-    wait_for(lambda: list(place.glob("obliviate-*/run/vault/*")))
+    asked = (OBLIVIATE, "bench", project, "--folder", place, "--methods", "exact")
+    asked += ("--requests", "1", "--no-backdoor")
+    process = start(*asked)
+    wait_for(lambda: list(place.glob("runs/*/ledger.sqlite")))
     process.send_signal(number)
     _, said = process.communicate(timeout=180)
     assert process.returncode == STOPPED[number][0], said
-    assert "starts over" in said.splitlines()[-1]
-    assert not list(place.glob("obliviate-*"))
+    assert "goes on where this one stopped" in said.splitlines()[-1]
+    slow.unlink()
+    code, out, said = done(*asked)
+    assert code == 0, said
+    assert "exact" in out

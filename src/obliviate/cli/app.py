@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 INTERRUPTED, TERMINATED = 130, 143
 _LONGEST_USAGE = 1000
-_RESUMED = ("fit", "extend", "forget", "work", "settle", "lab")
+_RESUMED = ("fit", "extend", "forget", "work", "settle", "lab", "bench")
 # typer brings click's exceptions along in some versions, and depends on click in others
 _USAGE_ERROR: type[Any] = typer.BadParameter.__bases__[0]
 _ROOMS = {
