@@ -2,7 +2,8 @@
 
 In README.md and docs/*.md, every ```python block is executed, all blocks of a file in one
 namespace (one that begins with the name of a file, `# project.py`, becomes that file, which is run
-by itself), and so is every line of a ```console block that starts with `$ obliviate` or `$ python`.
+by itself), and so is every line of a ```console block that starts with `$ obliviate`, `$ python` or
+`$ torchrun`.
 A command that is meant to fail says so: `$ obliviate status nowhere  # exit code 2`. The folder
 holds what a clone of the repository would, `examples/`, and a small stand-in for the MNIST files in
 data/mnist.
@@ -10,6 +11,8 @@ data/mnist.
 
 import re
 import shlex
+import subprocess
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -136,8 +139,12 @@ def run(command: str, place: str) -> None:
     words = shlex.split(command, comments=True)
     if words[0] in SETTING_UP:
         return
-    assert words[0] in ("obliviate", "python"), f"{place}: cannot test `{command}`"
-    done = prepared.run(words)
+    assert words[0] in ("obliviate", "python", "torchrun"), f"{place}: cannot test `{command}`"
+    if words[0] == "torchrun":  # it starts processes of its own
+        words = [sys.executable, "-m", "torch.distributed.run", *words[1:]]
+        done = subprocess.run(words, capture_output=True, text=True, timeout=300)
+    else:
+        done = prepared.run(words)
     told = f"{place}: `{command}` ended with {done.returncode}\n{done.stdout}\n{done.stderr}"
     assert done.returncode == (int(expected[1]) if expected else 0), told
 

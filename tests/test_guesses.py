@@ -84,7 +84,8 @@ def test_the_right_guess_is_not_told_from_others(place, method, is_sealed):
     assert before.max() >= 1000 > np.sort(before)[-2]
     assert after.max() < 1000
     assert not is_told(after, at)
-    assert after[at] == np.median(after)
+    # as many clues as one guess in twenty finds by chance: sizes of objects are often equal
+    assert np.mean(after >= after[at]) >= 0.05
 
 
 @pytest.mark.slow
