@@ -19,12 +19,15 @@ from obliviate import errors
 from obliviate.lab.baselines import Unlearner, register
 from obliviate.lab.baselines.retrain import Retrain
 from obliviate.lab.bench.backdoor import backdoor_of, stamped
+from obliviate.lab.bench.benchmark import benchmark_of
 from obliviate.lab.bench.contender import contenders_of, label_of
 from obliviate.lab.bench.deletion import deletion_test
 from obliviate.lab.bench.stream import stream_of
 from obliviate.lab.bench.table import as_csv, as_markdown, columns
+from obliviate.lab.bench.trials import Workplace, trials_of
 from obliviate.recipe.subjects import Subjects
 from obliviate.text import plain
+from obliviate.training.determinism import environment_facts
 from tests.project_file import write_project
 from tests.test_cli import ask, call
 
@@ -197,6 +200,25 @@ def test_nothing_is_left_but_cells_tables_and_pictures(compared):
     assert not re.search(r"(src|href)=\"(?!data:)", page)
     for picture in ("accuracy.png", "cost.png"):
         assert (folder / picture).read_bytes().startswith(b"\x89PNG")
+
+
+def test_trials_side_by_side_leave_each_others_folders_alone(project, tmp_path):
+    benchmark = benchmark_of(
+        project,
+        methods=["exact", "amnesiac"],
+        requests=[1],
+        size=None,
+        seeds=1,
+        has_backdoor=False,
+    )
+    place = Workplace(project, benchmark, tmp_path, environment_facts())
+    _, chain, single = trials_of(benchmark)
+    assert "exact" in chain.name
+    foreign = tmp_path / "runs" / f"chain-stream-0-{benchmark.context[:12]}" / "another's"
+    foreign.mkdir(parents=True)
+    place.carry_out(single)
+    assert not single.missing(benchmark, place.cells)
+    assert foreign.exists()
 
 
 def test_json_and_csv_hold_every_field(compared):

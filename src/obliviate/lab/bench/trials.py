@@ -241,7 +241,9 @@ class Workplace:
                     self.cells.write(name, Cell(scores={}, accuracies={}, facts=trouble))
             finally:
                 shutil.rmtree(place, ignore_errors=True)
-        shutil.rmtree(original.folder, ignore_errors=True)
+        if any(isinstance(each, OnChain) for each in trial.contenders):
+            # else it is another trial's, which may be at work at this moment
+            shutil.rmtree(original.folder, ignore_errors=True)
 
     def _place(self, name: str) -> Path:
         # the context is in the name: another project's runs must not be taken for this one's
