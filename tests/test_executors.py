@@ -7,6 +7,7 @@ import shutil
 import sys
 import time
 from dataclasses import replace
+from functools import partial
 
 import pytest
 
@@ -17,6 +18,7 @@ from obliviate.executors.beacons import PREFIX, check_seen, lit
 from obliviate.executors.cluster import started
 from obliviate.lab import lab
 from obliviate.lab.experiment import question_of
+from obliviate.lab.trials import Bench, trials_of
 from obliviate.lab.workers import Trials
 from obliviate.recipe.project import ProjectFile, load_project
 from obliviate.run.start import fit
@@ -210,12 +212,14 @@ def test_models_are_not_made_on_a_machine_that_computes_otherwise(tmp_path):
     file.write_text(PROJECT)
     source = ProjectFile(file=file, options={})
     asked = {"records": [3], "subjects": [], "methods": [], "seeds": 3}
+    question = question_of(source(), **asked)
+    environment = environment_facts() | {"processor": "ABACUS"}
+    place = {"question": question, "folder": tmp_path, "keeps": False, "environment": environment}
     trials = Trials(
         project=source,
-        question=question_of(source(), **asked),
-        folder=tmp_path,
-        keeps=False,
-        environment=environment_facts() | {"processor": "ABACUS"},
+        place=partial(Bench, **place),
+        trials=tuple(trials_of(question)),
+        environment=environment,
     )
     with pytest.raises(errors.InvalidOption, match="ABACUS"):
         trials()

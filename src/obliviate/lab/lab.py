@@ -8,19 +8,20 @@ on where it was and a further method or seed costs only itself.
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING
 
 from obliviate.disk.lock import alone
 from obliviate.disk.paths import absolute
 from obliviate.errors import InvalidRecipe
-from obliviate.events import Event, Events, watched
+from obliviate.events import Events, watched
 from obliviate.executors import check_source, executor_of
 from obliviate.executors.executor import LOCAL
 from obliviate.lab.experiment import question_of
-from obliviate.lab.measurements import Cells, check_folder
+from obliviate.lab.measurements import check_folder
 from obliviate.lab.results import Lab, findings_of, written
 from obliviate.lab.trials import Bench, trials_of
-from obliviate.lab.workers import Trials, job_of
+from obliviate.lab.workers import measuring
 from obliviate.options import whole
 from obliviate.recipe.recipe import Project
 from obliviate.training.determinism import environment_facts
@@ -31,7 +32,6 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from obliviate.executors import Executor
-    from obliviate.lab.experiment import Question
     from obliviate.methods.method import Method
     from obliviate.recipe.subjects import Subject
 
@@ -131,27 +131,15 @@ def project_from(source: Project | Callable[[], Project]) -> Project:
 def _measuring(
     bench: Bench, source: Project | Callable[[], Project], executor: Executor | None
 ) -> Events[None]:
-    question, cells = bench.question, bench.cells
-    missing = [each for each in trials_of(question) if each.missing(question, cells)]
-    yield _progress(question, cells)
-    if executor is None or isinstance(source, Project):
-        for trial in missing:
-            bench.carry_out(trial)
-            yield _progress(question, cells)
-    elif missing:
-        trials = Trials(
-            project=source,
-            question=question,
-            folder=bench.folder,
-            keeps=bench.keeps,
-            environment=bench.environment,
-        )
-        names = (trial.name for trial in missing)
-        for _ in executor.results(job_of(trials, names, bench.folder, bench.project.recipe.device)):
-            yield _progress(question, cells)
-
-
-def _progress(question: Question, cells: Cells) -> Event:
-    names = question.cells()
-    done = sum(name in cells for name in names)
-    return Event(task="models measured", done=done, total=len(names))
+    question = bench.question
+    alike = partial(
+        Bench,
+        question=question,
+        folder=bench.folder,
+        keeps=bench.keeps,
+        environment=bench.environment,
+    )
+    missing = [each for each in trials_of(question) if each.missing(question, bench.cells)]
+    yield from measuring(
+        bench, missing, question.cells(), source=source, alike=alike, executor=executor
+    )

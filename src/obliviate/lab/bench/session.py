@@ -9,34 +9,33 @@ and a further method, seed or number of requests costs only itself.
 from __future__ import annotations
 
 import json
+from functools import partial
 from typing import TYPE_CHECKING
 
 from obliviate.disk.lock import alone
 from obliviate.disk.paths import absolute
-from obliviate.events import Event, Events, watched
+from obliviate.events import Events, watched
 from obliviate.executors.executor import LOCAL
 from obliviate.lab.bench.benchmark import benchmark_of
 from obliviate.lab.bench.comparison import Comparison, Reader
 from obliviate.lab.bench.page import page
 from obliviate.lab.bench.table import as_csv
 from obliviate.lab.bench.trials import Workplace, trials_of
-from obliviate.lab.bench.workers import BenchTrials
 from obliviate.lab.lab import executor_for, project_from
 from obliviate.lab.measurements import check_folder, leave
-from obliviate.lab.workers import job_of
-from obliviate.recipe.recipe import Project
+from obliviate.lab.workers import measuring
 from obliviate.text import plain
 from obliviate.training.determinism import environment_facts
 from obliviate.training.ranks import check_alone
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Callable, Iterable
     from pathlib import Path
 
     from obliviate.executors import Executor
     from obliviate.lab.baselines import Unlearner
-    from obliviate.lab.bench.trials import Trial
     from obliviate.methods.method import Method
+    from obliviate.recipe.recipe import Project
 
 DEFAULT_METHODS = ("all",)
 DEFAULT_REQUESTS = (1, 3)
@@ -112,29 +111,17 @@ def bench(
 def _measuring(
     workplace: Workplace, source: Project | Callable[[], Project], executor: Executor | None
 ) -> Events[None]:
-    trials = trials_of(workplace.benchmark)
-    missing = [each for each in trials if each.missing(workplace.benchmark, workplace.cells)]
-    yield _progress(trials, workplace)
-    if executor is None or isinstance(source, Project):
-        for trial in missing:
-            workplace.carry_out(trial)
-            yield _progress(trials, workplace)
-    elif missing:
-        work = BenchTrials(
-            project=source,
-            benchmark=workplace.benchmark,
-            folder=workplace.folder,
-            environment=workplace.environment,
-        )
-        names, device = [trial.name for trial in missing], workplace.project.recipe.device
-        for _ in executor.results(job_of(work, names, workplace.folder, device)):
-            yield _progress(trials, workplace)
-
-
-def _progress(trials: Sequence[Trial], workplace: Workplace) -> Event:
-    names = [name for trial in trials for name in trial.cells(workplace.benchmark)]
-    done = sum(name in workplace.cells for name in names)
-    return Event(task="models measured", done=done, total=len(names))
+    benchmark = workplace.benchmark
+    alike = partial(
+        Workplace,
+        benchmark=benchmark,
+        folder=workplace.folder,
+        environment=workplace.environment,
+    )
+    trials = trials_of(benchmark)
+    missing = [each for each in trials if each.missing(benchmark, workplace.cells)]
+    cells = [name for trial in trials for name in trial.cells(benchmark)]
+    yield from measuring(workplace, missing, cells, source=source, alike=alike, executor=executor)
 
 
 def _compared(workplace: Workplace) -> Comparison:
