@@ -5,12 +5,14 @@ from __future__ import annotations
 import itertools
 from functools import partial
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
 from torch.utils.data import TensorDataset
 
 import obliviate as ob
+from obliviate.methods.idling import Idling
 from obliviate.run.make import new_layout
 
 USERS, ITEMS, WIDTH, BLOCKS = 80, 12, 4, 20
@@ -171,3 +173,72 @@ def test_a_killed_erasure_ends_as_it_would_have(tmp_path):
     run.ledger.close()
     run = ob.load(tmp_path / "run", recipe, people())
     assert run.forget(records=[ERASED], method=PAPER).digest == digest
+
+
+class Counted(SGD):
+    """Counts its steps."""
+
+    steps = 0
+
+    def step(self, closure=None):
+        Counted.steps += 1
+        return super().step(closure)
+
+
+def idling(folder, optimizer, kept, **options):
+    """A trainer of a run, three entries of two tensors, and a schedule of its blocks."""
+    made = {"model": Factors, "step": liking, "batch_size": 2, "repeats": 4, "seed": 1} | options
+    recipe = ob.Recipe(**made, optimizer=optimizer, optimizer_state=kept)
+    run = ob.fit(recipe, people(), folder, blocks=BLOCKS)
+    places = {"user.weight": torch.tensor([1, 40]), "item.weight": torch.tensor([3])}
+    return run, places
+
+
+def values_of(run, block, places):
+    state = run.chain().state(block)
+    return {name: state[name].reshape(-1)[at] for name, at in places.items()}
+
+
+@pytest.mark.parametrize("kept", ["fresh", "carried"])
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_states_idle_side_by_side_as_each_does_by_itself(tmp_path, name, kept):
+    """Two states whose optimizers have made different numbers of steps, and are in motion."""
+    run, places = idling(tmp_path / "run", OPTIMIZERS[name], kept, schedule=halved)
+    chain, nobody, blocks = run.chain(), np.array([], dtype=np.int64), range(11, BLOCKS + 1)
+    values = [values_of(run, block, places) for block in (4, 9)]
+    packed = [chain.optimizer(block) for block in (4, 9)]
+    both = Idling(run.trainer, places, packed).after(values, blocks, nobody)
+    for number in range(2):
+        (alone,) = Idling(run.trainer, places, [packed[number]]).after(
+            [values[number]], blocks, nobody
+        )
+        assert all(torch.equal(both[number][each], alone[each]) for each in places)
+        if name == "momentum" and kept == "carried":
+            assert any(not torch.equal(alone[each], values[number][each]) for each in places)
+
+
+@pytest.mark.parametrize("kept", ["fresh", "carried"])
+def test_what_does_not_move_any_more_takes_no_steps(tmp_path, kept):
+    """Else forgetting from a long chain would take so many steps of the optimizer as training."""
+    momentum = partial(Counted, lr=0.3, momentum=0.1)
+    run, places = idling(tmp_path / "run", momentum, kept, repeats=20)
+    nobody, start = np.array([], dtype=np.int64), values_of(run, 4, places)
+    Counted.steps = 0
+    (left,) = Idling(run.trainer, places, [run.chain().optimizer(4)]).after(
+        [start], range(5, BLOCKS + 1), nobody
+    )
+    steps = run.trainer.layout.steps(5) * (BLOCKS - 4)
+    assert Counted.steps < steps / 4
+    assert any(not torch.equal(left[each], start[each]) for each in places) == (kept == "carried")
+
+
+@pytest.mark.parametrize("name", ["decay", "adamw"])
+def test_what_decays_is_followed_to_the_end(tmp_path, name):
+    """Also where the rate is nothing in some block on the way: then it goes on."""
+    pausing = lambda step, total: 0.0 if total / 4 < step < total / 2 else 1.0  # noqa: E731
+    run, places = idling(tmp_path / "run", OPTIMIZERS[name], "fresh", schedule=pausing)
+    nobody, start = np.array([], dtype=np.int64), values_of(run, 4, places)
+    idle = Idling(run.trainer, places, [None])
+    (half,) = idle.after([start], range(1, BLOCKS // 2 + 1), nobody)
+    (whole,) = Idling(run.trainer, places, [None]).after([start], range(1, BLOCKS + 1), nobody)
+    assert all((whole[each].abs() < half[each].abs()).all() for each in places)

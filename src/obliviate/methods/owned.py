@@ -15,17 +15,16 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from obliviate.methods.idling import Idling
 from obliviate.states.difference import entries_at, values_at
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Mapping, Sequence
 
     import numpy as np
     from numpy.typing import NDArray
     from torch import Tensor
-    from torch.optim import Optimizer
 
-    from obliviate.states.difference import Places
     from obliviate.states.update import State, Update
     from obliviate.training.protocol import BlockTrainer
 
@@ -71,7 +70,8 @@ class Owned:
             if len(at)
         }
         waiting = {name: waiting[name] for name in before}
-        after = Idling(self._trainer, waiting, optimizer).after(before, [block], self._erased)
+        idling = Idling(self._trainer, waiting, [optimizer])
+        (after,) = idling.after([before], [block], self._erased)
         for name, at in places.items():
             is_idle = steps[name] == 0
             if name in after:
@@ -87,7 +87,7 @@ class Owned:
         first = {name: torch.zeros(1, dtype=torch.int64) for name in filled}
         ones = {name: torch.ones(1) for name in first}
         blocks = [1, self._trainer.layout.blocks // 2 + 1]  # a schedule may begin with nothing
-        idle = Idling(self._trainer, first, None).after(ones, blocks, self._erased)
+        (idle,) = Idling(self._trainer, first, [None]).after([ones], blocks, self._erased)
         return any(bool((value != 1).any()) for value in idle.values())
 
     def _with(self, name: str, fresh: Tensor | None) -> Tensor:
@@ -99,9 +99,15 @@ class Owned:
         return flags.nonzero().reshape(-1)
 
     def idled(
-        self, values: Mapping[str, Tensor], blocks: range, packed: State | None
-    ) -> dict[str, Tensor]:
-        """What becomes of values of the entries, if nobody trains them in some blocks."""
+        self, values: Sequence[Mapping[str, Tensor]], blocks: range, packed: Sequence[State | None]
+    ) -> list[dict[str, Tensor]]:
+        """What becomes of values of the entries, if nobody trains them in some blocks.
+
+        Args:
+            values: Of the entries by name, in each of some states.
+            blocks: Which.
+            packed: The optimizer's state beside each of them, where it is carried.
+        """
         return Idling(self._trainer, self.places, packed).after(values, blocks, self._erased)
 
     def untrained(self, packed: State | None) -> State | None:
@@ -123,101 +129,6 @@ class Owned:
     def count(self) -> int:
         """How many there are."""
         return sum(map(len, self.places.values()))
-
-
-class Idling:
-    """What the recipe's optimizer does to some entries while their gradient is zero."""
-
-    def __init__(self, trainer: BlockTrainer, places: Places, packed: State | None) -> None:
-        """Make an optimizer of these entries alone.
-
-        Args:
-            trainer: Whose recipe to use.
-            places: The entries.
-            packed: The optimizer's state, where it is carried.
-        """
-        self._trainer, self._is_carried = trainer, packed is not None
-        self._entries: dict[str, Tensor] = {}
-        if any(map(len, places.values())):
-            with trainer.environment.entered():
-                self._scheduled = trainer.optimizer(packed)
-                names = {id(each): name for name, each in trainer.model.named_parameters()}
-                for each in self._scheduled.optimizers:
-                    self._narrow(each, places, names)
-            self._first = [_state_of(each) for each in self._scheduled.optimizers]
-
-    def _narrow(self, optimizer: Optimizer, places: Places, names: Mapping[int, str]) -> None:
-        state = dict(optimizer.state)
-        optimizer.state.clear()
-        for group in optimizer.param_groups:
-            few = []
-            for parameter in group["params"]:
-                name = names.get(id(parameter), "")
-                if name not in places:
-                    continue
-                at = places[name].to(parameter.device)
-                entries = torch.nn.Parameter(parameter.detach().reshape(-1)[at].clone())
-                few.append(entries)
-                self._entries[name] = entries
-                if parameter in state:
-                    optimizer.state[entries] = {
-                        kind: value.reshape(-1)[at].clone()
-                        if isinstance(value, torch.Tensor) and value.shape == parameter.shape
-                        else value
-                        for kind, value in state[parameter].items()
-                    }
-            group["params"] = few
-
-    def after(
-        self, values: Mapping[str, Tensor], blocks: Iterable[int], erased: NDArray[np.int64]
-    ) -> dict[str, Tensor]:
-        """What becomes of values of the entries in some blocks.
-
-        An optimizer that cannot be run on a few entries by themselves leaves them as they are.
-        """
-        if not self._entries:
-            return dict(values)
-        with self._trainer.environment.entered():
-            with torch.no_grad():
-                for name, entries in self._entries.items():
-                    entries.copy_(values[name])
-            try:
-                for block in blocks:
-                    self._idle(block, erased)
-            except Exception:
-                return dict(values)
-            idle = {name: entries.detach().cpu() for name, entries in self._entries.items()}
-        return dict(values) | idle
-
-    def _idle(self, block: int, erased: NDArray[np.int64]) -> None:
-        layout = self._trainer.layout
-        first, total = layout.first_step(block), layout.total_steps(block)
-        if not self._is_carried:
-            for each, state in zip(self._scheduled.optimizers, self._first, strict=True):
-                _renew(each, state)
-        for step, _ in layout.batches(block, erased):
-            self._scheduled.set_rates(first + step, total)
-            for entries in self._entries.values():
-                entries.grad = torch.zeros_like(entries)
-            for each in self._scheduled.optimizers:
-                each.step()
-
-
-def _state_of(optimizer: Optimizer) -> list[tuple[Tensor, dict[str, object]]]:
-    return [
-        (entries, {name: _copy(value) for name, value in state.items()})
-        for entries, state in optimizer.state.items()
-    ]
-
-
-def _renew(optimizer: Optimizer, first: list[tuple[Tensor, dict[str, object]]]) -> None:
-    optimizer.state.clear()
-    for entries, state in first:
-        optimizer.state[entries] = {name: _copy(value) for name, value in state.items()}
-
-
-def _copy(value: object) -> object:
-    return value.clone() if isinstance(value, torch.Tensor) else value
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -267,10 +178,7 @@ def taken_off(
     """
     before, full = values_at(replayed, owned.places), values_at(difference, owned.places)
     original = {name: (value + full[name]).to(value.dtype) for name, value in before.items()}
-    with_it, without = (
-        owned.idled(values, blocks, packed)
-        for values, packed in zip((original, before), optimizers, strict=True)
-    )
+    with_it, without = owned.idled((original, before), blocks, optimizers)
     steps, left, whole, idle = {}, 0.0, 0.0, 0
     for name, at in owned.places.items():
         found, stayed = entries_at(until, name, at), original[name]
