@@ -23,41 +23,19 @@ from obliviate.lab.bench.benchmark import benchmark_of
 from obliviate.lab.bench.contender import contenders_of, label_of
 from obliviate.lab.bench.deletion import deletion_test
 from obliviate.lab.bench.stream import stream_of
-from obliviate.lab.bench.table import as_csv, as_markdown, columns
+from obliviate.lab.bench.table import as_csv, as_markdown, columns, notes_of
 from obliviate.lab.bench.trials import Workplace, trials_of
 from obliviate.recipe.subjects import Subjects
 from obliviate.text import plain
 from obliviate.training.determinism import environment_facts
+from tests.bench_project import COUNT, FEATURES, PEOPLE, made, records
 from tests.project_file import write_project
 from tests.test_cli import ask, call
-
-COUNT, CLASSES, FEATURES = 90, 3, 8
-PEOPLE = [f"user-{record // (1 + record % 3)}" for record in range(COUNT)]
-
-
-def records(count, seed):
-    """Noisy records of three classes."""
-    generator = torch.Generator().manual_seed(seed)
-    targets = torch.arange(count) % CLASSES
-    centres = 2 * torch.eye(CLASSES, FEATURES)
-    return TensorDataset(
-        centres[targets] + torch.randn(count, FEATURES, generator=generator), targets
-    )
 
 
 @pytest.fixture(scope="module")
 def project():
-    recipe = ob.Recipe(
-        model=partial(nn.Linear, FEATURES, CLASSES),
-        optimizer=partial(torch.optim.SGD, lr=0.2),
-        loss=nn.functional.cross_entropy,
-        batch_size=8,
-        repeats=4,
-        seed=4,
-    )
-    return ob.Project(
-        recipe=recipe, data=records(COUNT, 0), test=records(90, 1), subjects=PEOPLE, blocks=8
-    )
+    return made()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -195,6 +173,7 @@ def test_nothing_is_left_but_cells_tables_and_pictures(compared):
     files = {"bench.json", "bench.csv", "bench.html", "accuracy.png", "cost.png"}
     assert left - {".lock"} == {"cells", "runs"} | files
     assert not list((folder / "runs").iterdir())
+    assert len(list((folder / "cells").glob("determinism-*.json"))) == 1
     page = (folder / "bench.html").read_text()
     assert page.count("data:image/png;base64,") == 2
     assert not re.search(r"(src|href)=\"(?!data:)", page)
@@ -231,6 +210,17 @@ def test_json_and_csv_hold_every_field(compared):
     assert set(rows[0]) == (set(facts["rows"][0]) - {"backdoor"}) | verdicts
     assert float(rows[2]["identical"]) == 1
     assert as_csv(comparison) == (folder / "bench.csv").read_text()
+
+
+def test_what_determinism_costs_is_told_once_for_all(compared):
+    comparison, folder = compared
+    cost = comparison.determinism
+    assert cost.ratio == cost.strict_seconds / cost.free_seconds > 0
+    [note] = [note for note in notes_of(comparison) if note.startswith("determinism")]
+    assert f"{cost.ratio:.2f} times as long" in note
+    assert note in (folder / "bench.html").read_text()
+    kept = json.loads(next((folder / "cells").glob("determinism-*.json")).read_text())
+    assert kept["facts"] == json.loads((folder / "bench.json").read_text())["determinism"]
 
 
 def test_a_backdoor_is_told_from_its_deletion(compared):
@@ -370,6 +360,7 @@ def test_the_command_prints_a_table_of_a_hundred_columns(tmp_path):
     assert "2 requests for 4 records" in said
     for column in columns(is_wide=False):
         assert column.meaning in said
+    assert "times as long with deterministic algorithms" in said
     facts = ask(*words)
     assert facts == json.loads((folder / "bench.json").read_text()) | {"folder": str(folder)}
     assert call(*words, "--csv").stdout.rstrip("\n") == (folder / "bench.csv").read_text().rstrip()

@@ -31,16 +31,13 @@ class Strictness:
         steps: How many steps were made each time, about as many as were asked for.
         strict_seconds: What they took with deterministic algorithms, median.
         free_seconds: Without.
+        ratio: How many times as long a step takes for being the same each time.
     """
 
     steps: int
     strict_seconds: float
     free_seconds: float
-
-    @property
-    def ratio(self) -> float:
-        """How many times as long a step takes for being the same each time."""
-        return self.strict_seconds / self.free_seconds
+    ratio: float
 
 
 def strictness(project: Project, *, steps: int = STEPS, turns: int = TURNS) -> Strictness:
@@ -72,9 +69,9 @@ def strictness(project: Project, *, steps: int = STEPS, turns: int = TURNS) -> S
         for environment, some in seconds.items():
             trainer.environment = environment
             some.append(_seconds(trainer))
-    medians = [statistics.median(some[1:]) for some in seconds.values()]
+    held, freed = (statistics.median(some[1:]) for some in seconds.values())
     return Strictness(
-        steps=trainer.layout.steps(1), strict_seconds=medians[0], free_seconds=medians[1]
+        steps=trainer.layout.steps(1), strict_seconds=held, free_seconds=freed, ratio=held / freed
     )
 
 

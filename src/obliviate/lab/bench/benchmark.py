@@ -60,6 +60,11 @@ class Benchmark:
     no_backdoor: str
     context: str
 
+    @property
+    def determinism(self) -> str:
+        """The name of the cell of what determinism costs: one for all seeds and methods."""
+        return self._name("determinism", 0)
+
     def original(self, number: int, requests: int) -> str:
         """The name of the cell of a model that saw everything, before so many requests."""
         return self._streamed("original", number, requests)

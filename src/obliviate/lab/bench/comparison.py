@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from obliviate.lab.baselines import Unlearner
     from obliviate.lab.bench.benchmark import Benchmark
     from obliviate.lab.measurements import Cell, Cells
+    from obliviate.lab.strictness import Strictness
 
 _FOR_SHIFT = 2  # models of each family
 
@@ -127,6 +128,7 @@ class Comparison:
         queries: How many queries a test of deletion makes.
         level: How often it may reject a model that never saw the backdoor.
         no_backdoor: Why none was planted, where one was asked for.
+        determinism: What training the same each time costs all of them.
     """
 
     seeds: int
@@ -137,6 +139,7 @@ class Comparison:
     requests: tuple[int, ...]
     erased: tuple[int, ...]
     rows: tuple[Row, ...]
+    determinism: Strictness
     queries: int = QUERIES
     level: float = LEVEL
     no_backdoor: str = ""

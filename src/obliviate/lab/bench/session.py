@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from obliviate.disk.lock import alone
 from obliviate.disk.paths import absolute
-from obliviate.events import Events, watched
+from obliviate.events import Event, Events, watched
 from obliviate.executors.executor import LOCAL
 from obliviate.lab.bench.benchmark import benchmark_of
 from obliviate.lab.bench.comparison import Comparison, Reader
@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 
     from obliviate.executors import Executor
     from obliviate.lab.baselines import Unlearner
+    from obliviate.lab.strictness import Strictness
     from obliviate.methods.method import Method
     from obliviate.recipe.recipe import Project
 
@@ -102,8 +103,10 @@ def bench(
     with alone(place, is_patient=False):
         facts = environment_facts(made.recipe.device)
         workplace = Workplace(made, benchmark, place, facts)
+        yield Event(task="what determinism costs", done=0, total=1)
+        cost = workplace.strictness()  # before other processes are at work
         yield from _measuring(workplace, project, executor)
-        comparison = _compared(workplace)
+        comparison = _compared(workplace, cost)
         leave(place, files_of(comparison))
     return comparison
 
@@ -124,7 +127,7 @@ def _measuring(
     yield from measuring(workplace, missing, cells, source=source, alike=alike, executor=executor)
 
 
-def _compared(workplace: Workplace) -> Comparison:
+def _compared(workplace: Workplace, determinism: Strictness) -> Comparison:
     project, benchmark = workplace.project, workplace.benchmark
     return Comparison(
         seeds=benchmark.seeds,
@@ -136,6 +139,7 @@ def _compared(workplace: Workplace) -> Comparison:
         erased=tuple(len(benchmark.stream.gone(count)) for count in benchmark.requests),
         rows=tuple(Reader(benchmark, workplace.cells).rows()),
         no_backdoor=benchmark.no_backdoor,
+        determinism=determinism,
     )
 
 

@@ -8,12 +8,14 @@ from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any
 
 from obliviate.lab.bench.comparison import Row
+from obliviate.lab.strictness import TURNS
 from obliviate.text import counted, duration, milliseconds, size
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
     from obliviate.lab.bench.comparison import Comparison, Verdicts
+    from obliviate.lab.strictness import Strictness
 
 NONE = "–"
 _MANY, _SOME = 100, 10
@@ -82,7 +84,16 @@ def notes_of(comparison: Comparison) -> list[str]:
         lines.append(_about(tested[0], comparison))
     if comparison.no_backdoor:
         lines.append(f"no backdoor was planted: {comparison.no_backdoor}")
-    return lines
+    return [*lines, _determinism(comparison.determinism)]
+
+
+def _determinism(cost: Strictness) -> str:
+    times = [milliseconds(each / cost.steps) for each in (cost.strict_seconds, cost.free_seconds)]
+    return (
+        f"determinism: a step takes {cost.ratio:.2f} times as long with deterministic algorithms "
+        f"({times[0]}) as without ({times[1]}), medians of {TURNS} times "
+        f"{counted(cost.steps, 'step')}"
+    )
 
 
 def _about(found: Verdicts, comparison: Comparison) -> str:

@@ -27,6 +27,7 @@ from obliviate.lab.bench.deletion import QUERIES
 from obliviate.lab.bench.measure import digest_of, measured, obeyed, obeying, test_accuracy
 from obliviate.lab.experiment import recipe_of
 from obliviate.lab.measurements import Cell, Cells
+from obliviate.lab.strictness import Strictness, strictness
 from obliviate.training.determinism import Environment
 
 if TYPE_CHECKING:
@@ -129,6 +130,19 @@ class Workplace:
         self.environment = environment
         self.cells = Cells(folder)
         self._tested = np.array(benchmark.tested, dtype=np.int64)
+
+    def strictness(self) -> Strictness:
+        """What determinism costs the project, measured unless it has been.
+
+        Raises:
+            NotFinite, TrainingFailed, StorageFull: It could not be measured.
+        """
+        name = self.benchmark.determinism
+        if name not in self.cells:
+            with Environment(self.project.recipe.device, 1, self.environment).entered():
+                facts = asdict(strictness(self.project))
+            self.cells.write(name, Cell(scores={}, accuracies={}, facts=facts))
+        return Strictness(**self.cells.read(name).facts)
 
     def carry_out(self, trial: Trial) -> None:
         """Make and measure what is missing of a trial; what a killed process left goes on.
