@@ -3,8 +3,6 @@
 import csv
 import json
 import os
-import signal
-import time
 from dataclasses import replace
 from functools import partial
 
@@ -28,7 +26,7 @@ from obliviate.methods.scores import margins
 from obliviate.training.batches import feed_of
 from obliviate.training.layout import Layout
 from tests.models import parts_of
-from tests.prepared import PROCESSES
+from tests.processes import kill_midway
 
 SEEDS, BLOCKS, SPOILT = 5, 6, 4
 
@@ -201,31 +199,9 @@ def measure_in_a_group(folder, workers):
 @pytest.mark.parametrize("workers", [pytest.param(1, marks=pytest.mark.slow), 2])
 def test_a_killed_call_goes_on(found, tmp_path, workers):
     folder = tmp_path / "lab"
-    child = PROCESSES.Process(target=measure_in_a_group, args=(folder, workers))
-    child.start()
-    cells = folder / "cells"
-    patience = time.monotonic() + 300
-    while not (cells.exists() and len(list(cells.glob("*.json"))) >= 3):
-        assert time.monotonic() < patience
-        assert child.is_alive()
-        time.sleep(0.02)
-    os.kill(child.pid, signal.SIGKILL)
-    child.join()
-    while processes_of(child.pid):  # workers end by themselves
-        assert time.monotonic() < patience
-        time.sleep(0.05)
-    half = len(list(cells.glob("*.json")))
-    assert half < SEEDS * 4
+    measured = kill_midway(partial(measure_in_a_group, workers=workers), folder, cells=3)
+    assert len(measured) < SEEDS * 4
     assert timeless(measure(folder)) == timeless(found[0])
-
-
-def processes_of(group):
-    """The living processes of a process group."""
-    try:
-        os.killpg(group, 0)
-    except ProcessLookupError:
-        return False
-    return True
 
 
 # What is asked
