@@ -61,7 +61,7 @@ def test_steps_are_packed_well_and_not_much_worse_in_haste():
 )
 def test_damage_is_told(change):
     with pytest.raises(ValueError, match=r"plane|frame|zstd"):
-        back(change(packed(steps(1000), 4)))
+        back(change(bytes(packed(steps(1000), 4))))
 
 
 def test_what_has_another_size_than_its_room_is_told():

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 from dataclasses import replace
 from functools import partial
-from hashlib import sha256
 from typing import TYPE_CHECKING
 
 from obliviate.chain.custody import sweep
@@ -26,8 +25,8 @@ from obliviate.states.update import (
     LARGE_BYTES,
     Update,
     applied,
+    bytes_hash,
     digest,
-    raw_bytes,
     size_bytes,
     without,
 )
@@ -324,7 +323,7 @@ class Chain:
         same = {
             name: known
             for name, known in self.initial_hashes.items()
-            if known == _hash(state[name])
+            if known == bytes_hash(state[name])
         }
         self._initial_hashes = same  # what has changed once is not asked again
         return encode(state, initial=same)
@@ -337,7 +336,7 @@ class Chain:
         """
         if self._initial_hashes is None:
             plain = self._vault.read(_present(self.entries[0].keyframe, 0))
-            self._initial_hashes = {name: _hash(tensor) for name, tensor in each_tensor(plain)}
+            self._initial_hashes = {name: bytes_hash(tensor) for name, tensor in each_tensor(plain)}
         return self._initial_hashes
 
     def keep_update(self, update: Update) -> Stored:
@@ -383,10 +382,6 @@ class Chain:
     def sweep(self) -> Swept:
         """Destroy condemned objects and the orphans of a crash; see `custody.sweep`."""
         return sweep(self._ledger, self._vault)
-
-
-def _hash(tensor: Tensor) -> bytes:
-    return sha256(raw_bytes(tensor)).digest()
 
 
 def _present(stored: Stored | None, block: int) -> Stored:

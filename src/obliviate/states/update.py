@@ -19,7 +19,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+from blake3 import blake3
 from torch.nn.parameter import is_lazy
+
+from obliviate.states.memory import Memory
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -65,14 +68,24 @@ def size_bytes(state: State) -> int:
 
 
 def digest(state: State) -> str:
-    """The sha256, in hex, over name, dtype, shape and bytes of every entry, sorted by name."""
-    sha = hashlib.sha256()
+    """The sha256, in hex, over name, dtype, shape and hash of every entry, sorted by name.
+
+    The hash of an entry is the BLAKE3 of its bytes, 32 bytes long.
+    """
+    sha, hashes = hashlib.sha256(), dict[int, bytes]()
     for name in sorted(state):
         tensor = state[name]
         dtype = str(tensor.dtype).removeprefix("torch.")
         sha.update(f"{name}\0{dtype}\0{list(tensor.shape)}\0".encode())
-        sha.update(raw_bytes(tensor))
+        if id(tensor) not in hashes:
+            hashes[id(tensor)] = bytes_hash(tensor)
+        sha.update(hashes[id(tensor)])
     return sha.hexdigest()
+
+
+def bytes_hash(tensor: Tensor) -> bytes:
+    """The BLAKE3 of the bytes of a CPU tensor; its dtype and shape are no part of it."""
+    return blake3(raw_bytes(tensor)).digest()
 
 
 def is_wrapper(tensor: Tensor) -> bool:
@@ -87,15 +100,20 @@ def place(tensor: Tensor) -> tuple[object, ...]:
     return tensor.data_ptr(), tensor.shape, tensor.stride(), tensor.dtype
 
 
-def captured(source: State) -> dict[str, Tensor]:
-    """A copy of a live state dict on the CPU, tied entries as one tensor."""
+def captured(source: State, memory: Memory | None = None) -> dict[str, Tensor]:
+    """A copy of a live state dict on the CPU, tied entries as one tensor.
+
+    Args:
+        source: What to copy.
+        memory: Where to take the memory from, if states are captured again and again.
+    """
+    memory = memory or Memory()
     copies: dict[tuple[object, ...], Tensor] = {}
     state = {}
     for name, tensor in source.items():
         where = place(tensor)
         if where not in copies or tensor.numel() == 0:
-            copy = torch.empty(tensor.shape, dtype=tensor.dtype)
-            copies[where] = copy.copy_(tensor.detach())
+            copies[where] = memory.like(tensor).copy_(tensor.detach())
         state[name] = copies[where]
     return state
 

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from obliviate.recipe.recipe import Recipe
+    from obliviate.states.memory import Memory
     from obliviate.states.update import State
     from obliviate.training.determinism import Environment
 
@@ -40,7 +41,7 @@ class Live:
         base: The frozen part of the module, which is in no checkpoint.
         parameters: Names of the parameters in a checkpoint, tied ones once.
         buffers: Names of what no optimizer makes; see `buffer_names`.
-        is_busy: Whether somebody trains it just now.
+        memory: Where the states of a training go; None while nobody trains it.
     """
 
     base: Base
@@ -63,7 +64,8 @@ class Live:
             model: A new one from the recipe's factory; one is made if None.
             moving: See `Base`; what the first steps showed when the run was made.
         """
-        self._recipe, self._environment, self.is_busy = recipe, environment, False
+        self._recipe, self._environment = recipe, environment
+        self.memory: Memory | None = None
         with environment.entered():
             self.model = model or made_model(recipe)
         loss = recipe.loss
@@ -152,7 +154,7 @@ class Live:
                     "(register_buffer): buffers are in every checkpoint"
                 ]
             )
-        return captured(self.base.rest(entries))
+        return captured(self.base.rest(entries), self.memory)
 
     def tried_state(self) -> State:
         """A copy of the state after first steps.

@@ -22,6 +22,7 @@ from obliviate.events import Event
 from obliviate.recipe.contents import NOTHING
 from obliviate.recipe.recipe import invalid
 from obliviate.recipe.user_code import named
+from obliviate.states.memory import Memory
 from obliviate.states.update import LARGE_BYTES, digest, size_bytes
 from obliviate.training.batches import Fetched
 from obliviate.training.collation import content_of
@@ -156,12 +157,12 @@ class Trainer:
             TrainingFailed: The dataset, the model, the loss or the optimizer raised.
             RunLocked: Another call is training with this trainer, and has not come to its end.
         """
-        if self._live.is_busy:
+        if self._live.memory is not None:
             raise RunLocked(
                 "another call on this very run is in the middle of training",
                 hint="let it come to its end first, or open the run once more with load",
             )
-        self._live.is_busy, sharing = True, ALONE
+        self._live.memory, sharing = Memory(), ALONE
         try:
             sharing = sharing_of(self.recipe, self.layout, start, erased)
             with sharing.attempt():
@@ -181,7 +182,7 @@ class Trainer:
                 yield trained
                 del trained  # its moments are in the optimizer from now on
         finally:
-            self._live.is_busy = False
+            self._live.memory = None
             sharing.close()
 
     def forward(self, batch: Any) -> Tensor | None:

@@ -19,17 +19,25 @@ Result = TypeVar("Result")
 
 
 def ahead(
-    work: Callable[[Item], Result], items: Iterable[Item], depth: int = AHEAD
+    work: Callable[[Item], Result], items: Iterable[Item], threads: int = AHEAD, depth: int = 0
 ) -> Iterator[Result]:
-    """The results of some work, in order, a few of them worked out beforehand in threads."""
-    if not depth:
+    """The results of some work, in order, a few of them worked out beforehand in threads.
+
+    Args:
+        work: What to do.
+        items: To what.
+        threads: In so many; with 0, nothing is worked out beforehand.
+        depth: How many results may be there before the next one is taken, or on their way; at least
+            as many as there are threads.
+    """
+    if not threads:
         yield from map(work, items)
         return
     waiting: deque[Future[Result]] = deque()
-    with ThreadPoolExecutor(depth) as pool:
+    with ThreadPoolExecutor(threads) as pool:
         for item in items:
             waiting.append(pool.submit(work, item))
-            if len(waiting) > depth:
+            if len(waiting) > max(threads, depth):
                 yield waiting.popleft().result()
         while waiting:
             yield waiting.popleft().result()

@@ -4,7 +4,7 @@ The plain bytes are those of a safetensors file. On disk they are cut into frame
 
     OBLV, format, flags (8 bytes)    then for each frame    length (4 bytes, little-endian), blob
 
-A blob is what `planes.packed` makes of up to 1 MiB, several of them at once in threads. In a sealed
+A blob is what `planes.packed` makes of up to 2 MiB, several of them at once in threads. In a sealed
 object each blob is encrypted by AES-256-GCM under the object's own data key, with the frame's
 number as nonce, and bound to the object's name, its place and whether it is the last, so that
 frames cannot be moved, swapped or cut off.
@@ -12,12 +12,14 @@ frames cannot be moved, swapped or cut off.
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING
 
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from obliviate.errors import REBUILD, OtherFormat, RunDamaged
+from obliviate.states.memory import Memory
 from obliviate.vault.ahead import ahead, cores
 from obliviate.vault.planes import packed, plain_size, unpack
 
@@ -25,13 +27,13 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
 FORMAT = 3
-FRAME_BYTES = 1 << 20
+FRAME_BYTES = 1 << 21
 TAG_BYTES, NONCE_BYTES, KEY_BYTES = 16, 12, 32
 
 _MAGIC = b"OBLV"
 _HEAD_BYTES, _LENGTH_BYTES = 8, 4
 _SEALED = 1
-_MOST_THREADS = 4
+_MOST_THREADS, _IN_FLIGHT = 4, 6
 
 
 class FrameCipher:
@@ -44,7 +46,7 @@ class FrameCipher:
     def __init__(self, data_key: bytes, name: str) -> None:
         self._cipher, self._name = AESGCM(data_key), name.encode()
 
-    def close(self, blob: bytes, number: int, *, is_last: bool) -> bytes:
+    def close(self, blob: memoryview, number: int, *, is_last: bool) -> bytes:
         """Encrypt a frame."""
         return self._cipher.encrypt(_nonce(number), blob, self._bound(is_last))
 
@@ -94,14 +96,14 @@ def framed(
 
 def _compressed(
     frames: Iterator[tuple[bytes | memoryview, int]], *, is_fast: bool
-) -> Iterator[bytes]:
-    done_bytes = 0
+) -> Iterator[memoryview]:
+    done_bytes, work = 0, partial(packed, is_fast=is_fast, memory=Memory())
     for plain, width in frames:
-        yield packed(plain, width, is_fast=is_fast)
+        yield work(plain, width)
         done_bytes += len(plain)
         if done_bytes >= FRAME_BYTES:  # starting threads costs more than they gain on less
             break
-    yield from ahead(lambda frame: packed(*frame, is_fast=is_fast), frames, _threads())
+    yield from ahead(lambda frame: work(*frame), frames, _threads(), depth=_IN_FLIGHT)
 
 
 def _threads() -> int:
@@ -110,12 +112,11 @@ def _threads() -> int:
 
 
 def _frame(
-    blob: bytes, number: int, cipher: FrameCipher | None, *, is_last: bool
-) -> Iterator[bytes]:
-    if cipher is not None:
-        blob = cipher.close(blob, number, is_last=is_last)
-    yield len(blob).to_bytes(_LENGTH_BYTES, "little")
-    yield blob
+    blob: memoryview, number: int, cipher: FrameCipher | None, *, is_last: bool
+) -> Iterator[bytes | memoryview]:
+    whole = blob if cipher is None else cipher.close(blob, number, is_last=is_last)
+    yield len(whole).to_bytes(_LENGTH_BYTES, "little")
+    yield whole
 
 
 def _cut(pieces: Iterable[bytes | memoryview]) -> Iterator[tuple[bytes | memoryview, int]]:

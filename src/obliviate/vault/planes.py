@@ -18,6 +18,8 @@ from typing import Any
 
 import numpy as np
 
+from obliviate.states.memory import Memory
+
 _RAW = 1 << 31
 _LENGTH_BYTES = 4
 
@@ -38,7 +40,9 @@ def _zstd() -> Any:
     return importlib.import_module(name)
 
 
-def packed(plain: bytes | memoryview, width: int, *, is_fast: bool = False) -> bytes:
+def packed(
+    plain: bytes | memoryview, width: int, *, is_fast: bool = False, memory: Memory | None = None
+) -> memoryview:
     """The planes of a frame.
 
     Args:
@@ -46,15 +50,24 @@ def packed(plain: bytes | memoryview, width: int, *, is_fast: bool = False) -> b
         width: How many bytes each of them has.
         is_fast: Look for hardly any repetitions, only for bytes that are frequent: twice as fast,
             and a few percent longer.
+        memory: Where to take the memory from, if there are many frames.
     """
     planes = np.frombuffer(plain, np.uint8).reshape(-1, width)
-    parts: list[bytes | memoryview] = [bytes([width])]
+    count, end = len(planes), 1
+    blob = (memory or Memory()).view(1 + width * (_LENGTH_BYTES + count))
+    blob[0] = width
     for at in range(width):
-        plane = np.ascontiguousarray(planes[:, at])
+        start = end + _LENGTH_BYTES
+        plane = np.frombuffer(blob[start : start + count], np.uint8)
+        plane[:] = planes[:, at]  # where it stays, if nothing makes it shorter
         short = _shortened(plane, is_fast=is_fast)
-        length = len(plane) | _RAW if short is None else len(short)
-        parts += [length.to_bytes(_LENGTH_BYTES, "little"), short or plane.data]
-    return b"".join(parts)
+        length = count if short is None else len(short)
+        if short is not None:
+            blob[start : start + length] = short
+        word = length if short is not None else length | _RAW
+        blob[end:start] = word.to_bytes(_LENGTH_BYTES, "little")
+        end = start + length
+    return blob[:end]
 
 
 def _shortened(plane: np.ndarray[Any, np.dtype[np.uint8]], *, is_fast: bool) -> bytes | None:
