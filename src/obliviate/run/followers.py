@@ -9,8 +9,8 @@ from obliviate.chain.verification import Verification
 from obliviate.erasure.results import Erasure, Extension, Failure, Work
 from obliviate.errors import ForeignData, error_of
 from obliviate.run.carried import Carried
+from obliviate.run.comparison import words_of
 from obliviate.run.extend import Addition, growing, is_unfinished, joined, resumed
-from obliviate.run.following import words_of
 from obliviate.run.served import Served
 from obliviate.training.ranks import told_of
 

@@ -9,29 +9,17 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import hashlib
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, ParamSpec, Protocol, TypeVar
 
-from obliviate.errors import (
-    ForeignData,
-    ForeignRecipe,
-    InvalidOption,
-    ObliviateError,
-    RankLost,
-    RunMissing,
-    error_of,
-)
+from obliviate.errors import ObliviateError, RankLost, RunMissing, error_of
 from obliviate.events import finish
-from obliviate.recipe.description import describe
-from obliviate.recipe.recipe import Recipe, invalid
-from obliviate.training.determinism import BITS_DEPEND_ON, environment_facts
-from obliviate.training.ranks import called, gathered, told_of
+from obliviate.run.comparison import COMPARE, agree_on_call, agree_on_words
+from obliviate.training.ranks import gathered, told_of
 from obliviate.training.sharing import TRAIN, start_of
-from obliviate.version import __version__
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator, Mapping, Sequence
+    from collections.abc import Callable, Generator, Mapping
 
     from obliviate.events import Event, Events
     from obliviate.training.protocol import BlockTrainer
@@ -40,7 +28,7 @@ if TYPE_CHECKING:
 Result = TypeVar("Result")
 Given = ParamSpec("Given")
 
-_COMPARE, _RAISE, _RETURN = "compare", "raise", "return"
+_RAISE, _RETURN = "raise", "return"
 SHARED_FOLDER = "put it on a file system that all ranks see, under the same path"
 
 
@@ -95,7 +83,7 @@ def led(
             given, named = [*map(_kept, args)], {key: _kept(each) for key, each in kwargs.items()}
             with ranks.called(name):
                 its = follower(*given, **named)
-                _agree_on_call(ranks, name, its)
+                agree_on_call(ranks, name, its)
                 if not ranks.is_leader:
                     return (yield from _following(ranks, its))
                 made: Any = events
@@ -131,117 +119,6 @@ def led_at_once(
 def _kept(value: Any) -> Any:
     """What a call is given, to be looked at more than once."""
     return list(value) if isinstance(value, Iterator) else value
-
-
-def words_of(**given: Any) -> dict[str, str]:
-    """What a call was given, in words that are short and the same on all ranks."""
-    told = {name: describe(value) for name, value in given.items()}
-    return {
-        name: value if len(value) < 64 else hashlib.sha256(value.encode()).hexdigest()  # noqa: PLR2004
-        for name, value in told.items()
-    }
-
-
-# Before anything is written
-
-
-def _agree_on_call(ranks: Ranks, name: str, follower: Follower[Any]) -> None:
-    error: Exception | None = None
-    words: dict[str, Any] = {"call": name, "version": __version__}
-    try:
-        words |= follower.words
-        recipe = follower.recipe
-        if isinstance(recipe, Recipe):
-            _check_shareable(recipe, ranks.size)
-            words["environment"] = environment_facts(recipe.device, recipe.workers)
-    except Exception as raised:
-        error = raised
-    ranks.agree(error, words, check=_difference)
-
-
-def _check_shareable(recipe: Recipe, ranks: int) -> None:
-    """See that training can be shared out.
-
-    Raises:
-        InvalidRecipe: It cannot; every fault in one message.
-    """
-    count, faults = recipe.microbatches, []
-    if recipe.trainer is not None:
-        faults.append(f"{type(recipe).__name__} trains by a trainer of its own; take one process")
-    elif recipe.is_manual:
-        faults.append("step takes optimizers, and makes its own steps; take one process")
-    elif count % ranks:
-        fitting = [str(each) for each in range(2, count + 1) if not count % each]
-        also = f", or take {' or '.join(fitting)} ranks" if fitting else ""
-        faults.append(
-            f"microbatches is {count}, which {ranks} ranks cannot share out; give a multiple of "
-            f"{ranks}{also}"
-        )
-    elif recipe.accumulation != "tree":
-        faults.append(
-            'accumulation is "sequence", one after the other; only "tree" can be shared out'
-        )
-    if faults:
-        raise invalid(faults)
-
-
-def _difference(told: Sequence[Message]) -> ObliviateError | None:
-    """What some rank was called for, or with, that rank 0 was not."""
-    first = told[0].words
-    for rank, each in enumerate(told):
-        for name in sorted((first.keys() | each.words.keys()) - {"error"}):
-            if first.get(name) != each.words.get(name):
-                return _unlike(rank, name, first.get(name), each.words.get(name))
-    return None
-
-
-def _unlike(rank: int, name: str, first: Any, other: Any) -> ObliviateError:
-    if isinstance(first, dict) and isinstance(other, dict):
-        which = next(key for key in {**first, **other} if first.get(key) != other.get(key))
-        first, other, name = first.get(which), other.get(which), f"{name}: {which}"
-    what = f"rank {rank} has {name} {_short(other)}, rank 0 has {_short(first)}"
-    kind = name.partition(":")[0]
-    if kind == "call":
-        return InvalidOption(
-            f"rank {rank} calls {other}, rank 0 calls {first}",
-            hint="let all ranks make the same calls in the same order",
-        )
-    if kind == "recipe":
-        return ForeignRecipe(what, hint="give the same recipe on all ranks")
-    if kind == "data":
-        what = f"rank {rank} has other data than rank 0: {name.removeprefix('data: ')} differs"
-        return ForeignData(what, hint="give the same data, in the same order, on all ranks")
-    if kind == "environment" and name.rpartition(": ")[2] in BITS_DEPEND_ON:
-        return InvalidOption(what, hint="take machines of one kind, with the same libraries")
-    return InvalidOption(what, hint="give the same on all ranks")
-
-
-def _short(value: Any) -> str:
-    text = str(value)
-    return text if len(text) <= 80 else f"{text[:80]}..."  # noqa: PLR2004
-
-
-def agree_on_making(words: Callable[[], Mapping[str, Any]], **told: Any) -> None:
-    """See that all ranks are about to make the same run, where several are called for it.
-
-    Args:
-        words: What has to be the same.
-        told: What the others need to know to find theirs.
-    """
-    ranks = called()
-    if ranks is not None:
-        ranks.say({"do": _COMPARE, **told})
-        _agree_on_words(ranks, words)
-
-
-def _agree_on_words(ranks: Ranks, words: Callable[[], Mapping[str, Any]]) -> None:
-    error: Exception | None = None
-    found: dict[str, Any] = {}
-    try:
-        found = dict(words())
-    except Exception as raised:
-        error = raised
-    ranks.agree(error, found, check=_difference)
 
 
 # Rank 0
@@ -289,9 +166,9 @@ def _following(ranks: Ranks, follower: Follower[Result]) -> Generator[Event, Non
                 raise error_of(**message.words["error"])
             if do == TRAIN:
                 _train(ranks, follower, message)
-            elif do == _COMPARE:
+            elif do == COMPARE:
                 with contextlib.suppress(ObliviateError):  # rank 0 says what comes of it
-                    _agree_on_words(ranks, functools.partial(follower.compared, message.words))
+                    agree_on_words(ranks, functools.partial(follower.compared, message.words))
                 ranks.check()
         return _result(ranks, follower, message.words["result"])
     except ObliviateError:

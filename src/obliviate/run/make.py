@@ -31,8 +31,8 @@ from obliviate.ledger.open import checked_url, has_ledger
 from obliviate.recipe.deal import groups_of
 from obliviate.recipe.parts import with_part
 from obliviate.run.arguments import data_length
+from obliviate.run.comparison import agree_on_making
 from obliviate.run.fingerprint import content_hashes, likeness, sampled
-from obliviate.run.following import agree_on_making
 from obliviate.run.references import tried_references
 from obliviate.run.tombstoned import Reingested
 from obliviate.states.update import digest, size_bytes

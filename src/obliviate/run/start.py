@@ -22,9 +22,10 @@ from obliviate.run.arguments import (
     cut,
     data_length,
 )
+from obliviate.run.comparison import words_of
 from obliviate.run.evaluation import Evaluation
 from obliviate.run.fingerprint import likeness
-from obliviate.run.following import SHARED_FOLDER, led, words_of
+from obliviate.run.following import SHARED_FOLDER, led
 from obliviate.run.make import MAKING_NAME, check_place, is_made, make, new_trainer, sizes_of
 from obliviate.run.references import check_references
 from obliviate.run.run import Run
