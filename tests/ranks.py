@@ -58,7 +58,7 @@ def ended(processes):
 
 def found_by(count, folder, *names):
     """What each rank has found of some cases; nothing of one that was killed."""
-    folder.mkdir(exist_ok=True)
+    folder.mkdir(parents=True, exist_ok=True)
     codes = ended(started(count, go_through, folder, names))
     files = [folder / f"rank-{rank}.json" for rank in range(count)]
     assert codes[0] == 0, codes

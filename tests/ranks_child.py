@@ -3,7 +3,9 @@
 import json
 import os
 import signal
+import time
 from dataclasses import replace
+from datetime import timedelta
 from functools import partial
 
 import torch
@@ -13,10 +15,13 @@ from torch.utils.data import Dataset, TensorDataset
 
 import obliviate as ob
 from obliviate.errors import ObliviateError
+from obliviate.training import ranks
+from obliviate.training.ranks import gathered
 from tests.models import images, recipe
 
 fit = ob.fit  # what it needs is imported before the ranks begin
 GONE = [3, 20, 41]
+SECONDS_NAME, WAITED_SECONDS = "seconds", 5
 FEW = partial(recipe, batch_size=16, repeats=1)
 
 
@@ -29,7 +34,7 @@ class Watched(Dataset):
 
     def __init__(self, data):
         self.data, self.read, self.forbidden = data, [], set()
-        self.fails, self.dies = False, False
+        self.fails, self.dies, self.waits_seconds = False, False, 0
 
     def __len__(self):
         return len(self.data)
@@ -37,6 +42,9 @@ class Watched(Dataset):
     def __getitem__(self, index):
         if self.dies:
             os.kill(os.getpid(), signal.SIGKILL)
+        if self.waits_seconds:
+            time.sleep(self.waits_seconds)
+            self.waits_seconds = 0
         if self.fails or index in self.forbidden:
             raise ValueError(f"record {index} cannot be read")
         self.read.append(index)
@@ -44,11 +52,15 @@ class Watched(Dataset):
 
 
 class Bag(nn.Module):
-    """A part of it has a gradient for some records only; it counts what it sees in buffers."""
+    """A part of it has a gradient for some records only; it counts what it sees in buffers.
+
+    A frozen parameter follows what comes.
+    """
 
     def __init__(self):
         super().__init__()
         self.usual, self.seldom = nn.Linear(64, 4), nn.Linear(64, 4)
+        self.followed = nn.Parameter(torch.zeros(64), requires_grad=False)
         self.register_buffer("seen", torch.zeros((), dtype=torch.int64))
         self.register_buffer("last", torch.zeros(64), persistent=False)
 
@@ -56,8 +68,22 @@ class Bag(nn.Module):
         x = x.flatten(1)
         self.seen += len(x)
         self.last = x[-1].detach() * 0.1
+        with torch.no_grad():
+            self.followed.lerp_(x.mean(0), 0.1)
         outputs = self.usual(x) + self.last[:4]
         return outputs + self.seldom(x) if x[0, 0] > 0.5 else outputs
+
+
+def wide():
+    """An uneven number of parameters of two dtypes."""
+    return nn.Sequential(
+        nn.Flatten(), nn.Linear(64, 301), nn.Tanh(), Exactly(), nn.Linear(301, 4).double()
+    )
+
+
+class Exactly(nn.Module):
+    def forward(self, x):
+        return x.double()
 
 
 def tokens(batch):
@@ -76,6 +102,9 @@ CASES = {
         "dropout-cnn", "adam-carried", microbatches=12, weigh=tokens, precision="fp16"
     ),
 }
+
+
+WIDE = FEW(wide, "momentum-carried", microbatches=8)
 
 
 def story(case, folder):
@@ -105,6 +134,23 @@ def trained(case, folder):
     """The digest of a longer training, and that of an erasure."""
     with ob.fit(GRID[case], images(), folder, blocks=4) as run:
         return {"fit": run.digest, "forget": run.forget(records=GONE, method="exact").digest}
+
+
+def timed(case, folder):
+    """The same; how long it took is written into the run's folder."""
+    gathered()
+    begun = time.monotonic()
+    trained(case, folder)
+    if rank() == 0:
+        (folder / SECONDS_NAME).write_text(str(time.monotonic() - begun))
+
+
+def shot(case, folder, victim, seconds):
+    """The same, but that a rank ends at an instant, whatever it is at."""
+    gathered()
+    if rank() == victim:
+        signal.setitimer(signal.ITIMER_REAL, seconds)  # nobody handles the signal that comes then
+    trained(case, folder)
 
 
 GRID = {
@@ -140,23 +186,67 @@ def faults(folder):
         "folder": told(lambda: ob.fit(fitting, data, folder / f"none{rank() == 1}", blocks=2)),
         "invalid": told(lambda: fit(fitting, data, keep=7)),
     }
+    for name, part in PARTS.items():
+        unshared = FEW(partial(beside, part), microbatches=4)
+        found[name] = told(lambda unshared=unshared: fit(unshared, data))
     found["is there"] = (folder / "none").exists()
-    rows = FEW(sparse, microbatches=4)
-    found["sparse"] = told(lambda: ob.fit(rows, data, folder / "sparse", blocks=2))
+    with ob.load(folder / "alone", SPARSE, data) as run:
+        before = run.status().journal_head
+        found["made alone"] = told(lambda: run.forget(records=[1], method="exact"))
+        found["is as it was"] = run.status().journal_head == before
     return found
 
 
-def sparse():
-    return nn.Sequential(nn.Flatten(), Rows(), nn.Linear(8, 4))
+# What several ranks cannot share out
+
+
+def beside(part):
+    return nn.Sequential(nn.Flatten(), nn.Linear(64, 8), part(), nn.Linear(8, 4))
 
 
 class Rows(nn.Module):
+    """Has a sparse gradient."""
+
     def __init__(self):
         super().__init__()
-        self.table = nn.Embedding(128, 8, sparse=True)
+        self.table = nn.Embedding(16, 8, sparse=True)
 
     def forward(self, x):
-        return self.table(torch.arange(64) * 2 + (x > 0).long()).mean(1)
+        return x + self.table(torch.arange(8) * 2 + (x > 0).long()).mean(1)
+
+
+class Grows(nn.Module):
+    """Has a buffer that gets longer, and is no part of the state."""
+
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("seen", torch.zeros(1), persistent=False)
+
+    def forward(self, x):
+        self.seen = torch.cat([self.seen, x.detach().mean().reshape(1)])
+        return x
+
+
+class Counts(nn.Module):
+    """Knows in an attribute how often it was called."""
+
+    def __init__(self):
+        super().__init__()
+        self.calls = 0
+
+    def forward(self, x):
+        self.calls += 1
+        return x * self.calls
+
+
+PARTS = {
+    "sparse": Rows,
+    "grows": Grows,
+    "counts": Counts,
+    "synchronised": partial(nn.SyncBatchNorm, 8),
+    "wrapped": lambda: nn.parallel.DistributedDataParallel(nn.Linear(8, 8)),
+}
+SPARSE = FEW(partial(beside, Rows), microbatches=4)
 
 
 def failures(folder):
@@ -173,6 +263,21 @@ def failures(folder):
     found["lost"] = told(lambda: run.forget(records=[1], method="exact"))
     found["and then"] = told(run.settle)
     return found
+
+
+def late(folder):
+    """A rank that is at something else for longer than the other one waits."""
+    ranks.EXCHANGE_TIMEOUT = timedelta(seconds=WAITED_SECONDS)
+    data = Watched(images())
+    run = ob.fit(CASES["batch norm"], data, folder / "run", blocks=2)
+    data.waits_seconds = 2 * WAITED_SECONDS * rank()
+    return told(lambda: run.forget(records=GONE, method="exact"))
+
+
+def halved(folder):
+    """Digests of a net whose sums are large enough to be worked out in halves."""
+    with ob.fit(WIDE, images(), folder / "halved", blocks=2) as run:
+        return [run.digest, run.forget(records=GONE, method="exact").digest]
 
 
 def go_through(folder, names):

@@ -5,21 +5,33 @@ from __future__ import annotations
 import hashlib
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+import torch
+
 from obliviate.errors import ForeignData, ForeignRecipe, InvalidOption, ObliviateError
 from obliviate.recipe.description import describe
 from obliviate.recipe.recipe import Recipe, invalid
+from obliviate.run.fingerprint import likeness
 from obliviate.training.determinism import BITS_DEPEND_ON, environment_facts
+from obliviate.training.exchange import check_exchanged
 from obliviate.training.ranks import called
+from obliviate.training.rehearsal import rehearse
 from obliviate.version import __version__
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
+    from numpy.typing import NDArray
+
     from obliviate.run.following import Follower
+    from obliviate.training.protocol import BlockTrainer
     from obliviate.training.ranks import Message, Ranks
 
-COMPARE = "compare"
-"""What rank 0 says before a run is made."""
+COMPARE, REHEARSE = "compare", "rehearse"
+"""What rank 0 says before a run is made, and before it is trained on."""
+
+LEFT_OUT = "left out"
+"""Goes with the latter: the ids of records that are not to be read."""
 
 
 def words_of(**given: Any) -> dict[str, str]:
@@ -112,17 +124,55 @@ def _short(value: Any) -> str:
     return text if len(text) <= 80 else f"{text[:80]}..."  # noqa: PLR2004
 
 
-def agree_on_making(words: Callable[[], Mapping[str, Any]], **told: Any) -> None:
-    """See that all ranks are about to make the same run, where several are called for it.
+def agreed_trainer(
+    make: Callable[[], BlockTrainer], left_out: NDArray[np.int64], **told: Any
+) -> BlockTrainer:
+    """The trainer of a run that is about to be made, the same on all ranks that are called for it.
 
     Args:
-        words: What has to be the same.
-        told: What the others need to know to find theirs.
+        make: Makes it; all ranks make theirs at the same time.
+        left_out: Sorted ids of records to leave out.
+        told: What the others need to know to make theirs.
+
+    Raises:
+        ObliviateError: The ranks have not the same, or one of them cannot make it; on all alike.
+    """
+    ranks = called()
+    if ranks is None:
+        return make()
+    made: list[BlockTrainer] = []
+
+    def words() -> Mapping[str, Any]:
+        made.append(make())
+        return words_before(made[0], left_out)
+
+    ranks.say({"do": COMPARE, **told})
+    agree_on_words(ranks, words)
+    return made[0]
+
+
+def words_before(trainer: BlockTrainer, left_out: NDArray[np.int64]) -> Mapping[str, Any]:
+    """What has to be the same on all ranks before a run is made.
+
+    Raises:
+        InvalidRecipe: The model exchanges by itself: alone, it would wait for ever.
+    """
+    check_exchanged(trainer.model)
+    return likeness(trainer, left_out)
+
+
+def rehearse_all(trainer: BlockTrainer, left_out: NDArray[np.int64]) -> None:
+    """Let all ranks make the first steps together, where several are called; see `rehearse`.
+
+    Args:
+        trainer: What trains on rank 0.
+        left_out: Sorted ids of records that are not to be read.
     """
     ranks = called()
     if ranks is not None:
-        ranks.say({"do": COMPARE, **told})
-        agree_on_words(ranks, words)
+        ids = torch.from_numpy(np.array(left_out, dtype=np.int64))
+        ranks.say({"do": REHEARSE}, {LEFT_OUT: ids})
+        rehearse(ranks, trainer, left_out)
 
 
 def agree_on_words(ranks: Ranks, words: Callable[[], Mapping[str, Any]]) -> None:

@@ -46,6 +46,13 @@ class OfRun:
         """See `Follower`; there is a run already."""
         return {}
 
+    def rehearse(self) -> None:
+        """See `Follower`; most calls train nothing."""
+
+    def rehearsed(self) -> BlockTrainer:
+        """See `Follower`."""
+        return self._run.trainer
+
     def trainer(self, parts: int) -> BlockTrainer:
         """See `Follower`."""
         if parts != len(self._run.facts.parts):
@@ -73,14 +80,22 @@ class OfRun:
         )
 
 
-class Erasing(OfRun):
+class Training(OfRun):
+    """Of calls that train."""
+
+    def rehearse(self) -> None:
+        """See `Follower`."""
+        self._run.rehearse()
+
+
+class Erasing(Training):
     """Of `forget` and `settle`."""
 
     told = OfRun._told_of
     result = OfRun._erasure
 
 
-class Working(OfRun):
+class Working(Training):
     """Of `work`."""
 
     def told(self, result: Work) -> dict[str, Any]:
@@ -97,7 +112,7 @@ class Working(OfRun):
         return Work(map(self._erasure, told["carried"]), failed)
 
 
-class Verifying(OfRun):
+class Verifying(Training):
     """Of `verify`."""
 
     @staticmethod
@@ -121,7 +136,7 @@ class Verifying(OfRun):
         )
 
 
-class Extending(OfRun):
+class Extending(Training):
     """Of `extend`."""
 
     def __init__(self, run: Run, data: Any, **options: Any) -> None:

@@ -14,8 +14,15 @@ from typing import TYPE_CHECKING, Any, ParamSpec, Protocol, TypeVar
 
 from obliviate.errors import ObliviateError, RankLost, RunMissing, error_of
 from obliviate.events import finish
-from obliviate.run.comparison import COMPARE, agree_on_call, agree_on_words
+from obliviate.run.comparison import (
+    COMPARE,
+    LEFT_OUT,
+    REHEARSE,
+    agree_on_call,
+    agree_on_words,
+)
 from obliviate.training.ranks import gathered, told_of
+from obliviate.training.rehearsal import rehearse
 from obliviate.training.sharing import TRAIN, start_of
 
 if TYPE_CHECKING:
@@ -49,6 +56,14 @@ class Follower(Protocol[Result]):
 
     def compared(self, words: Mapping[str, Any]) -> Mapping[str, Any]:
         """What has to be the same of a run that is about to be made."""
+        ...
+
+    def rehearse(self) -> None:
+        """On rank 0: let all ranks make the first steps, where the call trains."""
+        ...
+
+    def rehearsed(self) -> BlockTrainer:
+        """What makes the first steps on another rank."""
         ...
 
     def trainer(self, parts: int) -> BlockTrainer:
@@ -128,6 +143,7 @@ def _leading(
     ranks: Ranks, events: Events[Result], follower: Follower[Result]
 ) -> Generator[Event, None, Result]:
     try:
+        follower.rehearse()
         result = yield from events
         told = follower.told(result)
         ranks.close()
@@ -170,12 +186,26 @@ def _following(ranks: Ranks, follower: Follower[Result]) -> Generator[Event, Non
                 with contextlib.suppress(ObliviateError):  # rank 0 says what comes of it
                     agree_on_words(ranks, functools.partial(follower.compared, message.words))
                 ranks.check()
+            elif do == REHEARSE:
+                _rehearse(ranks, follower, message)
         return _result(ranks, follower, message.words["result"])
     except ObliviateError:
         raise
     except BaseException:
         ranks.leave()
         raise
+
+
+def _rehearse(ranks: Ranks, follower: Follower[Any], message: Message) -> None:
+    """Make the first steps with the others; rank 0 says what comes of it."""
+    with contextlib.suppress(ObliviateError):
+        try:
+            trainer = follower.rehearsed()
+        except Exception as error:
+            ranks.agree(_unseen(error))
+        else:
+            rehearse(ranks, trainer, message.tensors[LEFT_OUT].numpy())
+    ranks.check()
 
 
 def _train(ranks: Ranks, follower: Follower[Any], message: Message) -> None:

@@ -31,8 +31,8 @@ from obliviate.ledger.open import checked_url, has_ledger
 from obliviate.recipe.deal import groups_of
 from obliviate.recipe.parts import with_part
 from obliviate.run.arguments import data_length
-from obliviate.run.comparison import agree_on_making
-from obliviate.run.fingerprint import content_hashes, likeness, sampled
+from obliviate.run.comparison import agreed_trainer, rehearse_all
+from obliviate.run.fingerprint import content_hashes, sampled
 from obliviate.run.references import tried_references
 from obliviate.run.tombstoned import Reingested
 from obliviate.states.update import digest, size_bytes
@@ -212,9 +212,10 @@ def make(
         checked_url(ledger)
     if not _is_free(folder, settings):
         return None  # another process was faster
-    trainer = new_trainer(recipe, data, data_length(data), blocks, subjects, keep=keep)
-    agree_on_making(partial(likeness, trainer, left_out), blocks=blocks, keep=keep)
+    new = partial(new_trainer, recipe, data, data_length(data), blocks, subjects, keep=keep)
+    trainer = agreed_trainer(new, left_out, blocks=blocks, keep=keep)
     probe(trainer, left_out)
+    rehearse_all(trainer, left_out)
     with apart():  # the others have no run yet
         yield from try_block(trainer, left_out)
     evaluation.try_first(trainer)

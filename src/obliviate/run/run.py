@@ -27,6 +27,7 @@ from obliviate.ledger import Ledger
 from obliviate.methods.exact import Exact
 from obliviate.options import flag
 from obliviate.run.arguments import check_apart, data_length
+from obliviate.run.comparison import rehearse_all
 from obliviate.run.exportable import Exportable
 from obliviate.run.extend import (
     Addition,
@@ -51,6 +52,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
     from pathlib import Path
 
+    from numpy.typing import NDArray
     from torch import nn
     from torch.utils.data import Dataset
 
@@ -75,7 +77,12 @@ class Run(Exportable):
     Reading is safe from any number of processes. Whatever writes (`forget`, `settle`) takes the
     run's lock, and first finishes what a killed process left unfinished. What
     takes long draws its progress; `run.forget.events(...)` takes the same and yields it instead.
+
+    Attributes:
+        is_rehearsed: Whether the ranks that are called have made the first steps together.
     """
+
+    is_rehearsed = False
 
     def __init__(
         self,
@@ -179,13 +186,22 @@ class Run(Exportable):
         with contextlib.suppress(RunLocked, StorageFull, StorageFailed, RunDamaged):
             finish(self.writer.sweeping(patience_seconds=0))
 
-    def _check_data(self) -> None:
+    def rehearse(self) -> None:
+        """Let all ranks make the first steps, where several are called: once while it is open."""
+        if not self.is_rehearsed:
+            rehearse_all(self.trainer, self.unread())
+            self.is_rehearsed = True
+
+    def unread(self) -> NDArray[np.int64]:
+        """Sorted ids of the records that must not be read, or that the dataset lacks."""
         length = data_length(self.data)
-        missing = self.writer.lacks
         waiting = np.union1d(self.ledger.records.erased(), self.writer.waiting())
-        beyond = np.arange(length, length + missing, dtype=np.int64)
-        left_out = np.union1d(waiting, beyond)
-        check_data(self.facts, self.trainer, length + missing, left_out)
+        beyond = np.arange(length, length + self.writer.lacks, dtype=np.int64)
+        return np.union1d(waiting, beyond)
+
+    def _check_data(self) -> None:
+        records = data_length(self.data) + self.writer.lacks
+        check_data(self.facts, self.trainer, records, self.unread())
 
     def chain(self) -> Chain:
         """The chain as it is now."""

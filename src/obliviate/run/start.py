@@ -22,9 +22,8 @@ from obliviate.run.arguments import (
     cut,
     data_length,
 )
-from obliviate.run.comparison import words_of
+from obliviate.run.comparison import words_before, words_of
 from obliviate.run.evaluation import Evaluation
-from obliviate.run.fingerprint import likeness
 from obliviate.run.following import SHARED_FOLDER, led
 from obliviate.run.make import MAKING_NAME, check_place, is_made, make, new_trainer, sizes_of
 from obliviate.run.references import check_references
@@ -85,9 +84,17 @@ class Fitting:
         """See `Follower`."""
         records = data_length(self._data)
         blocks, people = cut(words["blocks"], self._subjects, records)
-        trainer = new_trainer(self.recipe, self._data, records, blocks, people, keep=words["keep"])
-        self._before = trainer
-        return likeness(trainer, record_ids(self._exclude, records, what="exclude"))
+        left_out = record_ids(self._exclude, records, what="exclude")
+        keep = words["keep"]
+        self._before = new_trainer(self.recipe, self._data, records, blocks, people, keep=keep)
+        return words_before(self._before, left_out)
+
+    def rehearse(self) -> None:
+        """See `Follower`; `fit` does it where it knows whether there is a run."""
+
+    def rehearsed(self) -> BlockTrainer:
+        """See `Follower`."""
+        return self._before or self._opened().trainer
 
     def trainer(self, parts: int) -> BlockTrainer:  # noqa: ARG002 - there is no extension yet
         """See `Follower`."""
@@ -252,6 +259,7 @@ def fit(
     with naming(folder):
         (folder / MAKING_NAME).unlink(missing_ok=True)
     run = Run(folder, recipe, data, reference=apart, seal=seal, before=before)
+    run.is_rehearsed = before is not None
     del before  # its optimizer holds the moments of the first steps
     if disk_budget is None:
         _check_blocks(run, blocks, None if stop is not None else keep)
@@ -260,6 +268,8 @@ def fit(
     _check_tombstones(run, kept)
     if records == run.facts.records:  # else an extension was interrupted, and goes on with `extend`
         check_references(run.writer)  # before hours are spent, as far as it is trained
+        if run.ledger.chain.length() < run.facts.blocks:
+            run.rehearse()
         yield from run.writer.training(evaluation)
         if run.ledger.run().parts != run.facts.parts:  # training was ended early
             run.renew(data, run.trainer)

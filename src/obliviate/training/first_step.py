@@ -56,7 +56,9 @@ def probe(trainer: BlockTrainer, erased: NDArray[np.int64]) -> None:
         faults = list(faults_of(trainer.model))
     if faults:
         raise invalid(faults)
-    block, first = _first_microbatches(trainer, erased)
+    block, first = first_microbatches(trainer, erased)
+    if not first:
+        raise invalid(["no batch is large enough to train on; take fewer blocks"])
     trainer.spare_module()
     initial, names = trainer.initial(), _names(trainer.model)
     tried = [trainer.try_steps(initial, block, first)]
@@ -90,7 +92,7 @@ def try_block(trainer: BlockTrainer, erased: NDArray[np.int64]) -> Generator[Eve
     is_short = SHORT_SHARE * layout.steps(1) <= layout.total_steps(1)
     if device.type == "cpu" and not is_short:
         return
-    block, _ = _first_microbatches(trainer, erased)
+    block, _ = first_microbatches(trainer, erased)
     found = []
     for turn in range(2):
         yield Event(task="first block, tried twice", done=turn, total=2, block=block)
@@ -150,10 +152,14 @@ def _draws_alike(trainer: BlockTrainer, microbatches: Iterable[Microbatch]) -> b
     )
 
 
-def _first_microbatches(
+def first_microbatches(
     trainer: BlockTrainer, erased: NDArray[np.int64]
 ) -> tuple[int, list[Microbatch]]:
-    """The first block that has a batch, and the microbatches of the first of its batches."""
+    """The first block that has a batch, and the microbatches of the first of its batches.
+
+    Raises:
+        InvalidRecipe: A batch cannot be cut into so many.
+    """
     layout = trainer.layout
     needed = layout.microbatch_count * layout.smallest_batch
     if layout.microbatch_count > 1 and layout.batch_size < needed:
@@ -172,7 +178,7 @@ def _first_microbatches(
         first = [each for _, batch in islice(steps, count) for each in batch]
         if first:
             return block, first
-    raise invalid(["no batch is large enough to train on; take fewer blocks"])
+    return layout.blocks, []
 
 
 def _check_used(unused: Sequence[str]) -> None:

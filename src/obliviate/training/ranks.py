@@ -21,7 +21,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from obliviate.errors import InvalidOption, ObliviateError, RankLost, RunLocked, error_of
-from obliviate.text import counted
+from obliviate.text import counted, duration
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -43,6 +43,10 @@ _NEVER_SENT = 1  # a tag
 _BYTE = torch.uint8
 _LAUNCHED = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 _AGAIN = "run the same command again, on all ranks: it goes on where it was"
+_LOOK = (
+    "look what keeps it (a dataset that waits, a machine short of memory), end what is left of all "
+    f"ranks, and {_AGAIN}"
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -223,14 +227,13 @@ class Ranks:
             yield
         except RuntimeError as error:
             traceback.clear_frames(error.__traceback__)  # they hold the connections
-            message = self._lost(rank, is_late="imed out" in str(error))
-            raise RankLost(message, hint=_AGAIN) from None
+            raise self._lost(rank, is_late="imed out" in str(error)) from None
         except BaseException:
             self.leave()
             raise
 
-    def _lost(self, rank: int, *, is_late: bool) -> str:
-        """What to say of a rank that cannot be reached, or of whom that one could not reach."""
+    def _lost(self, rank: int, *, is_late: bool) -> RankLost:
+        """The error of a rank that cannot be reached, or of whom that one could not reach."""
         with contextlib.suppress(RuntimeError):
             store = _store()
             if store.check([_place(rank)]):
@@ -243,8 +246,9 @@ class Ranks:
             "" if self.finished is None else f"; block {self.finished} was the last that was done"
         )
         if is_late:
-            return f"rank {rank} does not answer{behind}"
-        return f"rank {rank} was lost{behind}"
+            waited = duration(EXCHANGE_TIMEOUT.total_seconds())
+            return RankLost(f"rank {rank} did not answer for {waited}{behind}", hint=_LOOK)
+        return RankLost(f"rank {rank} was lost{behind}", hint=_AGAIN)
 
     def close(self) -> None:
         """End the training that is shared, where rank 0 has not asked for all of its blocks."""

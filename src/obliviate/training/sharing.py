@@ -47,8 +47,13 @@ _BLOCK, _MODEL, _OPTIMIZER, _ERASED = "block", "model/", "optimizer/", "erased"
 class Sharing(Protocol):
     """How a training is shared; alone, not at all."""
 
-    def begin(self, step: Step) -> None:
-        """The model has the state of the checkpoint."""
+    def begin(self, step: Step, batches: int = 0) -> None:
+        """The model has the state of the checkpoint.
+
+        Args:
+            step: What makes the steps.
+            batches: How many come outside of any block.
+        """
         ...
 
     def blocks(self, blocks: Iterable[int]) -> Iterator[int]:
@@ -77,9 +82,9 @@ class Sharing(Protocol):
 class Alone:
     """Training in one process."""
 
-    def begin(self, step: Step) -> None:
+    def begin(self, step: Step, batches: int = 0) -> None:  # noqa: ARG002
         """See `Sharing`."""
-        step.share(None)
+        step.alone()
 
     def blocks(self, blocks: Iterable[int]) -> Iterator[int]:
         """See `Sharing`."""
@@ -118,12 +123,12 @@ class Shared:
         self._block: int | None = None
         self._planned: list[Microbatch] = []
         self._is_over = False
-        ranks.sharing = self
 
-    def begin(self, step: Step) -> None:
+    def begin(self, step: Step, batches: int = 0) -> None:
         """See `Sharing`."""
         with self.attempt():
-            self._exchange = step.share(self._ranks)
+            self._exchange = exchange = step.share(self._ranks)
+            exchange.left = batches
         self._agree()
         self._ranks.use(self._recipe.device)
 
@@ -241,7 +246,8 @@ def sharing_of(
     if ranks.is_leader:
         ranks.close()
         ranks.say({"do": TRAIN, "parts": len(layout.parts)}, _packed(start, erased))
-    return Shared(ranks, recipe, layout, erased)
+    ranks.sharing = Shared(ranks, recipe, layout, erased)
+    return ranks.sharing
 
 
 def start_of(message: Message) -> tuple[Checkpoint, NDArray[np.int64]]:

@@ -79,12 +79,13 @@ class Step:
         if base != self._base:
             self._base, self._buffers = base, None
 
-    def share(self, ranks: Ranks | None) -> Exchange | None:
-        """Make the next steps together with other ranks, or alone."""
-        if ranks is None:
-            self._exchange = None
-        else:
-            self._exchange = Exchange(ranks, self._recipe, self._model, self._kept_buffers())
+    def alone(self) -> None:
+        """Make the next steps in this process."""
+        self._exchange = None
+
+    def share(self, ranks: Ranks) -> Exchange:
+        """Make the next steps together with other ranks."""
+        self._exchange = Exchange(ranks, self._recipe, self._model, self._kept_buffers())
         return self._exchange
 
     def forward(self, batch: Any, items: float | None = None) -> Tensor | None:

@@ -168,6 +168,7 @@ class Trainer:
             with sharing.attempt():
                 load_state(self.model, start.model)
                 self._step.leave_alone(self._live.base.names)
+                self._live.put_back()  # room is made for buffers as they are in a new module
                 packed, self._is_large = start.optimizer, size_bytes(start.model) > LARGE_BYTES
             del start  # a state is large; nobody may need this one any more
             sharing.begin(self._step)
@@ -257,12 +258,24 @@ class Trainer:
         """A new optimizer, as it is before a block."""
         return ScheduledOptimizer(self.recipe, self.model, packed, self._rates)
 
-    def try_steps(self, start: Checkpoint, block: int, microbatches: Sequence[Microbatch]) -> Tried:
-        """See `BlockTrainer.try_steps`."""
+    def try_steps(
+        self,
+        start: Checkpoint,
+        block: int,
+        microbatches: Sequence[Microbatch],
+        sharing: Sharing = ALONE,
+    ) -> Tried:
+        """See `BlockTrainer.try_steps`; several ranks may share the steps."""
+        with sharing.attempt():
+            return self._tried_steps(start, block, microbatches, sharing)
+
+    def _tried_steps(
+        self, start: Checkpoint, block: int, microbatches: Sequence[Microbatch], sharing: Sharing
+    ) -> Tried:
         load_state(self.model, start.model)
         self._step.leave_alone(self._live.base.names)
-        self._step.share(None)
         self._live.put_back()
+        sharing.begin(self._step, len({each.step for each in microbatches}))
         self._optimizer = self.optimizer(None)
         self.model.train()
         seen, losses, total = sha256(), [], self.layout.total_steps(block)

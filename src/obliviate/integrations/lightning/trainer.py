@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from obliviate.integrations.lightning.step import LightningStep
 from obliviate.recipe.recipe import Recipe, invalid
 from obliviate.recipe.user_code import named
+from obliviate.training.sharing import ALONE
 from obliviate.training.trainer import Trainer
 
 if TYPE_CHECKING:
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from obliviate.integrations.lightning.plan import LightningPlan
     from obliviate.training.layout import Layout, Microbatch
     from obliviate.training.protocol import Checkpoint, Tried
+    from obliviate.training.sharing import Sharing
 
 
 class LightningTrainer(Trainer):
@@ -55,10 +57,16 @@ class LightningTrainer(Trainer):
         """The recipe in comparable words, and what Lightning makes of it."""
         return super().fingerprint() | {"lightning": self._plan.words()}
 
-    def try_steps(self, start: Checkpoint, block: int, microbatches: Sequence[Microbatch]) -> Tried:
+    def try_steps(
+        self,
+        start: Checkpoint,
+        block: int,
+        microbatches: Sequence[Microbatch],
+        sharing: Sharing = ALONE,
+    ) -> Tried:
         """See `BlockTrainer.try_steps`; what hooks do is looked at, too."""
         with self._step.on_trial():
-            tried = super().try_steps(start, block, microbatches)
+            tried = super().try_steps(start, block, microbatches, sharing)
             with self.environment.entered(), named("a hook of the module"):
                 self._step.end()
         return tried
