@@ -105,6 +105,7 @@ class Idling:
         """
         self._trainer, self._is_carried = trainer, packed[0] is not None
         self._bundles: list[_Bundle] = []
+        self._is_resting = False
         if any(map(len, places.values())):
             with trainer.environment.entered():
                 scheduled = [trainer.optimizer(each) for each in packed]
@@ -167,17 +168,20 @@ class Idling:
         if not self._is_carried:
             for each, state in zip(self._scheduled.optimizers, self._first, strict=True):
                 _renew(each, state)
+        # the first step after motion may find new rates, and a new optimizer
+        looked_at = 0 if self._is_resting and self._is_carried else 1
         for number, (step, _) in enumerate(layout.batches(block, erased)):
             self._scheduled.set_rates(first + step, total)
-            # the first step of a block may find new rates, and a new optimizer
-            before = self._all() if number == 1 else []
+            before = self._all() if number == looked_at else []
             for bundle in self._bundles:
                 assert bundle.parameter.grad is not None  # noqa: S101 - each was given one
                 bundle.parameter.grad.zero_()
             for each in self._scheduled.optimizers:
                 each.step()
-            if before and _are_equal(before, self._all()):
-                return
+            if before:
+                self._is_resting = _are_equal(before, self._all())
+                if self._is_resting:
+                    return
 
     def _all(self) -> list[Tensor]:
         """Copies of all that a step may change, but counters."""
