@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import re
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 import obliviate as ob
-from benchmarks.page import write
+from benchmarks.page import measured_on, section_of, write
 from obliviate.lab.bench.table import as_markdown, heading_of, notes_of
 from obliviate.lab.presets import preset
 
@@ -19,13 +20,14 @@ if TYPE_CHECKING:
 
 SIZES: dict[str, dict[str, Any]] = {
     "digits": {},
-    "mnist": {"records": 4000, "epochs": 4, "blocks": 10},
-    "fashion-mnist": {"records": 3000, "epochs": 4, "blocks": 10},
-    "location": {"epochs": 8, "blocks": 10},
-    "online-retail": {"records": 5000, "epochs": 6, "blocks": 10},
+    "mnist": {"records": 3000, "epochs": 4, "blocks": 20},
+    "fashion-mnist": {"records": 3000, "epochs": 4, "blocks": 20},
+    "location": {"epochs": 8, "blocks": 20},
+    "online-retail": {"records": 4000, "epochs": 4, "blocks": 20},
+    "cifar10": {"records": 1500, "epochs": 4, "blocks": 20, "width": 4},
 }
 REQUESTS = {"digits": (1, 5)}
-FEWER = (1, 3)
+FEWER = (3,)
 
 
 def compared(
@@ -61,13 +63,20 @@ def section(name: str, comparison: Comparison, said: str) -> str:
             "",
             f"`{said}`",
             "",
-            f"{heading_of(comparison)}.",
+            f"{measured_on()} {heading_of(comparison)}.",
             "",
             as_markdown(comparison, is_wide=True),
             "",
             *notes,
         ]
     ).rstrip()
+
+
+def parts_of(text: str) -> dict[str, str]:
+    """The parts of presets that a page has, by name."""
+    parts = re.split(r"^### ", text, flags=re.MULTILINE)[1:]
+    named = {part.splitlines()[0]: f"### {part}".rstrip() for part in parts}
+    return {name: part for name, part in named.items() if name in SIZES}
 
 
 def main() -> None:
@@ -81,14 +90,16 @@ def main() -> None:
     parser.add_argument("--page", action="store_true", help="write the tables into the page")
     given = parser.parse_args()
     torch.set_num_threads(1)
-    parts = []
+    parts = {}
     for name in given.presets:
         found = compared(name, given.data, given.folder, given.methods, backdoor=given.backdoor)
         said = command(name, given.methods, backdoor=given.backdoor)
-        parts.append(section(name, found, said))
-        print(parts[-1], flush=True)
+        parts[name] = section(name, found, said)
+        print(parts[name], flush=True)
     if given.page:
-        write("methods", tables="\n\n".join(parts), presets=" ".join(given.presets))
+        parts = parts_of(section_of("methods")) | parts
+        tables = [parts[name] for name in SIZES if name in parts]
+        write("methods", tables="\n\n".join(tables))
 
 
 if __name__ == "__main__":

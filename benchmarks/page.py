@@ -45,8 +45,18 @@ def write(section: str, **figures: object) -> None:
     text = (HERE / f"{section}.md").read_text().format(measured_on=measured_on(), **figures)
     marked = f"<!-- {section} -->\n{text.strip()}\n<!-- end of {section} -->\n"
     page = TARGET.read_text() if TARGET.exists() else "# Benchmarks\n"
-    place = re.compile(rf"<!-- {section} -->\n.*?<!-- end of {section} -->\n", flags=re.DOTALL)
-    found = place.search(page)
+    found = _found(section, page)
     page = page[: found.start()] + marked + page[found.end() :] if found else f"{page}\n{marked}"
     TARGET.write_text(page)
     print(f"section {section} written to {TARGET}")
+
+
+def section_of(section: str) -> str:
+    """What the page has of a section; nothing where it has none."""
+    found = _found(section, TARGET.read_text() if TARGET.exists() else "")
+    return found.group() if found else ""
+
+
+def _found(section: str, page: str) -> re.Match[str] | None:
+    place = rf"<!-- {section} -->\n.*?<!-- end of {section} -->\n"
+    return re.search(place, page, flags=re.DOTALL)

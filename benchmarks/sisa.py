@@ -1,6 +1,6 @@
-"""SISA beside one chain: accuracy at the same speedup, a stream of requests, and predictions.
+"""SISA beside one chain: accuracy at the same speedup, and predictions; for a stream: `stream.py`.
 
-`python -m benchmarks.sisa --data FASHION --cifar CIFAR [--stream] [--rows FILE]`: the folders of
+`python -m benchmarks.sisa --data FASHION --cifar CIFAR [--rows FILE]`: the folders of
 Fashion-MNIST's IDX files and of CIFAR-10's Parquet files. It takes ten minutes of one core; what a
 file of rows holds is not measured again.
 """
@@ -39,8 +39,6 @@ if TYPE_CHECKING:
     from obliviate.lab.baselines.ensemble import Ensemble
 
 IMAGES, TESTED, BLOCKS, SINGLE = 20_000, 10_000, 30, 5
-STREAMED = 5000
-STREAM = (20, 100)
 FAST = ob.DeepObliviate(back=1)
 LONGER = 3
 """How many times the epochs one ensemble gets, to see whether it is training that it lacks."""
@@ -195,81 +193,6 @@ def theirs(each: Case, sisa: Sisa, place: Path) -> list[dict[str, object]]:
     return [row]
 
 
-def their_stream(sisa: Sisa, project: ob.Project, place: Path) -> list[dict[str, object]]:
-    """A stream of requests, one after another, then all at once from a copy."""
-    prepared(sisa, project, place).close()
-    copy = shutil.copytree(place, place.with_name("at once"))
-    ensemble, costs, rows = prepared(sisa, project, place), [], []
-    for number, record in enumerate(drawn(max(STREAM), STREAMED), start=1):
-        costs.append(finish(ensemble.forget(np.array([record]))))
-        if number in STREAM:
-            accuracy = plain.accuracy(ensemble.predict, project.test)
-            rows.append(_row(number, "SISA, one by one", costs, accuracy, "exact"))
-    ensemble.close()
-    ensemble = prepared(sisa, project, copy)
-    costs = [finish(ensemble.forget(np.array(drawn(max(STREAM), STREAMED))))]
-    accuracy = plain.accuracy(ensemble.predict, project.test)
-    ensemble.close()
-    return [*rows, _row(max(STREAM), "SISA, at once", costs, accuracy, "exact")]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Took:
-    """What an erasure took: its share of a whole training, and seconds."""
-
-    share: float
-    seconds: float
-
-
-def _took(erasure: object) -> Took:
-    return Took(share=erasure.blocks_replayed / erasure.blocks_total, seconds=erasure.seconds)
-
-
-def _row(number: int, way: str, took: list, accuracy: float, guarantee: str) -> dict[str, object]:
-    return {
-        "requests": number,
-        "way": way,
-        "trainings": sum(each.share for each in took),
-        "seconds": sum(each.seconds for each in took),
-        "accuracy": accuracy,
-        "guarantee": guarantee,
-    }
-
-
-def our_stream(project: ob.Project, made: Path) -> list[dict[str, object]]:
-    """The same requests: fast and settled once, and exactly at once."""
-    trained(project, made).close()
-    copy, rows = shutil.copytree(made, made.with_name("stream")), []
-    with ob.load(copy, project.recipe, project.data) as run:
-        took = []
-        for number, record in enumerate(drawn(max(STREAM), STREAMED), start=1):
-            took.append(_took(run.forget(records=[record], method=FAST)))
-            if number not in STREAM:
-                continue
-            test = project.test
-            rows.append(
-                _row(number, "ours, fast", took, plain.accuracy(run.model, test), run.guarantee)
-            )
-            settled = shutil.copytree(copy, made.with_name("settled"))
-            with ob.load(settled, project.recipe, project.data) as other:
-                both = [*took, _took(other.settle())]
-                rows.append(
-                    _row(
-                        number,
-                        "ours, fast, and settled once",
-                        both,
-                        plain.accuracy(other.model, test),
-                        other.guarantee,
-                    )
-                )
-            shutil.rmtree(settled)
-    with ob.load(made, project.recipe, project.data) as run:
-        took = [_took(run.forget(records=drawn(max(STREAM), STREAMED), method="exact"))]
-        accuracy = plain.accuracy(run.model, project.test)
-        rows.append(_row(max(STREAM), "ours, exactly, at once", took, accuracy, run.guarantee))
-    return rows
-
-
 def section(rows: list[dict[str, object]]) -> None:
     """Write what models are worth into the page."""
     lead = {}
@@ -296,26 +219,6 @@ def section(rows: list[dict[str, object]]) -> None:
                 "accuracy": ".2f",
                 "afterwards": ".2f",
                 "answer": ".2f",
-            },
-        ),
-    )
-
-
-def section_of_stream(rows: list[dict[str, object]]) -> None:
-    """Write what a stream of requests takes into the page."""
-    write(
-        "sisa-stream",
-        streamed=STREAMED,
-        fast=label_of(FAST),
-        table=table(
-            sorted(rows, key=lambda row: row["requests"]),
-            {
-                "requests": "",
-                "way": "",
-                "trainings": ".2f",
-                "seconds": ".0f",
-                "accuracy": ".2f",
-                "guarantee": "",
             },
         ),
     )
@@ -350,18 +253,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--data", required=True)
     parser.add_argument("--cifar", required=True)
-    parser.add_argument("--stream", action="store_true", help="a stream of requests instead")
     parser.add_argument("--rows", type=Path, help="a file of rows; added to")
     given = parser.parse_args()
     known, rows = Known(file=given.rows), []
     found = cases(given.data, given.cifar)
-    if given.stream:
-        one = found[0]
-        project = replace(one.project, data=first(one.project.data, STREAMED))
-        rows += known.of("our stream", partial(our_stream, project))
-        rows += known.of("their stream", partial(their_stream, one.ensembles[0], project))
-        section_of_stream(rows)
-        return
     for each in found:
         rows += known.of(each.name, partial(ours, each))
         for sisa in each.ensembles:
