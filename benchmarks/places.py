@@ -24,14 +24,16 @@ from examples import mnist
 import obliviate as ob
 from benchmarks import plain
 from benchmarks.page import table, write
+from obliviate.methods.registry import label_of, method_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from obliviate.methods.method import Method
 
-PLACES, EACH, BLOCKS = (25, 125, 250, 400, 475), 3, 500
-METHODS: tuple[Method, ...] = (ob.Calibrated(), ob.DeepObliviate())
+
+PLACES, EACH, BLOCKS = (30, 130, 250, 400, 475), 2, 500
+METHODS = "calibrated:blocks=3", "deepobliviate"
 
 
 def project(folder: str, seed: int) -> ob.Project:
@@ -109,12 +111,14 @@ def asked(run: ob.Run, subjects: list[str]) -> Iterator[tuple[int, str, list[int
             yield place, "a writer", writer.tolist()
 
 
-def rows_of(setting: ob.Project, made: Path, facts: dict[str, float]) -> Iterator[dict[str, Any]]:
+def rows_of(
+    setting: ob.Project, made: Path, facts: dict[str, float], methods: list[Method]
+) -> Iterator[dict[str, Any]]:
     """What each erasure took and left, each from a copy of the run."""
     with ob.load(made, setting.recipe, setting.data) as run:
         requests = list(asked(run, setting.subjects))
     for place, kind, records in requests:
-        for method in METHODS:
+        for method in methods:
             copy = shutil.copytree(made, made.with_name("copy"))
             with ob.load(copy, setting.recipe, setting.data) as run:
                 took, erasure = Clock.of(partial(run.forget, records=records, method=method))
@@ -123,7 +127,7 @@ def rows_of(setting: ob.Project, made: Path, facts: dict[str, float]) -> Iterato
             yield {
                 "place": place,
                 "kind": kind,
-                "method": method.name,
+                "method": label_of(method),
                 "digits": len(records),
                 "blocks": erasure.blocks_replayed,
                 "wall": took.wall,
@@ -159,10 +163,11 @@ def merged(rows: list[dict[str, Any]]) -> list[dict[str, object]]:
 
 def section(rows: list[dict[str, Any]], facts: dict[str, float]) -> None:
     """Write what was found into the page."""
-    ours = [row for row in rows if row["method"] == METHODS[0].name]
+    ours = [row for row in rows if row["method"] == rows[0]["method"]]
     write(
         "places",
         each=EACH,
+        method=rows[0]["method"],
         blocks=BLOCKS,
         least=BLOCKS / max(row["blocks"] for row in ours),
         fastest=min(row["faster"] for row in ours),
@@ -192,15 +197,17 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--data", required=True)
     parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--methods", nargs="+", default=METHODS)
     parser.add_argument("--run", type=Path, help="where to keep the run, for another time")
     parser.add_argument("--page", action="store_true", help="write the table into the page")
     given = parser.parse_args()
+    methods = [method_of(each) for each in given.methods]
     setting, rows = project(given.data, given.seed), []
     with tempfile.TemporaryDirectory() as place:
         made = given.run or Path(place, "run")
         facts = original(setting, made)
         print(facts, flush=True)
-        for row in rows_of(setting, made, facts):
+        for row in rows_of(setting, made, facts, methods):
             rows.append(row)
             print(row, flush=True)
     if given.page:
