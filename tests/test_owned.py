@@ -207,10 +207,10 @@ def test_states_idle_side_by_side_as_each_does_by_itself(tmp_path, name, kept):
     chain, nobody, blocks = run.chain(), np.array([], dtype=np.int64), range(11, BLOCKS + 1)
     values = [values_of(run, block, places) for block in (4, 9)]
     packed = [chain.optimizer(block) for block in (4, 9)]
-    both = Idling(run.trainer, places, packed).after(values, blocks, nobody)
+    both = Idling(run.trainer, packed).after(places, values, blocks, nobody)
     for number in range(2):
-        (alone,) = Idling(run.trainer, places, [packed[number]]).after(
-            [values[number]], blocks, nobody
+        (alone,) = Idling(run.trainer, [packed[number]]).after(
+            places, [values[number]], blocks, nobody
         )
         assert all(torch.equal(both[number][each], alone[each]) for each in places)
         if name == "momentum" and kept == "carried":
@@ -224,8 +224,8 @@ def test_what_does_not_move_any_more_takes_no_steps(tmp_path, kept):
     run, places = idling(tmp_path / "run", momentum, kept, repeats=20)
     nobody, start = np.array([], dtype=np.int64), values_of(run, 4, places)
     Counted.steps = 0
-    (left,) = Idling(run.trainer, places, [run.chain().optimizer(4)]).after(
-        [start], range(5, BLOCKS + 1), nobody
+    (left,) = Idling(run.trainer, [run.chain().optimizer(4)]).after(
+        places, [start], range(5, BLOCKS + 1), nobody
     )
     steps = run.trainer.layout.steps(5) * (BLOCKS - 4)
     assert Counted.steps < steps / 4
@@ -238,7 +238,33 @@ def test_what_decays_is_followed_to_the_end(tmp_path, name):
     pausing = lambda step, total: 0.0 if total / 4 < step < total / 2 else 1.0  # noqa: E731
     run, places = idling(tmp_path / "run", OPTIMIZERS[name], "fresh", schedule=pausing)
     nobody, start = np.array([], dtype=np.int64), values_of(run, 4, places)
-    idle = Idling(run.trainer, places, [None])
-    (half,) = idle.after([start], range(1, BLOCKS // 2 + 1), nobody)
-    (whole,) = Idling(run.trainer, places, [None]).after([start], range(1, BLOCKS + 1), nobody)
+    idle = Idling(run.trainer, [None])
+    (half,) = idle.after(places, [start], range(1, BLOCKS // 2 + 1), nobody)
+    (whole,) = idle.after(places, [start], range(1, BLOCKS + 1), nobody)
     assert all((whole[each].abs() < half[each].abs()).all() for each in places)
+
+
+@pytest.mark.parametrize("kept", ["fresh", "carried"])
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_a_few_entries_after_the_others_idle_as_all_do_together(tmp_path, name, kept):
+    run, places = idling(tmp_path / "run", OPTIMIZERS[name], kept, schedule=halved)
+    nobody, start = np.array([], dtype=np.int64), values_of(run, 4, places)
+    idle = Idling(run.trainer, [run.chain().optimizer(4)])
+    (whole,) = idle.after(places, [start], range(5, BLOCKS + 1), nobody)
+    for part in (slice(None, 1), slice(1, None)):
+        some = {each: at[part] for each, at in places.items() if len(at[part])}
+        few = {each: start[each][part] for each in some}
+        (found,) = idle.after(some, [few], range(5, BLOCKS + 1), nobody)
+        assert all(torch.equal(found[each], whole[each][part]) for each in some)
+
+
+def test_entries_are_found_in_parts(tmp_path, monkeypatch):
+    """A record's first block has trained all entries of a model: they are not looked at at once."""
+    found = []
+    for name, most in (("whole", 1 << 20), ("parts", 3)):
+        monkeypatch.setattr("obliviate.methods.owned._PART", most)
+        run, _ = idling(tmp_path / name, OPTIMIZERS["momentum"], "carried", score=score)
+        erasure = run.forget(records=[ERASED], method=PAPER)
+        found.append((run.digest, erasure.stop_reason))
+    assert found[0] == found[1]
+    assert "entries that erased records alone had trained" in found[0][1]

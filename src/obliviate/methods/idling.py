@@ -9,6 +9,7 @@ the rest of a block is left out once a step changes nothing any more.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 
     from obliviate.states.difference import Places
     from obliviate.states.update import State
+    from obliviate.training.optimizer import ScheduledOptimizer
     from obliviate.training.protocol import BlockTrainer
 
 
@@ -90,67 +92,76 @@ class _Bundle:
             begin = end
 
 
+@dataclass(frozen=True, kw_only=True)
+class _Whole:
+    """An optimizer as it is for all entries.
+
+    Attributes:
+        optimizer: What makes the steps.
+        states: What is kept for each parameter; of each state that is asked about.
+        groups: Its groups: their parameters, and their numbers, some of which steps may change.
+    """
+
+    optimizer: Optimizer
+    states: list[dict[Any, dict[str, Any]]]
+    groups: list[dict[str, Any]]
+
+
 class Idling:
     """What the recipe's optimizer does to some entries while their gradient is zero."""
 
-    def __init__(
-        self, trainer: BlockTrainer, places: Places, packed: Sequence[State | None]
-    ) -> None:
-        """Make an optimizer of these entries alone.
+    def __init__(self, trainer: BlockTrainer, packed: Sequence[State | None]) -> None:
+        """Make the optimizers.
 
         Args:
             trainer: Whose recipe to use.
-            places: The entries.
             packed: The optimizer's state, where it is carried; of each state that is asked about.
         """
-        self._trainer, self._is_carried = trainer, packed[0] is not None
+        self._trainer, self._packed = trainer, packed
         self._bundles: list[_Bundle] = []
         self._is_resting = False
-        if any(map(len, places.values())):
-            with trainer.environment.entered():
-                scheduled = [trainer.optimizer(each) for each in packed]
-                self._scheduled = scheduled[0]
-                for alike in zip(*(each.optimizers for each in scheduled), strict=True):
-                    self._narrow(alike, places)
-            self._first = [_state_of(each) for each in self._scheduled.optimizers]
+        self._first: list[list[tuple[Tensor, dict[str, object]]]] = []
 
-    def _narrow(self, alike: Sequence[Optimizer], places: Places) -> None:
-        """Let the first of some optimizers, one for each state, have the entries of them all."""
-        names = {id(each): name for name, each in self._trainer.model.named_parameters()}
-        states = [dict(each.state) for each in alike]
-        alike[0].state.clear()
-        for group in alike[0].param_groups:
-            bundled: dict[Hashable, list[_Piece]] = {}
-            for parameter in group["params"]:
-                name = names.get(id(parameter), "")
-                for number, state in enumerate(states if name in places else ()):
-                    piece = _piece_of(number, name, parameter, places[name], state)
-                    # a number may be taken for a count of steps: it stays by itself
-                    alone = (number, name) if parameter.dim() == 0 else ()
-                    bundled.setdefault((piece.likeness, alone), []).append(piece)
-            bundles = [_Bundle.of(pieces, alike[0]) for pieces in bundled.values()]
-            group["params"] = [each.parameter for each in bundles]
-            self._bundles += bundles
+    @cached_property
+    def _scheduled(self) -> list[ScheduledOptimizer]:
+        """One for each state; the first makes the steps, of a few entries at a time."""
+        with self._trainer.environment.entered():
+            return [self._trainer.optimizer(each) for each in self._packed]
+
+    @cached_property
+    def _whole(self) -> list[_Whole]:
+        """The optimizers as they are for all entries."""
+        return [
+            _Whole(
+                optimizer=alike[0],
+                states=[dict(each.state) for each in alike],
+                groups=[dict(group) for group in alike[0].param_groups],
+            )
+            for alike in zip(*(each.optimizers for each in self._scheduled), strict=True)
+        ]
 
     def after(
         self,
+        places: Places,
         values: Sequence[Mapping[str, Tensor]],
         blocks: Iterable[int],
         erased: NDArray[np.int64],
     ) -> list[dict[str, Tensor]]:
-        """What becomes of values of the entries in some blocks.
+        """What becomes of values of some entries in some blocks.
 
         An optimizer that cannot be run on a few entries by themselves leaves them as they are.
 
         Args:
-            values: Of the entries, by name; in each of the states.
+            places: The entries.
+            values: Theirs, by name; in each of the states.
             blocks: Which.
             erased: Ids of all erased records, sorted: a batch that they leave empty is no step.
         """
         idle = [dict(each) for each in values]
-        if not self._bundles:
+        if not any(map(len, places.values())):
             return idle
         with self._trainer.environment.entered():
+            self._narrow(places)
             for bundle in self._bundles:
                 bundle.put(values)
             try:
@@ -162,21 +173,42 @@ class Idling:
                 bundle.take(idle)
         return idle
 
+    def _narrow(self, places: Places) -> None:
+        """Let the first optimizer have these entries, of all states."""
+        names = {id(each): name for name, each in self._trainer.model.named_parameters()}
+        self._bundles, self._is_resting = [], False
+        for whole in self._whole:
+            whole.optimizer.state.clear()
+            for group, known in zip(whole.optimizer.param_groups, whole.groups, strict=True):
+                bundled: dict[Hashable, list[_Piece]] = {}
+                for parameter in known["params"]:
+                    name = names.get(id(parameter), "")
+                    for number, state in enumerate(whole.states if name in places else ()):
+                        piece = _piece_of(number, name, parameter, places[name], state)
+                        # a number may be taken for a count of steps: it stays by itself
+                        alone = (number, name) if parameter.dim() == 0 else ()
+                        bundled.setdefault((piece.likeness, alone), []).append(piece)
+                bundles = [_Bundle.of(pieces, whole.optimizer) for pieces in bundled.values()]
+                group.update(known, params=[each.parameter for each in bundles])
+                self._bundles += bundles
+        self._first = [_state_of(each) for each in self._scheduled[0].optimizers]
+
     def _idle(self, block: int, erased: NDArray[np.int64]) -> None:
         layout = self._trainer.layout
         first, total = layout.first_step(block), layout.total_steps(block)
-        if not self._is_carried:
-            for each, state in zip(self._scheduled.optimizers, self._first, strict=True):
+        scheduled, is_carried = self._scheduled[0], self._packed[0] is not None
+        if not is_carried:
+            for each, state in zip(scheduled.optimizers, self._first, strict=True):
                 _renew(each, state)
         # the first step after motion may find new rates, and a new optimizer
-        looked_at = 0 if self._is_resting and self._is_carried else 1
+        looked_at = 0 if self._is_resting and is_carried else 1
         for number, (step, _) in enumerate(layout.batches(block, erased)):
-            self._scheduled.set_rates(first + step, total)
+            scheduled.set_rates(first + step, total)
             before = self._all() if number == looked_at else []
             for bundle in self._bundles:
                 assert bundle.parameter.grad is not None  # noqa: S101 - each was given one
                 bundle.parameter.grad.zero_()
-            for each in self._scheduled.optimizers:
+            for each in scheduled.optimizers:
                 each.step()
             if before:
                 self._is_resting = _are_equal(before, self._all())
@@ -187,7 +219,7 @@ class Idling:
         """Copies of all that a step may change, but counters."""
         kept = [
             value
-            for optimizer in self._scheduled.optimizers
+            for optimizer in self._scheduled[0].optimizers
             for state in optimizer.state.values()
             for value in state.values()
             if isinstance(value, torch.Tensor) and value.dim()

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import chain
 from typing import TYPE_CHECKING
 
 import torch
@@ -19,17 +20,20 @@ from obliviate.methods.idling import Idling
 from obliviate.states.difference import entries_at, values_at
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
 
     import numpy as np
     from numpy.typing import NDArray
     from torch import Tensor
 
+    from obliviate.states.difference import Places
     from obliviate.states.update import State, Update
     from obliviate.training.protocol import BlockTrainer
 
 _NEAR = 1e-3  # of the step that idling makes, beside rounding
 _ROUNDING = 8
+_PART = 1 << 20
+"""So many entries are looked at together: at first each one is fresh that a record trained."""
 
 
 class Owned:
@@ -57,11 +61,22 @@ class Owned:
             optimizer: That of the replay before the block, where it is carried.
         """
         names = sorted((fresh.keys() | self.places.keys()) & self._trainer.parameters)
+        names = [name for name in names if _is_real(state[name])]
         if fresh and optimizer is None and not self._is_moving:
             quiet = {name: replayed.steps[name] == 0 for name in fresh if name in replayed.steps}
             fresh = {name: flags & quiet.get(name, flags) for name, flags in fresh.items()}
-        places = {name: self._with(name, fresh.get(name)) for name in names}
-        places = {name: at for name, at in places.items() if len(at) and _is_real(state[name])}
+        idling = Idling(self._trainer, [optimizer])
+        kept: dict[str, list[Tensor]] = {}
+        candidates = (self._candidates(name, fresh.get(name)) for name in names)
+        for places in _together(chain.from_iterable(candidates)):
+            for name, at in self._idle(places, block, replayed, state, idling).items():
+                kept.setdefault(name, []).append(at)
+        self.places = {name: torch.cat(parts) for name, parts in kept.items()}
+
+    def _idle(
+        self, places: Places, block: int, replayed: Update, state: State, idling: Idling
+    ) -> dict[str, Tensor]:
+        """Those of some entries that did in a block what they do while nobody trains them."""
         steps = {name: entries_at(replayed.steps, name, at) for name, at in places.items()}
         waiting = {name: places[name][step != 0] for name, step in steps.items()}
         before = {
@@ -70,14 +85,15 @@ class Owned:
             if len(at)
         }
         waiting = {name: waiting[name] for name in before}
-        idling = Idling(self._trainer, waiting, [optimizer])
-        (after,) = idling.after([before], [block], self._erased)
+        (after,) = idling.after(waiting, [before], [block], self._erased)
+        idle = {}
         for name, at in places.items():
             is_idle = steps[name] == 0
             if name in after:
                 is_idle[~is_idle] = _is_near(steps[name][~is_idle], before[name], after[name])
-            places[name] = at[is_idle]
-        self.places = {name: at for name, at in places.items() if len(at)}
+            if is_idle.any():
+                idle[name] = at[is_idle]
+        return idle
 
     @cached_property
     def _is_moving(self) -> bool:
@@ -87,16 +103,19 @@ class Owned:
         first = {name: torch.zeros(1, dtype=torch.int64) for name in filled}
         ones = {name: torch.ones(1) for name in first}
         blocks = [1, self._trainer.layout.blocks // 2 + 1]  # a schedule may begin with nothing
-        (idle,) = Idling(self._trainer, first, [None]).after([ones], blocks, self._erased)
+        (idle,) = Idling(self._trainer, [None]).after(first, [ones], blocks, self._erased)
         return any(bool((value != 1).any()) for value in idle.values())
 
-    def _with(self, name: str, fresh: Tensor | None) -> Tensor:
+    def _candidates(self, name: str, fresh: Tensor | None) -> Iterator[tuple[str, Tensor]]:
+        """The entries that are owned so far, and the fresh ones; some at a time."""
         known = self.places.get(name, torch.empty(0, dtype=torch.int64))
         if fresh is None:
-            return known
+            yield from ((name, at) for at in torch.split(known, _PART))
+            return
         flags = fresh.reshape(-1).clone()
         flags[known] = True
-        return flags.nonzero().reshape(-1)
+        for start in range(0, len(flags), _PART):
+            yield name, flags[start : start + _PART].nonzero().reshape(-1) + start
 
     def idled(
         self, values: Sequence[Mapping[str, Tensor]], blocks: range, packed: Sequence[State | None]
@@ -108,7 +127,7 @@ class Owned:
             blocks: Which.
             packed: The optimizer's state beside each of them, where it is carried.
         """
-        return Idling(self._trainer, self.places, packed).after(values, blocks, self._erased)
+        return Idling(self._trainer, packed).after(self.places, values, blocks, self._erased)
 
     def untrained(self, packed: State | None) -> State | None:
         """An optimizer's state as if nobody had ever trained them; its own tensors are changed."""
@@ -192,6 +211,20 @@ def taken_off(
         idle += int(is_idle.sum())
     share = left / whole if whole else 0.0
     return Taken(steps=steps, idle=idle, others=owned.count - idle, left=share)
+
+
+def _together(candidates: Iterable[tuple[str, Tensor]]) -> Iterator[dict[str, Tensor]]:
+    """Places by name: those of small tensors together, of large ones one part after the other."""
+    places: dict[str, Tensor] = {}
+    count = 0
+    for name, at in candidates:
+        if name in places or count + len(at) > _PART:
+            yield places
+            places, count = {}, 0
+        if len(at):
+            places[name], count = at, count + len(at)
+    if places:
+        yield places
 
 
 def _is_real(tensor: Tensor) -> bool:
