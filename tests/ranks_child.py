@@ -10,10 +10,13 @@ from functools import partial
 
 import torch
 import torch._dynamo  # as the first optimizer does: before the ranks begin
+from rich.console import Console
 from torch import nn
 from torch.utils.data import Dataset, TensorDataset
 
 import obliviate as ob
+from obliviate.cli.demo import demonstrate
+from obliviate.cli.work import work
 from obliviate.errors import ObliviateError
 from obliviate.training import ranks
 from obliviate.training.ranks import gathered
@@ -186,6 +189,9 @@ def faults(folder):
         "folder": told(lambda: ob.fit(fitting, data, folder / f"none{rank() == 1}", blocks=2)),
         "invalid": told(lambda: fit(fitting, data, keep=7)),
     }
+    chosen = {"everything": True, "margin": 7.0, "workers": 2, "on": "local"}
+    found["side by side"] = told(lambda: work([str(folder / "none")], **chosen))
+    found["demo"] = told(lambda: demonstrate(folder / "none", Console(quiet=True)))
     for name, part in PARTS.items():
         unshared = FEW(partial(beside, part), microbatches=4)
         found[name] = told(lambda unshared=unshared: fit(unshared, data))

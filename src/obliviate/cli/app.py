@@ -16,9 +16,10 @@ from typing import TYPE_CHECKING, Any
 import typer
 from typer.core import TyperGroup
 
-from obliviate.cli.output import DONE, FAILED, WRONG, Answer, Fault, is_telling
+from obliviate.cli.output import DONE, FAILED, WRONG, Answer, Fault
 from obliviate.disk.paths import named
 from obliviate.errors import ObliviateError
+from obliviate.launch import is_speaking
 from obliviate.text import shortened, shown
 
 if TYPE_CHECKING:
@@ -26,6 +27,21 @@ if TYPE_CHECKING:
 
 INTERRUPTED, TERMINATED = 130, 143
 _LONGEST_USAGE = 1000
+_BY_ALL_RANKS = (
+    "bench",
+    "demo",
+    "export",
+    "extend",
+    "fit",
+    "forget",
+    "lab",
+    "settle",
+    "verify",
+    "work",
+)
+"""What several ranks carry out together, or refuse together. All else is carried out by rank 0:
+it would be done once by each of them."""
+
 _RESUMED = ("fit", "extend", "forget", "work", "settle", "lab", "bench")
 # typer brings click's exceptions along in some versions, and depends on click in others
 _USAGE_ERROR: type[Any] = typer.BadParameter.__bases__[0]
@@ -122,7 +138,7 @@ class Commands(TyperGroup):
             hint = "a fault of obliviate itself"
             result = Fault(error=shown(error), hint=hint, kind="fault", code=FAILED)
         if isinstance(result, Answer | Fault):
-            if is_telling():
+            if is_speaking():
                 result.write(is_json=is_json)
             sys.exit(result.code)
         sys.exit(result if isinstance(result, int) else DONE)
@@ -139,13 +155,19 @@ class Commands(TyperGroup):
         return typer.main.get_group(room.app).commands[cmd_name]
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
-        """The command that is called; a slip is told with what it may have been meant to be."""
+        """The command that is called; a slip is told with what it may have been meant to be.
+
+        Where rank 0 carries it out for all, the others have nothing to do.
+        """
         try:
-            return super().resolve_command(ctx, args)
+            name, command, rest = super().resolve_command(ctx, args)
         except _USAGE_ERROR as error:
             guesses = " or ".join(map(repr, get_close_matches(args[0], _ROOMS)))
             error.message += f" Did you mean {guesses}?" if guesses else ""
             raise
+        if name not in _BY_ALL_RANKS and not is_speaking():
+            raise typer.Exit(DONE)
+        return name, command, rest
 
     def invoke(self, ctx: Any) -> Any:
         """Run a command; what goes wrong with the request or the run becomes an answer too."""

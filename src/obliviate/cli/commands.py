@@ -28,7 +28,7 @@ from obliviate.cli.options import (
     check_named,
     method_named,
 )
-from obliviate.cli.output import Answer, is_telling, over
+from obliviate.cli.output import Answer, over
 from obliviate.cli.project import (
     addition_of,
     open_ledger,
@@ -40,6 +40,7 @@ from obliviate.cli.terminal import watch_replay
 from obliviate.errors import InvalidOption
 from obliviate.events import watch
 from obliviate.export import forms
+from obliviate.launch import is_speaking
 from obliviate.recipe.project import load_project
 from obliviate.run import start
 from obliviate.text import percent
@@ -272,6 +273,6 @@ def _seal(key_file: Path | None, key_variable: str | None) -> Seal | None:
 def _picture(run: str, erasure: Erasure) -> Path | None:
     from obliviate.evidence import saved_picture  # noqa: PLC0415 - matplotlib takes a second
 
-    if erasure.number is None or not is_telling():
+    if erasure.number is None or not is_speaking():
         return None
     return saved_picture(run, erasure.number)

@@ -37,6 +37,7 @@ from obliviate.run.start import fit
 from obliviate.text import counted
 from obliviate.training.batches import feed_of
 from obliviate.training.determinism import Environment
+from obliviate.training.ranks import check_alone
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -136,6 +137,7 @@ def demonstrate(folder: Path, console: Console, other: Project | None = None) ->
         InvalidOption: The folder holds something else.
         StorageFull: The folder cannot be written to.
     """
+    check_alone("the demo")
     place = _cleared(folder)
     source = other or project()
     console.rule("Obliviate: make a trained model forget people", align="left")

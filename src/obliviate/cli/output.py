@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -97,11 +96,6 @@ class Fault:
             return
         for line in self.shown:
             typer.echo(printable(line), err=True)
-
-
-def is_telling() -> bool:
-    """Whether this process is to print and to write: of several under torchrun, rank 0 alone."""
-    return os.environ.get("WORLD_SIZE", "1") == "1" or os.environ.get("RANK", "0") == "0"
 
 
 def over(runs: Sequence[str], one: Callable[[str], Answer]) -> Answer:

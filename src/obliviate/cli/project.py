@@ -13,6 +13,7 @@ from obliviate.chain.chain import Chain
 from obliviate.chain.custody import opened
 from obliviate.disk.paths import local_folder
 from obliviate.errors import InvalidOption
+from obliviate.launch import is_speaking
 from obliviate.ledger import Ledger
 from obliviate.recipe.project import load_project
 from obliviate.run import load
@@ -103,7 +104,8 @@ def project_of(folder: Path, known: Mapping[str, str], file: Path | None) -> Pro
     """
     if file is None:
         file = _known_file(folder, known)
-        typer.echo(f"running {printable(str(file))}, which the run names", err=True)
+        if is_speaking():
+            typer.echo(f"running {printable(str(file))}, which the run names", err=True)
     return load_project(file, json.loads(known.get("options", "{}")))
 
 

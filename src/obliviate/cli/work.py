@@ -18,6 +18,7 @@ from obliviate.disk.paths import absolute, local_folder
 from obliviate.executors import Job, executor_of
 from obliviate.executors.executor import LOCAL
 from obliviate.ledger import Ledger
+from obliviate.training.ranks import check_alone
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -80,6 +81,7 @@ def work(
 
 def _side_by_side(runs: Sequence[str], chores: Chores, executor: Executor) -> Answer | Fault:
     """Carry out in several runs at once what is due, with a process for each."""
+    check_alone("work side by side")
     folders = {run: local_folder(run) for run in dict.fromkeys(runs)}
     facts = [_facts(folder) for folder in folders.values()]
     job = Job(

@@ -21,6 +21,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from obliviate.errors import InvalidOption, ObliviateError, RankLost, RunLocked, error_of
+from obliviate.launch import is_one_of_several
 from obliviate.text import counted, duration
 
 if TYPE_CHECKING:
@@ -41,7 +42,6 @@ _TOGETHER_BYTES = 1 << 16
 _LOOKING_SECONDS = 1.0
 _NEVER_SENT = 1  # a tag
 _BYTE = torch.uint8
-_LAUNCHED = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 _AGAIN = "run the same command again, on all ranks: it goes on where it was"
 _LOOK = (
     "look what keeps it (a dataset that waits, a machine short of memory), end what is left of all "
@@ -306,7 +306,7 @@ def gathered() -> Ranks | None:
     if not dist.is_available():
         return None
     if not dist.is_initialized():
-        if not all(name in os.environ for name in _LAUNCHED) or os.environ["WORLD_SIZE"] == "1":
+        if not is_one_of_several():
             return None
         if "LOCAL_RANK" in os.environ and torch.cuda.is_available():
             torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))  # what "cuda" means from now on
