@@ -10,12 +10,12 @@ import torch
 
 from obliviate.errors import ForeignData, ForeignRecipe, InvalidOption, ObliviateError
 from obliviate.recipe.description import describe
-from obliviate.recipe.recipe import Recipe, invalid
+from obliviate.recipe.recipe import Recipe
 from obliviate.run.fingerprint import likeness
 from obliviate.training.determinism import BITS_DEPEND_ON, environment_facts
-from obliviate.training.exchange import check_exchanged
 from obliviate.training.ranks import called
 from obliviate.training.rehearsal import rehearse
+from obliviate.training.shareable import check_model, check_recipe
 from obliviate.version import __version__
 
 if TYPE_CHECKING:
@@ -24,8 +24,9 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from obliviate.run.following import Follower
+    from obliviate.training.messages import Message
     from obliviate.training.protocol import BlockTrainer
-    from obliviate.training.ranks import Message, Ranks
+    from obliviate.training.ranks import Ranks
 
 COMPARE, REHEARSE = "compare", "rehearse"
 """What rank 0 says before a run is made, and before it is trained on."""
@@ -55,37 +56,11 @@ def agree_on_call(ranks: Ranks, name: str, follower: Follower[Any]) -> None:
         words |= follower.words
         recipe = follower.recipe
         if isinstance(recipe, Recipe):
-            _check_shareable(recipe, ranks.size)
+            check_recipe(recipe, ranks.size)
             words["environment"] = environment_facts(recipe.device, recipe.workers)
     except Exception as raised:
         error = raised
     ranks.agree(error, words, check=_difference)
-
-
-def _check_shareable(recipe: Recipe, ranks: int) -> None:
-    """See that training can be shared out.
-
-    Raises:
-        InvalidRecipe: It cannot; every fault in one message.
-    """
-    count, faults = recipe.microbatches, []
-    if recipe.trainer is not None:
-        faults.append(f"{type(recipe).__name__} trains by a trainer of its own; take one process")
-    elif recipe.is_manual:
-        faults.append("step takes optimizers, and makes its own steps; take one process")
-    elif count % ranks:
-        fitting = [str(each) for each in range(2, count + 1) if not count % each]
-        also = f", or take {' or '.join(fitting)} ranks" if fitting else ""
-        faults.append(
-            f"microbatches is {count}, which {ranks} ranks cannot share out; give a multiple of "
-            f"{ranks}{also}"
-        )
-    elif recipe.accumulation != "tree":
-        faults.append(
-            'accumulation is "sequence", one after the other; only "tree" can be shared out'
-        )
-    if faults:
-        raise invalid(faults)
 
 
 def _difference(told: Sequence[Message]) -> ObliviateError | None:
@@ -157,7 +132,7 @@ def words_before(trainer: BlockTrainer, left_out: NDArray[np.int64]) -> Mapping[
     Raises:
         InvalidRecipe: The model exchanges by itself: alone, it would wait for ever.
     """
-    check_exchanged(trainer.model)
+    check_model(trainer.model)
     return likeness(trainer, left_out)
 
 

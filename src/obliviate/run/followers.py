@@ -12,7 +12,7 @@ from obliviate.run.carried import Carried
 from obliviate.run.comparison import words_of
 from obliviate.run.extend import Addition, growing, is_unfinished, joined, resumed
 from obliviate.run.served import Served
-from obliviate.training.ranks import told_of
+from obliviate.training.messages import told_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

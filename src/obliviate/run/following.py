@@ -21,7 +21,8 @@ from obliviate.run.comparison import (
     agree_on_call,
     agree_on_words,
 )
-from obliviate.training.ranks import gathered, told_of
+from obliviate.training.messages import told_of
+from obliviate.training.ranks import gathered
 from obliviate.training.rehearsal import rehearse
 from obliviate.training.sharing import TRAIN, start_of
 
@@ -29,8 +30,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Mapping
 
     from obliviate.events import Event, Events
+    from obliviate.training.messages import Message
     from obliviate.training.protocol import BlockTrainer
-    from obliviate.training.ranks import Message, Ranks
+    from obliviate.training.ranks import Ranks
 
 Result = TypeVar("Result")
 Given = ParamSpec("Given")

@@ -35,16 +35,6 @@ _DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 """Of losses."""
 
 
-_BARE = "let model() give the bare one: what the ranks exchange is worked out here"
-_EXCHANGING = {
-    "SyncBatchNorm": "give the model BatchNorm",
-    "DistributedDataParallel": _BARE,
-    "FullyShardedDataParallel": _BARE,
-    "FSDPModule": _BARE,
-}
-"""What of torch exchanges by itself, and what to do instead."""
-
-
 @dataclass(frozen=True)
 class _Told:
     """What goes with the sum of a subtree.
@@ -61,20 +51,6 @@ class _Told:
 
 
 _NUMBERS = len(("loss", "kind", "count"))
-
-
-def check_exchanged(model: nn.Module) -> None:
-    """See that no part of a model exchanges by itself: it would wait for ranks that do not.
-
-    Raises:
-        InvalidRecipe: One does.
-    """
-    for name, module in model.named_modules():
-        kinds = [each.__name__ for each in type(module).__mro__]
-        found = next((each for each in kinds if each in _EXCHANGING), None)
-        if found is not None:
-            where = f"{name!r} is" if name else "the model is"
-            raise invalid([f"{where} {found}, which exchanges by itself; {_EXCHANGING[found]}"])
 
 
 class Exchange:
@@ -95,11 +71,7 @@ class Exchange:
             recipe: How many microbatches a batch has, and on what device.
             model: Whose parameters.
             buffers: Its buffers.
-
-        Raises:
-            InvalidRecipe: The model exchanges something by itself.
         """
-        check_exchanged(model)
         self._ranks, self._recipe, self._buffers = ranks, recipe, buffers
         self._whole, each = range(recipe.microbatches), recipe.microbatches // ranks.size
         shares = [range(rank * each, (rank + 1) * each) for rank in range(ranks.size)]

@@ -12,7 +12,6 @@ import json
 import os
 import time
 import traceback
-from dataclasses import dataclass
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
@@ -20,9 +19,18 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from obliviate.errors import InvalidOption, ObliviateError, RankLost, RunLocked, error_of
+from obliviate.errors import InvalidOption, RankLost, RunLocked, error_of
 from obliviate.launch import is_one_of_several
 from obliviate.text import counted, duration
+from obliviate.training.messages import (
+    BYTE,
+    Message,
+    bytes_of,
+    is_large,
+    pieces_of,
+    told_of,
+    verdict_of,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -36,30 +44,13 @@ EXCHANGE_TIMEOUT = timedelta(minutes=30)
 _PATIENCE = timedelta(days=30)
 """How long the others wait for what rank 0 does by itself."""
 
-_TOGETHER_BYTES = 1 << 16
-"""Up to how many bytes tensors are told in one message with the words."""
-
 _LOOKING_SECONDS = 1.0
 _NEVER_SENT = 1  # a tag
-_BYTE = torch.uint8
 _AGAIN = "run the same command again, on all ranks: it goes on where it was"
 _LOOK = (
     "look what keeps it (a dataset that waits, a machine short of memory), end what is left of all "
     f"ranks, and {_AGAIN}"
 )
-
-
-@dataclass(frozen=True, kw_only=True)
-class Message:
-    """What a rank tells another.
-
-    Attributes:
-        words: Anything that JSON can say.
-        tensors: By name, on the CPU.
-    """
-
-    words: Mapping[str, Any]
-    tensors: State
 
 
 class Ranks:
@@ -110,18 +101,8 @@ class Ranks:
 
     def put(self, rank: int, words: Mapping[str, Any], tensors: State | None = None) -> None:
         """Tell a rank something."""
-        tensors = {name: each.detach().contiguous() for name, each in (tensors or {}).items()}
-        forms = {
-            name: [str(each.dtype).removeprefix("torch."), list(each.shape)]
-            for name, each in tensors.items()
-        }
-        told = json.dumps({"words": dict(words), "tensors": forms}).encode()
-        small = [_bytes(each).numpy().tobytes() for each in tensors.values() if not _is_large(each)]
-        together = bytearray(b"".join([told, *small]))
-        pieces = [torch.tensor([len(told), len(together)]), torch.frombuffer(together, dtype=_BYTE)]
-        pieces += [_bytes(each) for each in tensors.values() if _is_large(each)]
         with self._reaching(rank):
-            for each in pieces:
+            for each in pieces_of(words, tensors or {}):
                 dist.send(each, rank, group=self._groups[0])
 
     def take(self, rank: int) -> Message:
@@ -130,14 +111,14 @@ class Ranks:
         with self._reaching(rank):
             dist.recv(lengths, rank, group=self._groups[0])
             of_words, of_all = lengths.tolist()
-            together = torch.empty(of_all, dtype=_BYTE)
+            together = torch.empty(of_all, dtype=BYTE)
             dist.recv(together, rank, group=self._groups[0])
         told, at = json.loads(together[:of_words].numpy().tobytes()), of_words
         tensors = {}
         for name, (dtype, shape) in told["tensors"].items():
             tensors[name] = tensor = torch.empty(shape, dtype=getattr(torch, dtype))
-            raw = _bytes(tensor)
-            if _is_large(tensor):
+            raw = bytes_of(tensor)
+            if is_large(tensor):
                 with self._reaching(rank):
                     dist.recv(raw, rank, group=self._groups[0])
             else:
@@ -179,7 +160,7 @@ class Ranks:
                 raise error_of(**verdict) from error
             return []
         told = [Message(words=own, tensors=tensors or {}), *map(self.take, self.others)]
-        verdict = _verdict([each.words["error"] for each in told])
+        verdict = verdict_of([each.words["error"] for each in told])
         if verdict is None and check is not None:
             verdict = told_of(check(told))
         self.say({"verdict": verdict})
@@ -204,7 +185,7 @@ class Ranks:
         for operation, traded in ways:
             for tensor, rank in traded:
                 with self._reaching(rank):
-                    works.append((operation(_bytes(tensor), rank, group=group), rank))
+                    works.append((operation(bytes_of(tensor), rank, group=group), rank))
         for work, rank in reversed(works):  # whoever is lost gives nothing: that is known first
             with self._reaching(rank):
                 work.wait()
@@ -352,40 +333,9 @@ def check_alone(what: str) -> None:
         )
 
 
-def told_of(error: Exception | None) -> dict[str, str] | None:
-    """An error, in words for other ranks."""
-    if error is None:
-        return None
-    if isinstance(error, ObliviateError):
-        return {"code": error.code, "message": error.message, "hint": error.hint}
-    message = f"{type(error).__name__}: {error}"
-    return {"code": ObliviateError.code, "message": message, "hint": ""}
-
-
-def _verdict(errors: Sequence[dict[str, str] | None]) -> dict[str, str] | None:
-    """The error of the first rank that has one; who it is, unless all have the same."""
-    there = {rank: error for rank, error in enumerate(errors) if error is not None}
-    if not there:
-        return None
-    rank, error = next(iter(there.items()))
-    if all(each == error for each in errors):
-        return error
-    return error | {"message": f"rank {rank}: {error['message']}"}
-
-
 def _leave() -> None:
     with contextlib.suppress(Exception):
         dist.destroy_process_group()
-
-
-def _is_large(tensor: Tensor) -> bool:
-    return tensor.numel() * tensor.element_size() > _TOGETHER_BYTES
-
-
-def _bytes(tensor: Tensor) -> Tensor:
-    if not tensor.numel():
-        return torch.empty(0, dtype=_BYTE)
-    return tensor.view(-1).view(_BYTE)
 
 
 def _place(rank: int) -> str:

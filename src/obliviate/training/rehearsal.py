@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from obliviate.errors import NotDeterministic, ObliviateError
 from obliviate.text import counted
 from obliviate.training.first_step import first_microbatches
+from obliviate.training.shareable import check_model
 from obliviate.training.sharing import Shared
 from obliviate.training.trainer import Trainer
 
@@ -21,8 +22,9 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from obliviate.training.layout import Microbatch
+    from obliviate.training.messages import Message
     from obliviate.training.protocol import BlockTrainer, Tried
-    from obliviate.training.ranks import Message, Ranks
+    from obliviate.training.ranks import Ranks
 
 _STEPS = 2  # of which the second begins with what the first has left
 
@@ -43,6 +45,7 @@ def rehearse(ranks: Ranks, trainer: BlockTrainer, erased: NDArray[np.int64]) -> 
     assert isinstance(trainer, Trainer)  # noqa: S101 - recipes with another one were refused
     sharing = Shared(ranks, trainer.recipe, trainer.layout, erased)
     with sharing.attempt():
+        check_model(trainer.model)
         block, first = first_microbatches(trainer, erased)
         if not first:  # nothing is left that could be trained on
             return

@@ -33,8 +33,9 @@ if TYPE_CHECKING:
     from obliviate.states.update import State
     from obliviate.training.exchange import Exchange
     from obliviate.training.layout import Layout, Microbatch
+    from obliviate.training.messages import Message
     from obliviate.training.protocol import Trained
-    from obliviate.training.ranks import Message, Ranks
+    from obliviate.training.ranks import Ranks
     from obliviate.training.reader import Reader
     from obliviate.training.step import Step
 
