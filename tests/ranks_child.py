@@ -24,7 +24,7 @@ from tests.models import images, recipe
 
 fit = ob.fit  # what it needs is imported before the ranks begin
 GONE = [3, 20, 41]
-SECONDS_NAME, WAITED_SECONDS = "seconds", 5
+SECONDS_NAME, WAITED_SECONDS = "seconds", 8
 FEW = partial(recipe, batch_size=16, repeats=1)
 
 
@@ -276,7 +276,7 @@ def late(folder):
     ranks.EXCHANGE_TIMEOUT = timedelta(seconds=WAITED_SECONDS)
     data = Watched(images())
     run = ob.fit(CASES["batch norm"], data, folder / "run", blocks=2)
-    data.waits_seconds = 2 * WAITED_SECONDS * rank()
+    data.waits_seconds = 1.5 * WAITED_SECONDS * rank()
     return told(lambda: run.forget(records=GONE, method="exact"))
 
 

@@ -1,14 +1,19 @@
 """Executors: whoever carries tasks out, the same comes of it, and the same goes wrong."""
 
+import contextlib
 import importlib
 import json
 import os
 import shutil
+import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 
+import grpc
 import pytest
 
 from obliviate import errors
@@ -24,6 +29,7 @@ from obliviate.recipe.project import ProjectFile, load_project
 from obliviate.run.start import fit
 from obliviate.training.determinism import environment_facts
 from tests.project_file import write_project
+from tests.ranks import free_port
 from tests.tasks import Source
 
 
@@ -128,6 +134,94 @@ def test_a_cluster_that_is_not_there_is_told_at_once(on, kind, said, tmp_path):
         carried_out(executor_of(on, 2), tmp_path, "task")
     assert raised.value.hint
     assert time.monotonic() - started < 10
+
+
+class Refuses(grpc.GenericRpcHandler):
+    """What a cluster says, whatever it is asked, to those who have not its token."""
+
+    def service(self, details):
+        def answer(request, context):
+            context.abort(grpc.StatusCode.UNAUTHENTICATED, "the token is missing or incorrect")
+
+        return grpc.unary_unary_rpc_method_handler(answer)
+
+
+ASKING = """
+import sys
+from pathlib import Path
+from obliviate.errors import ConnectionLost
+from obliviate.executors import Job, executor_of
+from tests.tasks import Source
+
+folder = Path(sys.argv[2])
+job = Job(source=Source(folder), tasks=("a", "b"), folders=(folder,))
+try:
+    print(sorted(name for some in executor_of(sys.argv[1], 2).results(job) for name in some))
+except ConnectionLost as error:
+    print(error)
+"""
+
+
+def asked(on, folder, **variables):
+    """What a process is told by a cluster: Ray looks for tokens as a process begins."""
+    own = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
+    own |= {"HOME": str(folder), "PYTHONPATH": os.pathsep.join(sys.path)}
+    words = [sys.executable, "-c", ASKING, on, str(folder)]
+    given = {"env": own | variables, "capture_output": True, "text": True}
+    return subprocess.run(words, check=False, **given).stdout
+
+
+@pytest.mark.parametrize("is_client", [True, False])
+def test_a_cluster_that_refuses_the_token_is_told_at_once(is_client, tmp_path):
+    server = grpc.server(ThreadPoolExecutor(1), handlers=[Refuses()])
+    place = f"127.0.0.1:{server.add_insecure_port('127.0.0.1:0')}"
+    server.start()
+    begun = time.monotonic()
+    said = asked(f"ray://{place}" if is_client else "ray", tmp_path, RAY_ADDRESS=place)
+    server.stop(None)
+    assert f"{place} asks for a token" in said
+    assert "set RAY_AUTH_MODE=token" in said
+    assert time.monotonic() - begun < 60  # Ray would try three times, for half a minute each
+
+
+@pytest.mark.slow
+def test_a_cluster_that_asks_for_a_token_carries_tasks_out(tmp_path):
+    head, client = free_port(), free_port()
+    (tmp_path / "token").write_text("0123456789abcdef" * 2)
+    with_token = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(tmp_path / "token")}
+    with_other = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": "fedcba9876543210" * 2}
+    by_address, by_url = {"RAY_ADDRESS": f"127.0.0.1:{head}"}, f"ray://127.0.0.1:{client}"
+    with started_head(tmp_path, head, client, with_token):
+        until = time.monotonic() + 240
+        while "no Ray cluster" in (said := asked("ray", tmp_path, **by_address, **with_token)):
+            assert time.monotonic() < until
+        assert said == "['a', 'b']\n"
+        assert asked(by_url, tmp_path, **with_token) == said
+        for variables in ({}, with_other):
+            assert "asks for a token" in asked(by_url, tmp_path, **variables)
+            assert "asks for a token" in asked("ray", tmp_path, **by_address, **variables)
+        without = asked(by_url, tmp_path, RAY_AUTH_MODE="token")
+        assert "RAY_AUTH_MODE is token, and there is none" in without
+
+
+@contextlib.contextmanager
+def started_head(folder, head, client, variables):
+    words = [Path(sys.executable).with_name("ray"), "start", "--head", "--block", "--num-cpus=2"]
+    words += [f"--port={head}", f"--ray-client-server-port={client}", "--disable-usage-stats"]
+    words += ["--include-dashboard=false", "--object-store-memory=83886080"]
+    words += ["--min-worker-port=0", "--max-worker-port=0", "--node-ip-address=127.0.0.1"]
+    own = {"HOME": str(folder), "PYTHONPATH": os.pathsep.join(sys.path)}
+    process = subprocess.Popen(words, env=os.environ | own | variables, stdout=subprocess.DEVNULL)
+    try:
+        yield
+    finally:
+        process.terminate()
+        process.wait()
+
+
+def test_ray_leaves_the_variables_of_the_process_as_they_were(cluster):
+    names = {name for name in os.environ if name.startswith("RAY_")}
+    assert names <= {"RAY_CLIENT_MODE"}  # which importing Ray sets
 
 
 def test_without_ray_the_extra_is_named(monkeypatch):

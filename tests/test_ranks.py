@@ -129,7 +129,7 @@ def test_a_rank_that_is_lost_is_named_and_one_process_goes_on(found, folder):
 def test_a_rank_that_does_not_answer_is_named_with_what_to_do(folder):
     first, second = found_by(2, folder / "late", "late")
     code, message, hint = first["late"]
-    assert (code, message) == ("rank_lost", "rank 1 did not answer for 5.0 s")
+    assert (code, message) == ("rank_lost", "rank 1 did not answer for 8.0 s")
     assert "end what is left of all ranks, and run the same command again" in hint
     assert second["late"][0] == "rank_lost"
     with ob.load(folder / "late" / "run", CASES["batch norm"], images()) as run:

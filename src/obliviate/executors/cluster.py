@@ -23,8 +23,11 @@ from obliviate.executors.beacons import check_seen, lit
 from obliviate.executors.task import carry_out
 
 try:
+    import grpc
     import ray
-    from ray.exceptions import RayError, RaySystemError, RayTaskError
+    from ray._private.grpc_utils import init_grpc_channel  # which sends the token along
+    from ray.core.generated.ray_client_pb2 import ClusterInfoRequest, ClusterInfoType
+    from ray.exceptions import AuthenticationError, RayError, RaySystemError, RayTaskError
 except ModuleNotFoundError as error:
     raise ExtraMissing(
         f"a Ray cluster needs {error.name}, which is not installed",
@@ -45,6 +48,13 @@ _CONNECTING_SECONDS = 5.0
 _ATTEMPTS = 3
 _SECONDS_BETWEEN_LOOKS = 1.0
 _USAGE = "RAY_USAGE_STATS_ENABLED"
+_CLIENT_URL = "ray://"
+_CLIENT_ASKED = "/ray.rpc.RayletDriver/ClusterInfo"
+_HEAD_ASKED = "/ray.rpc.NodeInfoGcsService/GetClusterId"
+_TO_BE_SET = (
+    "before this process begins, set RAY_AUTH_MODE=token, and RAY_AUTH_TOKEN to the token that the "
+    "cluster was started with, or RAY_AUTH_TOKEN_PATH to a file that holds it"
+)
 _NOT_IMPORTED = "The remote function failed to import"
 
 
@@ -145,8 +155,8 @@ def _connected(address: str | None, job: Job, workers: int | None) -> Iterator[N
     if address is None:
         _check_reachable(place)
     hint = (
-        "see that it runs, with `ray status`, that Ray and Python are of the same versions, and "
-        "that RAY_AUTH_MODE and the token of Ray's authentication are the same on both sides"
+        "see that it runs, with `ray status`, and that Ray and Python are of the same versions on "
+        "both sides"
     )
     with _begun(f"the Ray cluster at {place} cannot be used", hint, address=place):
         yield
@@ -212,12 +222,41 @@ def _check_reachable(address: str) -> None:
             hint="start one with `ray start --head`, look for its address with `ray status`, see "
             'that the port is open; or on="local"',
         ) from error
+    _check_token(address)
+
+
+def _check_token(address: str) -> None:
+    """See that a cluster takes the token that is here: Ray would not say so, but that time is over.
+
+    Raises:
+        ConnectionLost: It does not, or there is none.
+    """
+    is_client = address.startswith(_CLIENT_URL)
+    asked = ClusterInfoRequest(type=ClusterInfoType.PING).SerializeToString() if is_client else b""
+    channel = init_grpc_channel(address.removeprefix(_CLIENT_URL))
+    ask = channel.unary_unary(_CLIENT_ASKED if is_client else _HEAD_ASKED)
+    try:
+        ask(asked, timeout=_CONNECTING_SECONDS, metadata=[("client_id", uuid.uuid4().hex)])
+    except AuthenticationError as error:
+        raise ConnectionLost(
+            f"RAY_AUTH_MODE is token, and there is none for the Ray cluster at {address}",
+            hint=_TO_BE_SET,
+        ) from error
+    except grpc.RpcError as error:  # whatever else is wrong, connecting will tell
+        if error.code() is grpc.StatusCode.UNAUTHENTICATED:
+            raise ConnectionLost(
+                f"the Ray cluster at {address} asks for a token, and does not take the one that is "
+                "here, if there is one",
+                hint=_TO_BE_SET,
+            ) from error
+    finally:
+        channel.close()
 
 
 @contextlib.contextmanager
 def _in_our_way() -> Iterator[None]:
-    """Ray is started without telling its makers of it, and does not take SIGTERM over."""
-    is_silent = _USAGE in os.environ
+    """Ray is started without telling its makers of it, and leaves SIGTERM and variables alone."""
+    variables = _variables()
     os.environ.setdefault(_USAGE, "0")
     is_main = threading.current_thread() is threading.main_thread()
     before = signal.getsignal(signal.SIGTERM)
@@ -226,5 +265,10 @@ def _in_our_way() -> Iterator[None]:
     finally:
         if is_main:  # only there can signals be caught
             signal.signal(signal.SIGTERM, before or signal.SIG_DFL)
-        if not is_silent:
-            del os.environ[_USAGE]
+        for name in _variables().keys() - variables.keys():
+            del os.environ[name]
+        os.environ.update(variables)
+
+
+def _variables() -> dict[str, str]:
+    return {name: value for name, value in os.environ.items() if name.startswith("RAY_")}
