@@ -29,6 +29,7 @@ from obliviate.recipe.subjects import Subjects
 from obliviate.text import plain
 from obliviate.training.determinism import environment_facts
 from tests.bench_project import COUNT, FEATURES, PEOPLE, made, records
+from tests.processes import written
 from tests.project_file import write_project
 from tests.test_cli import ask, call
 
@@ -372,8 +373,11 @@ WRONG = {
     "option": (["--methods", "exact:x=1"], "'x'"),
     "requests": (["--requests", "1,many"], "many"),
     "no request": (["--requests", "0"], "requests"),
-    "too many": (["--requests", "25"], "enough for 24"),
+    "too many": (["--requests", "25"], "there are people enough for 24"),
     "size": (["--size", "0"], "size"),
+    "too large": (["--size", "49"], "48 records enough for 0"),
+    "no method": (["--methods", ","], "names none"),
+    "no seed": (["--seeds", "-1"], "seeds"),
     "seeds": (["--seeds", "0"], "seeds"),
     "workers": (["--workers", "0"], "workers"),
     "data": (["--data", "here"], "is for presets"),
@@ -394,6 +398,32 @@ def test_a_folder_of_something_else_is_left_alone(tmp_path):
     (tmp_path / "bench" / "thesis.txt").write_text("all of it")
     fault = ask("bench", write_project(tmp_path), "--folder", tmp_path / "bench", code=2)
     assert "thesis.txt" in fault["error"]
+
+
+def test_projects_that_share_a_folder_keep_what_was_measured_of_each(project, tmp_path):
+    ask_for = partial(ob.bench, folder=tmp_path, methods="retrain", requests=[1], backdoor=False)
+    first = ask_for(project)
+    measured = written(tmp_path)
+    other = ask_for(replace(project, recipe=replace(project.recipe, seed=5)))
+    assert other != first
+    assert not measured.keys() & (written(tmp_path).keys() - measured.keys())
+    count = len(written(tmp_path))
+    assert ask_for(project) == first
+    assert len(written(tmp_path)) == count
+    assert json.loads((tmp_path / "bench.json").read_text()) == plain(first)
+
+
+def test_a_folder_of_a_run_is_left_alone(project, tmp_path):
+    ob.fit(project.recipe, project.data, tmp_path / "run", blocks=8).close()
+    with pytest.raises(errors.InvalidOption, match="holds other files"):
+        ob.bench(project, tmp_path / "run", methods="exact")
+
+
+def test_what_diverges_is_told_and_the_rest_goes_on(project, tmp_path):
+    methods = "finetune:lr=1e30,neggrad:lr=1e8,exact"
+    comparison = ob.bench(project, tmp_path, methods=methods, requests=[1], backdoor=False)
+    assert [row.trouble for row in comparison.rows] == ["", "", "diverged", "diverged", ""]
+    assert all("finite" in note or "nan" in note for note in notes_of(comparison)[:2])
 
 
 def test_a_preset_needs_no_file(tmp_path, monkeypatch):

@@ -1,5 +1,7 @@
 """Presets: each makes a project of files in the published format, or says how to get them."""
 
+import re
+import shutil
 import sys
 
 import pytest
@@ -82,6 +84,21 @@ def test_what_is_missing_says_how_to_get_it(name, tmp_path):
     assert str(place) in caught.value.hint
 
 
+@pytest.mark.parametrize("name", [name for name in PRESETS if name != "digits"])
+def test_a_damaged_file_says_how_to_get_it_again(name, root, tmp_path):
+    folder = tmp_path / "data"
+    shutil.copytree(root / name.replace("-", "_"), folder)
+    for path in [path for path in folder.rglob("*") if path.is_file()]:
+        whole = path.read_bytes()
+        path.write_bytes(whole[: len(whole) // 2 - 2])
+        with pytest.raises(InvalidOption, match=re.escape(str(path))) as caught:
+            preset(name, data=folder)
+        assert re.search(rf"again with `.*(curl -L|hf download).* {folder}\b", caught.value.hint)
+        assert "cropped_digits" not in caught.value.hint  # into which the command puts it itself
+        path.write_bytes(whole)
+    preset(name, data=folder)
+
+
 def test_a_folder_of_the_presets_own_data_may_be_named(root, monkeypatch):
     given = preset("location", data=root / "location", records=200)
     monkeypatch.setenv("OBLIVIATE_DATA", str(root / "location"))
@@ -103,6 +120,8 @@ def test_a_missing_library_is_named(root, monkeypatch):
         ("digits", {"epochs": "many"}, "epochs is 'many'"),
         ("digits", {"blocks": 0}, "blocks is 0"),
         ("digits", {"device": 3}, "device is 3"),
+        ("digits", {"seed": -1}, "seed is -1"),
+        ("digits", {"data": "/nowhere"}, "the preset digits reads no files"),
     ],
 )
 def test_what_is_wrong_is_named(name, options, words):

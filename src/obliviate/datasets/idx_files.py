@@ -37,7 +37,7 @@ def idx_folder(
             t10k-labels-idx1-ubyte, each plain or with .gz.
         split: "train" or "test".
         source: What these files are and where they come from, for the message about one that is
-            missing, where that is known.
+            missing or damaged, where that is known.
 
     Returns:
         See `idx`.
@@ -47,10 +47,16 @@ def idx_folder(
     """
     prefix = _FILE_PREFIX[choice(split, "split", get_args(Split))]
     place = Path(path_text(folder, "the folder"))
-    return idx(
-        _plain_or_gzipped(place / f"{prefix}-images-idx3-ubyte", source),
-        _plain_or_gzipped(place / f"{prefix}-labels-idx1-ubyte", source),
+    images, labels = (
+        _plain_or_gzipped(place / f"{prefix}-{each}-ubyte", source)
+        for each in ("images-idx3", "labels-idx1")
     )
+    try:
+        return idx(images, labels)
+    except InvalidOption as error:
+        if source is None:
+            raise
+        raise source.again(error, place) from error
 
 
 def idx(images: str | Path, labels: str | Path) -> TensorDataset:

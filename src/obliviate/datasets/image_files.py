@@ -25,6 +25,10 @@ _ENDINGS = {".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".ppm", ".pgm", ".
 _WHAT = "pictures of Hugging Face datasets"
 
 
+class SplitMissing(InvalidOption):
+    """A folder has no pictures of a split."""
+
+
 class ImageFiles(Protocol):
     """Pictures that are decoded later.
 
@@ -62,7 +66,7 @@ class FolderFiles:
             if path.suffix.lower() in _ENDINGS
         ]
         if not found:
-            raise InvalidOption(
+            raise SplitMissing(
                 f"there is no file {split}*.parquet and no folder of pictures for each class in "
                 f"{folder}",
                 hint=f"give a folder with {split}-*.parquet, or with {split}/CLASS/PICTURE.jpg",
@@ -184,10 +188,20 @@ def _from_parquet(paths: Sequence[Path], cache: Path | None) -> Any:
     try:
         return hugging.Dataset.from_parquet([str(path) for path in paths], cache_dir=_text(cache))
     except (OSError, ValueError, arrow.ArrowException, hugging.exceptions.DatasetsError) as error:
+        damaged = next((path for path in paths if not _has_footer(path)), paths[0].parent)
         raise InvalidOption(
-            f"{paths[0].parent}: the Parquet files cannot be read: {error.__cause__ or error}",
-            hint="get them again",
+            f"{damaged} cannot be read as Parquet: {error.__cause__ or error}",
+            hint="get it again",
         ) from error
+
+
+def _has_footer(path: Path) -> bool:
+    """Whether a Parquet file ends as it should: one that was cut short does not."""
+    try:
+        library("pyarrow.parquet", _WHAT).read_metadata(path)
+    except (OSError, ValueError):
+        return False
+    return True
 
 
 def _from_hub(name: str, split: str, cache: Path | None) -> Any:

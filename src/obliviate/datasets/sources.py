@@ -44,8 +44,12 @@ class Source:
 
     def damaged(self, path: Path, fault: str) -> InvalidOption:
         """The error that says what is wrong with a file."""
-        command = self.command.replace("{folder}", str(path.parent))
-        return InvalidOption(f"{path} {fault}", hint=f"get {self.name} again with `{command}`")
+        return self.again(InvalidOption(f"{path} {fault}"), path.parent)
+
+    def again(self, error: InvalidOption, folder: Path) -> InvalidOption:
+        """What a reader of such files says of one, and how to get it again."""
+        command = self.command.replace("{folder}", str(folder))
+        return InvalidOption(error.message, hint=f"get {self.name} again with `{command}`")
 
     def file(self, place: str | Path, names: Sequence[str]) -> Path:
         """The first file of a folder that there is, of those that may hold the data.

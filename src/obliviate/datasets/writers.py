@@ -11,6 +11,7 @@ from obliviate.datasets.idx_files import idx_folder, unzipped
 from obliviate.datasets.loaded import Loaded
 from obliviate.datasets.npz_files import arrays
 from obliviate.datasets.sources import MNIST, WRITERS
+from obliviate.errors import InvalidOption
 from obliviate.options import path_text
 
 if TYPE_CHECKING:
@@ -61,7 +62,10 @@ def _writers(folder: Path, split: Split, count: int) -> list[str | None]:
 
 
 def _published(path: Path) -> NDArray[np.int64]:
-    content = unzipped(path)
+    try:
+        content = unzipped(path)
+    except InvalidOption as error:
+        raise WRITERS.again(error, path.parent) from error
     head = np.frombuffer(content[: _HEADER.nbytes].ljust(_HEADER.nbytes, b"\0"), ">i4")
     size = _HEADER.nbytes + int(head[1]) * 4 * _COLUMNS
     if (head[[0, 2]] != _HEADER[[0, 2]]).any() or len(content) != size:

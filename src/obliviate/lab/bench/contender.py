@@ -207,6 +207,11 @@ def contenders_of(methods: Iterable[str | Method | Unlearner]) -> tuple[Unlearne
 def _named(text: str) -> list[str]:
     """The names in a text. What stands behind a comma and has an equals sign is an option still."""
     names: list[str] = []
+    if not text.strip(", "):
+        raise InvalidOption(
+            f"methods holds {shown(text)}, which names none",
+            hint="give the names of methods and baselines, or all; or retrain for that alone",
+        )
     for piece in filter(None, (each.strip() for each in text.split(","))):
         if "=" in piece.partition(":")[0] and names:
             names[-1] += f",{piece}"

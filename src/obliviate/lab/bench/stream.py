@@ -61,11 +61,11 @@ def stream_of(
     else:
         requests, noun = _persons(people, longest, seed), "person"
     if len(requests) < longest:
-        have = f"there are {counted(records, 'record')}" if noun != "person" else "that is"
+        there = "people" if noun == "person" else f"{counted(records, 'record')}"
         raise InvalidOption(
-            f"{longest:,} requests are asked for, each of a {noun}, but {have} enough for "
-            f"{len(requests):,}",
-            hint=f"give --requests {len(requests)} or fewer",
+            f"{counted(longest, 'request')} are asked for, each of a {noun}, but there are {there} "
+            f"enough for {len(requests):,}",
+            hint=f"give --requests {len(requests)} or fewer" if requests else "give a smaller size",
         )
     stream = Stream(requests=requests, noun=noun)
     if len(stream.gone(longest)) == records:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from torch.optim import SGD
 
 from obliviate.datasets import idx_folder, images, mnist, shifted
+from obliviate.datasets.image_files import SplitMissing
 from obliviate.datasets.sources import CIFAR10, FASHION_MNIST, IMAGENET, MNIST, SVHN, TINY_IMAGENET
 from obliviate.errors import InvalidOption
 from obliviate.models import VGG, LeNet, ResNet18
@@ -118,22 +119,30 @@ def _images(
     **options: Any,
 ) -> Project:
     folder = settings.folder(source)
-    place = folder / under if under and (folder / under).is_dir() else folder
-    train = _split(place, ["train"], source, size)
     usual: dict[str, Any] = {"optimizer": _DECAYED_SGD, "batch_size": 128}
     return settings.project(
         model=model,
-        data=train,
-        test=_split(place, _TEST_SPLITS, source, size),
+        data=_split(folder, under, ["train"], source, size),
+        test=_split(folder, under, _TEST_SPLITS, source, size),
         **usual | options,
     )
 
 
-def _split(folder: Path, names: Sequence[str], source: Source, size: int | None) -> Images:
-    """The first split that there is: what to test on has other names in other places."""
+def _split(
+    folder: Path, under: str, names: Sequence[str], source: Source, size: int | None
+) -> Images:
+    """The first split that there is: what to test on has other names in other places.
+
+    Raises:
+        InvalidOption: There is none, or the first one is damaged.
+    """
+    place = folder / under if (folder / under).is_dir() else folder
+    missing = []
     for name in names:
         try:
-            return images(folder, split=name, size=size)
+            return images(place, split=name, size=size)
+        except SplitMissing as error:
+            missing.append(error)
         except InvalidOption as error:
-            fault = error
-    raise source.missing(fault.message, folder) from fault
+            raise source.again(error, folder) from error
+    raise source.missing(missing[0].message, folder) from missing[0]

@@ -16,6 +16,7 @@ from obliviate.datasets import Images, held_out
 from obliviate.errors import InvalidOption
 from obliviate.options import index_of, path_text, text, whole
 from obliviate.recipe.recipe import Project, Recipe
+from obliviate.text import shown
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -94,6 +95,18 @@ class Settings:
         if not folder.is_dir():
             raise source.missing(f"there is no folder {folder}", folder)
         return folder
+
+    def check_no_folder(self) -> None:
+        """See that no folder of data is given for what comes with the library.
+
+        Raises:
+            InvalidOption: One is.
+        """
+        if self.data is not None and self.data != "":
+            raise InvalidOption(
+                f"data is {shown(self.data)}, and the preset {self.name} reads no files",
+                hint="leave it out: the records come with scikit-learn",
+            )
 
     def _place(self) -> Path:
         if self.data is not None and self.data != "":

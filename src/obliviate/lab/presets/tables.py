@@ -21,6 +21,7 @@ _SGD = partial(SGD, lr=0.05, momentum=0.9)
 
 def digits_in_a_minute(settings: Settings) -> Project:
     """scikit-learn's digits, by records; one hidden layer. No download."""
+    settings.check_no_folder()
     data, test = digits()
     return settings.project(
         model=partial(MLP, 64, 10, hidden=(settings.wide(64),)),
