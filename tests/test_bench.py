@@ -24,7 +24,7 @@ from obliviate.lab.bench.contender import contenders_of, label_of
 from obliviate.lab.bench.deletion import deletion_test
 from obliviate.lab.bench.stream import stream_of
 from obliviate.lab.bench.table import as_csv, as_markdown, columns, notes_of
-from obliviate.lab.bench.trials import Workplace, trials_of
+from obliviate.lab.bench.trials import Trial, Workbench
 from obliviate.recipe.subjects import Subjects
 from obliviate.text import plain
 from obliviate.training.determinism import environment_facts
@@ -191,8 +191,8 @@ def test_trials_side_by_side_leave_each_others_folders_alone(project, tmp_path):
         seeds=1,
         has_backdoor=False,
     )
-    place = Workplace(project, benchmark, tmp_path, environment_facts())
-    _, chain, single = trials_of(benchmark)
+    place = Workbench(project, benchmark, tmp_path, environment_facts())
+    _, chain, single = Trial.all_of(benchmark)
     assert "exact" in chain.name
     foreign = tmp_path / "runs" / f"chain-stream-0-{benchmark.context[:12]}" / "another's"
     foreign.mkdir(parents=True)

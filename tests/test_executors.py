@@ -23,7 +23,7 @@ from obliviate.executors.beacons import PREFIX, check_seen, lit
 from obliviate.executors.cluster import started
 from obliviate.lab import lab
 from obliviate.lab.experiment import question_of
-from obliviate.lab.trials import Bench, trials_of
+from obliviate.lab.trials import Trial, Workplace
 from obliviate.lab.workers import Trials
 from obliviate.recipe.project import ProjectFile, load_project
 from obliviate.run.start import fit
@@ -311,8 +311,8 @@ def test_models_are_not_made_on_a_machine_that_computes_otherwise(tmp_path):
     place = {"question": question, "folder": tmp_path, "keeps": False, "environment": environment}
     trials = Trials(
         project=source,
-        place=partial(Bench, **place),
-        trials=tuple(trials_of(question)),
+        place=partial(Workplace, **place),
+        trials=tuple(Trial.all_of(question)),
         environment=environment,
     )
     with pytest.raises(errors.InvalidOption, match="ABACUS"):

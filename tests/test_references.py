@@ -12,7 +12,7 @@ from torch.utils.data import ConcatDataset, DataLoader, Dataset, Subset, TensorD
 import obliviate as ob
 from obliviate import errors
 from obliviate.lab.experiment import question_of
-from obliviate.lab.trials import Bench, trials_of
+from obliviate.lab.trials import Trial, Workplace
 from obliviate.recipe.contents import NOTHING
 from obliviate.run.fingerprint import sampled
 from obliviate.run.references import check_references
@@ -383,11 +383,11 @@ def test_the_bench_takes_them(small, tmp_path):
 
 def test_the_laboratory_takes_them(small, tmp_path):
     question = question_of(small, records=[3], subjects=(), methods=["calibrated"], seeds=3)
-    trial = trials_of(question)[0]
-    workbench = Bench(small, question, tmp_path, keeps=False, environment=environment_facts())
-    workbench.carry_out(trial)
+    trial = Trial.all_of(question)[0]
+    workplace = Workplace(small, question, tmp_path, keeps=False, environment=environment_facts())
+    workplace.carry_out(trial)
     assert trial.is_original
-    assert not trial.missing(question, workbench.cells)
+    assert not trial.missing(question, workplace.cells)
 
 
 def test_what_they_are_is_part_of_what_the_laboratory_is_asked(small):

@@ -20,7 +20,7 @@ from obliviate.executors.executor import LOCAL
 from obliviate.lab.experiment import question_of
 from obliviate.lab.measurements import check_folder
 from obliviate.lab.results import Lab, findings_of, written
-from obliviate.lab.trials import Bench, trials_of
+from obliviate.lab.trials import Trial, Workplace
 from obliviate.lab.workers import measuring
 from obliviate.options import whole
 from obliviate.recipe.recipe import Project
@@ -90,9 +90,9 @@ def lab(
     check_folder(place)
     with alone(place, is_patient=False):
         facts = environment_facts(made.recipe.device)
-        bench = Bench(made, question, place, keeps=keep, environment=facts)
-        yield from _measuring(bench, project, executor)
-        found = findings_of(question, bench.cells)
+        workplace = Workplace(made, question, place, keeps=keep, environment=facts)
+        yield from _measuring(workplace, project, executor)
+        found = findings_of(question, workplace.cells)
         written(found, place)
     return found
 
@@ -129,17 +129,17 @@ def project_from(source: Project | Callable[[], Project]) -> Project:
 
 
 def _measuring(
-    bench: Bench, source: Project | Callable[[], Project], executor: Executor | None
+    workplace: Workplace, source: Project | Callable[[], Project], executor: Executor | None
 ) -> Events[None]:
-    question = bench.question
+    question = workplace.question
     alike = partial(
-        Bench,
+        Workplace,
         question=question,
-        folder=bench.folder,
-        keeps=bench.keeps,
-        environment=bench.environment,
+        folder=workplace.folder,
+        keeps=workplace.keeps,
+        environment=workplace.environment,
     )
-    missing = [each for each in trials_of(question) if each.missing(question, bench.cells)]
+    missing = [each for each in Trial.all_of(question) if each.missing(question, workplace.cells)]
     yield from measuring(
-        bench, missing, question.cells(), source=source, alike=alike, executor=executor
+        workplace, missing, question.cells(), source=source, alike=alike, executor=executor
     )

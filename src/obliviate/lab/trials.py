@@ -51,6 +51,15 @@ class Trial:
         """What it is called among the trials of its question."""
         return f"{'original' if self.is_original else 'retrained'}-{self.number}"
 
+    @classmethod
+    def all_of(cls, question: Question) -> list[Trial]:
+        """All trials of a question."""
+        return [
+            cls(number=number, is_original=is_original)
+            for number in range(question.seeds)
+            for is_original in (True, False)
+        ]
+
     def missing(self, question: Question, cells: Cells) -> list[str]:
         """The names of its cells that have not been measured yet."""
         if not self.is_original:
@@ -61,16 +70,7 @@ class Trial:
         return [name for name in names if name not in cells]
 
 
-def trials_of(question: Question) -> list[Trial]:
-    """All trials of a question."""
-    return [
-        Trial(number=number, is_original=is_original)
-        for number in range(question.seeds)
-        for is_original in (True, False)
-    ]
-
-
-class Bench:
+class Workplace:
     """Where the trials of one question are carried out; each leaves its cells and nothing else.
 
     Attributes:

@@ -20,7 +20,7 @@ from obliviate.lab.bench.benchmark import benchmark_of
 from obliviate.lab.bench.comparison import Comparison, Reader
 from obliviate.lab.bench.page import page
 from obliviate.lab.bench.table import as_csv
-from obliviate.lab.bench.trials import Workplace, trials_of
+from obliviate.lab.bench.trials import Trial, Workbench
 from obliviate.lab.lab import executor_for, project_from
 from obliviate.lab.measurements import check_folder, leave
 from obliviate.lab.workers import measuring
@@ -102,33 +102,33 @@ def bench(
     check_folder(place)
     with alone(place, is_patient=False):
         facts = environment_facts(made.recipe.device)
-        workplace = Workplace(made, benchmark, place, facts)
+        workbench = Workbench(made, benchmark, place, facts)
         yield Event(task="what determinism costs", done=0, total=1)
-        cost = workplace.strictness()  # before other processes are at work
-        yield from _measuring(workplace, project, executor)
-        comparison = _compared(workplace, cost)
+        cost = workbench.strictness()  # before other processes are at work
+        yield from _measuring(workbench, project, executor)
+        comparison = _compared(workbench, cost)
         leave(place, files_of(comparison))
     return comparison
 
 
 def _measuring(
-    workplace: Workplace, source: Project | Callable[[], Project], executor: Executor | None
+    workbench: Workbench, source: Project | Callable[[], Project], executor: Executor | None
 ) -> Events[None]:
-    benchmark = workplace.benchmark
+    benchmark = workbench.benchmark
     alike = partial(
-        Workplace,
+        Workbench,
         benchmark=benchmark,
-        folder=workplace.folder,
-        environment=workplace.environment,
+        folder=workbench.folder,
+        environment=workbench.environment,
     )
-    trials = trials_of(benchmark)
-    missing = [each for each in trials if each.missing(benchmark, workplace.cells)]
+    trials = Trial.all_of(benchmark)
+    missing = [each for each in trials if each.missing(benchmark, workbench.cells)]
     cells = [name for trial in trials for name in trial.cells(benchmark)]
-    yield from measuring(workplace, missing, cells, source=source, alike=alike, executor=executor)
+    yield from measuring(workbench, missing, cells, source=source, alike=alike, executor=executor)
 
 
-def _compared(workplace: Workplace, determinism: Strictness) -> Comparison:
-    project, benchmark = workplace.project, workplace.benchmark
+def _compared(workbench: Workbench, determinism: Strictness) -> Comparison:
+    project, benchmark = workbench.project, workbench.benchmark
     return Comparison(
         seeds=benchmark.seeds,
         records=benchmark.records,
@@ -137,7 +137,7 @@ def _compared(workplace: Workplace, determinism: Strictness) -> Comparison:
         noun=benchmark.stream.noun,
         requests=benchmark.requests,
         erased=tuple(len(benchmark.stream.gone(count)) for count in benchmark.requests),
-        rows=tuple(Reader(benchmark, workplace.cells).rows()),
+        rows=tuple(Reader(benchmark, workbench.cells).rows()),
         no_backdoor=benchmark.no_backdoor,
         determinism=determinism,
     )

@@ -68,6 +68,19 @@ class Trial:
         who = "+".join(map(label_of, self.contenders)) or "retrains"
         return f"{who}, seed {self.number}{', backdoor' if self.has_backdoor else ''}"
 
+    @classmethod
+    def all_of(cls, benchmark: Benchmark) -> list[Trial]:
+        """All trials of a benchmark; of each seed the retrains first."""
+        chain = tuple(each for each in benchmark.contenders if isinstance(each, OnChain))
+        single = [(each,) for each in benchmark.contenders if not isinstance(each, OnChain)]
+        groups = [(), *([chain] if chain else []), *single]
+        return [
+            cls(number=number, contenders=group, has_backdoor=has_backdoor)
+            for number in range(benchmark.seeds)
+            for has_backdoor in ((False, True) if benchmark.share else (False,))
+            for group in groups
+        ]
+
     def missing(self, benchmark: Benchmark, cells: Cells) -> list[str]:
         """The names of its cells that have not been measured yet."""
         return [name for name in self.cells(benchmark) if name not in cells]
@@ -99,20 +112,7 @@ class Trial:
         ]
 
 
-def trials_of(benchmark: Benchmark) -> list[Trial]:
-    """All trials of a benchmark; of each seed the retrains first."""
-    chain = tuple(each for each in benchmark.contenders if isinstance(each, OnChain))
-    single = [(each,) for each in benchmark.contenders if not isinstance(each, OnChain)]
-    groups = [(), *([chain] if chain else []), *single]
-    return [
-        Trial(number=number, contenders=group, has_backdoor=has_backdoor)
-        for number in range(benchmark.seeds)
-        for has_backdoor in ((False, True) if benchmark.share else (False,))
-        for group in groups
-    ]
-
-
-class Workplace:
+class Workbench:
     """Where the trials of one benchmark are carried out; each leaves its cells and nothing else.
 
     Attributes:
