@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import shutil
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from obliviate.events import watch
 from obliviate.lab.accuracy import accuracy
 from obliviate.lab.experiment import recipe_of
+from obliviate.lab.fitting import fitting
 from obliviate.lab.measurements import Cell, Cells
 from obliviate.lab.scores import scores
 from obliviate.run import load
-from obliviate.run.start import fit
 from obliviate.training.averages import served_state
 from obliviate.training.batches import feed_of
 from obliviate.training.determinism import Environment
@@ -134,17 +135,7 @@ class Workplace:
             shutil.rmtree(place)
 
     def _fitted(self, recipe: Recipe, place: Path, exclude: tuple[int, ...] = ()) -> Run:
-        source = self.project
-        return fit(
-            recipe,
-            source.data,
-            place,
-            blocks=source.blocks,
-            keep=source.keep,
-            subjects=source.subjects,
-            exclude=exclude,
-            reference=source.reference,
-        )
+        return watch(fitting(replace(self.project, recipe=recipe), place, exclude=exclude))
 
     def _unlearn(self, run: Run, method: Method, name: str) -> None:
         place = run.folder.with_name(f"{run.folder.name}-{method.name}")

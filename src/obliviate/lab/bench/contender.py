@@ -14,12 +14,12 @@ from obliviate.events import finish
 from obliviate.lab.baselines import Cost, Unlearner, unlearner_of
 from obliviate.lab.baselines import label_of as label_of_baseline
 from obliviate.lab.baselines import names as names_of_baselines
+from obliviate.lab.fitting import fitting
 from obliviate.methods.method import Method
 from obliviate.methods.registry import label_of as label_of_method
 from obliviate.methods.registry import method_of, options_of
 from obliviate.methods.registry import names as names_of_methods
 from obliviate.recipe.deal import is_among
-from obliviate.run.start import fit
 from obliviate.text import shown
 from obliviate.training.batches import moved
 
@@ -55,15 +55,7 @@ class OnChain(Unlearner):
     def prepare(self, project: Project, folder: Path) -> Events[ChainRun]:
         """Train a run in the folder, or open the one that is there."""
         started = time.perf_counter()
-        run = yield from fit.events(
-            project.recipe,
-            project.data,
-            folder,
-            blocks=project.blocks,
-            keep=project.keep,
-            subjects=project.subjects,
-            reference=project.reference,
-        )
+        run = yield from fitting(project, folder)
         return ChainRun(run, self.method, time.perf_counter() - started)
 
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 from torch.optim import SGD
 
 from obliviate.datasets import idx_folder, images, mnist, shifted
+from obliviate.datasets.idx_files import Split
 from obliviate.datasets.image_files import SplitMissing
 from obliviate.datasets.sources import CIFAR10, FASHION_MNIST, IMAGENET, MNIST, SVHN, TINY_IMAGENET
 from obliviate.errors import InvalidOption
@@ -17,7 +18,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from pathlib import Path
 
-    from torch import nn
+    from torch import Tensor, nn
+    from torch.utils.data import Dataset
 
     from obliviate.datasets.image_sets import Images
     from obliviate.datasets.sources import Source
@@ -33,52 +35,41 @@ _TEST_SPLITS = ("test", "validation", "valid", "val")
 def writers(settings: Settings) -> Project:
     """MNIST by its writers; LeNet-5."""
     loaded = mnist(settings.folder(MNIST))
-    return settings.project(
-        model=LeNet,
-        optimizer=_PLAIN_SGD,
-        data=loaded.data,
-        subjects=loaded.subjects,
-        test=loaded.test,
-        epochs=5,
-        blocks=100,
-    )
+    return _grey(settings, loaded.data, loaded.test, subjects=loaded.subjects, epochs=5)
 
 
 def fashion(settings: Settings) -> Project:
     """Fashion-MNIST, by records; LeNet-5."""
     folder = settings.folder(FASHION_MNIST)
+    data, test = (idx_folder(folder, split, source=FASHION_MNIST) for split in get_args(Split))
+    return _grey(settings, data, test, epochs=10)
+
+
+def _grey(
+    settings: Settings, data: Dataset[Any], test: Dataset[Any] | None, **options: Any
+) -> Project:
+    """Grey images of 28x28 pixels; LeNet-5."""
     return settings.project(
-        model=LeNet,
-        optimizer=_PLAIN_SGD,
-        data=idx_folder(folder, "train", source=FASHION_MNIST),
-        test=idx_folder(folder, "test", source=FASHION_MNIST),
-        epochs=10,
-        blocks=100,
+        model=LeNet, optimizer=_PLAIN_SGD, data=data, test=test, blocks=100, **options
     )
 
 
 def cifar10(settings: Settings) -> Project:
     """CIFAR-10, shifted and mirrored; ResNet-18 of width 16 (64 as it is published)."""
-    return _images(
-        settings,
-        CIFAR10,
-        model=partial(ResNet18, 10, width=settings.wide(16)),
-        moved=shifted,
-        epochs=20,
-        blocks=25,
-    )
+    return _small(settings, CIFAR10, classes=10, moved=shifted)
 
 
 def tiny_imagenet(settings: Settings) -> Project:
     """Tiny-ImageNet of 64x64 pixels, shifted and mirrored; ResNet-18 of width 16."""
-    return _images(
-        settings,
-        TINY_IMAGENET,
-        model=partial(ResNet18, 200, width=settings.wide(16)),
-        moved=partial(shifted, margin=8),
-        epochs=20,
-        blocks=25,
-    )
+    return _small(settings, TINY_IMAGENET, classes=200, moved=partial(shifted, margin=8))
+
+
+def _small(
+    settings: Settings, source: Source, *, classes: int, moved: Callable[[Tensor], Tensor]
+) -> Project:
+    """Pictures of few pixels; ResNet-18 of width 16."""
+    model = partial(ResNet18, classes, width=settings.wide(16))
+    return _images(settings, source, model=model, moved=moved, epochs=20, blocks=25)
 
 
 def svhn(settings: Settings) -> Project:

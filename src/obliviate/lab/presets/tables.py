@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from torch.optim import SGD
 
@@ -13,6 +13,7 @@ from obliviate.lab.presets.settings import without_test
 from obliviate.models import MLP
 
 if TYPE_CHECKING:
+    from obliviate.datasets import Loaded
     from obliviate.lab.presets.settings import Settings
     from obliviate.recipe.recipe import Project
 
@@ -36,31 +37,29 @@ def digits_in_a_minute(settings: Settings) -> Project:
 def purchases(settings: Settings) -> Project:
     """Purchase-100, by customers of one record each; one hidden layer."""
     loaded = purchase(settings.folder(PURCHASE))
-    data, subjects, test = without_test(loaded.data, loaded.subjects)
-    return settings.project(
-        model=partial(MLP, 600, 100, hidden=(settings.wide(128),), is_tanh=True),
-        optimizer=_SGD,
-        data=data,
-        subjects=subjects,
-        test=test,
-        epochs=20,
-        blocks=50,
-        batch_size=64,
-    )
+    return _binary(settings, loaded, columns=600, classes=100, blocks=50, batch_size=64)
 
 
 def locations(settings: Settings) -> Project:
     """Location-30, by persons of one record each; one hidden layer."""
     loaded = location(settings.folder(LOCATION))
+    return _binary(settings, loaded, columns=446, classes=30, blocks=20)
+
+
+def _binary(
+    settings: Settings, loaded: Loaded, *, columns: int, classes: int, blocks: int, **recipe: Any
+) -> Project:
+    """Zeros and ones with a class, as the literature on membership trains them: by tanh."""
     data, subjects, test = without_test(loaded.data, loaded.subjects)
     return settings.project(
-        model=partial(MLP, 446, 30, hidden=(settings.wide(128),), is_tanh=True),
+        model=partial(MLP, columns, classes, hidden=(settings.wide(128),), is_tanh=True),
         optimizer=_SGD,
         data=data,
         subjects=subjects,
         test=test,
         epochs=20,
-        blocks=20,
+        blocks=blocks,
+        **recipe,
     )
 
 
