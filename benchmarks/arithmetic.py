@@ -1,4 +1,4 @@
-"""Hold `forecast --parameters` against a run that was made: `python -m benchmarks.arithmetic`."""
+"""Hold `estimate` against a run that was made: `python -m benchmarks.arithmetic`."""
 
 from __future__ import annotations
 

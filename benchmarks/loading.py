@@ -1,7 +1,8 @@
 """JPEG files in Parquet beside the same images in memory, and decoded on the disk.
 
-`python -m benchmarks.loading --data FOLDER`, where the folder holds CIFAR-10's Parquet files with
-JPEGs: 10,000 of its images are read as training reads them, 4,000 train the example's net.
+`python -m benchmarks.loading --data FOLDER --mnist FOLDER`, where the first folder holds CIFAR-10's
+Parquet files with JPEGs: 10,000 of its images are read as training reads them, 4,000 train the
+example's net. The second holds MNIST's IDX files, all of which are read.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from torch.utils.data import Dataset, Subset, TensorDataset
 
 import obliviate as ob
 from benchmarks.page import table, write
-from obliviate.datasets import images
+from obliviate.datasets import idx_folder, images
 from obliviate.training.batches import feed_of
 
 IMAGES, TRAINED, ROUNDS = 10_000, 4_000, 3
@@ -75,13 +76,24 @@ def training(recipe: ob.Recipe, data: Dataset, blocks: int) -> float:
         return 1000 * (time.process_time() - started) / len(data)
 
 
+def idx_seconds(folder: str) -> float:
+    """The processor's seconds to read MNIST's files, all 70,000 digits."""
+    started = time.process_time()
+    for split in ("train", "test"):
+        idx_folder(folder, split)
+    return time.process_time() - started
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--data", required=True)
+    parser.add_argument("--mnist", required=True)
     parser.add_argument("--images", type=int, default=IMAGES)
     parser.add_argument("--trained", type=int, default=TRAINED)
     parser.add_argument("--rounds", type=int, default=ROUNDS)
     given = parser.parse_args()
+    idx = median(idx_seconds(given.mnist) for _ in range(given.rounds))
+    print("idx", idx, flush=True)
     cifar = cifar10.project(data=given.data, images="1", epochs="1")
     with tempfile.TemporaryDirectory() as folder:
         data = ways(Path(given.data), Path(folder), given.images)
@@ -115,6 +127,7 @@ def main() -> None:
         rest=rest,
         memory=fits[MEMORY],
         parquet=fits[PARQUET],
+        idx=idx,
         table=table(rows, {"images": "", "ms to read one": ".3f", "speed of training, %": ".1f"}),
         least=min(row["speed of training, %"] for row in rows),
     )

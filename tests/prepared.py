@@ -25,6 +25,7 @@ IMPORTED = [
     "obliviate.cli.bench",
     "obliviate.cli.commands",
     "obliviate.cli.demo",
+    "obliviate.cli.estimate",
     "obliviate.cli.forecast",
     "obliviate.cli.laboratory",
     "obliviate.cli.requests",

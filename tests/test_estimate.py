@@ -67,7 +67,7 @@ def test_a_plan_that_makes_no_sense_is_refused(changes, said):
         estimated(**changes)
 
 
-WORDS = ("forecast", "--parameters", "8e9", "--trainable", "40e6", "--blocks", "50")
+WORDS = ("estimate", "--parameters", "8e9", "--trainable", "40e6", "--blocks", "50")
 FAST = ("--steps", "2000", "--step-seconds", "0.02")
 LENGTH = ("--steps", "2000", "--step-seconds", "2")
 
@@ -80,17 +80,18 @@ def test_the_command_answers_people_and_machines():
     said = CliRunner().invoke(app, list(priced)).stdout
     assert "to forget, fast" in said
     assert "making the ledger" in said
-    crowded = CliRunner().invoke(app, ["forecast", "--parameters", "1e9", *FAST]).stdout
+    crowded = CliRunner().invoke(app, ["estimate", "--parameters", "1e9", *FAST]).stdout
     assert "storing keeps" in crowded
 
 
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (("forecast",), "neither requests nor a model"),
+        (("forecast",), "--rate"),
+        (("estimate",), "--parameters"),
         (WORDS, "--steps"),
         ((*WORDS, *LENGTH, "--rate", "2/day"), "--rate"),
-        ((*WORDS[:-1], "50,60", *LENGTH), "give one"),
+        ((*WORDS[:-1], "50,60", *LENGTH), "--blocks"),
     ],
 )
 def test_a_command_that_says_too_little_or_too_much_changes_nothing(words, said):

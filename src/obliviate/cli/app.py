@@ -50,6 +50,7 @@ _ROOMS = {
     "bench": "bench",
     "demo": "demo",
     "destroy-key": "commands",
+    "estimate": "estimate",
     "export": "commands",
     "extend": "commands",
     "fit": "commands",

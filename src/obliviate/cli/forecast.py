@@ -9,13 +9,11 @@ import typer
 from rich.table import Table
 
 from obliviate.chain.spacing import UPDATE_RATIO
-from obliviate.cli import estimate
 from obliviate.cli.options import Json, Moved
 from obliviate.cli.output import Answer
 from obliviate.cli.project import open_run
 from obliviate.cli.render import facts_of
 from obliviate.errors import InvalidOption
-from obliviate.forecast.estimate import Plan, estimate_of
 from obliviate.forecast.requests import DAY, DAYS_A_YEAR, HOUR, Load
 from obliviate.forecast.simulation import Limits
 from obliviate.forecast.year import (
@@ -28,8 +26,9 @@ from obliviate.recipe.parts import usual_keep
 from obliviate.text import counted, duration, percent, size
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from pathlib import Path
 
+    from obliviate.forecast.costs import Basis
     from obliviate.forecast.simulation import Forecast, Waits
     from obliviate.forecast.year import Year
 
@@ -42,8 +41,7 @@ _RATE = re.compile(r"\s*(\d+(?:\.\d+)?)\s*/\s*(hour|day|week|month)\s*")
 _WAITS = ("50 %", "95 %", "99 %", "longest")
 
 Rate = Annotated[
-    str | None,
-    typer.Option(metavar="N/UNIT", help="Requests to expect, as in 20/day; or hour, ..."),
+    str, typer.Option(metavar="N/UNIT", help="Requests to expect, as in 20/day; or hour, ...")
 ]
 Numbers = Annotated[
     str | None, typer.Option(metavar="N,N,...", help="Numbers of blocks of an epoch to compare.")
@@ -97,7 +95,7 @@ app = typer.Typer()
 @app.command()
 def forecast(
     *,
-    rate: Rate = None,
+    rate: Rate,
     days: Annotated[float, typer.Option(help="For how long they arrive.")] = 365,
     blocks: Numbers = None,
     epochs: Epochs = None,
@@ -118,49 +116,10 @@ def forecast(
     forget_hours: Hours = 24,
     disk_bytes: DiskBytes = None,
     seed: Annotated[int, typer.Option(help="Of the random requests.")] = 0,
-    parameters: estimate.Parameters = None,
-    trainable: estimate.Trainable = None,
-    parameter_bytes: estimate.ParameterBytes = Plan.parameter_bytes,
-    frozen_bytes: estimate.FrozenBytes = Plan.frozen_bytes,
-    steps: estimate.Steps = None,
-    step_seconds: estimate.StepSeconds = None,
-    gpus: estimate.Gpus = 1,
-    gpu_hour_price: estimate.GpuHourPrice = 0.0,
-    store_rate: estimate.StoreRate = None,
-    gigabyte_month_price: estimate.MonthPrice = 0.0,
-    records: estimate.LedgerRecords = 0,
     project: Moved = None,
     _json: Json = False,
 ) -> Answer:
-    """Simulate a year of requests and recommend how to serve them, or work out what one costs."""
-    if parameters is not None:
-        _check_planned((rate, run, training_seconds, state_bytes), steps, step_seconds)
-        numbers = whole_numbers_of(blocks, "--blocks") if blocks is not None else [Plan.blocks]
-        plan = Plan(
-            parameters=parameters,
-            trainable=trainable,
-            parameter_bytes=parameter_bytes,
-            frozen_bytes=frozen_bytes,
-            moments=Plan.moments if moments is None else moments,
-            steps=steps or 0,
-            step_seconds=step_seconds or 0.0,
-            epochs=1 if epochs is None else epochs,
-            blocks=_only(numbers),
-            keep=keep,
-            records=records,
-            gpus=gpus,
-            gpu_hour_price=gpu_hour_price,
-            store_rate=store_rate,
-            gigabyte_month_price=gigabyte_month_price,
-            lag=lag,
-            block_overhead=block_overhead,
-        )
-        return estimate.of_estimate(estimate_of(plan))
-    if rate is None:
-        raise InvalidOption(
-            "neither requests nor a model to plan for are given",
-            hint="give --rate N/UNIT for a year of requests, or --parameters N for what one costs",
-        )
+    """Simulate a year of requests and recommend how to serve them."""
     load = Load(per_day=rate_of(rate), days=days, records=records_per_request, seed=seed)
     limits = Limits(
         forget_seconds=forget_hours * HOUR,
@@ -170,17 +129,15 @@ def forecast(
     )
     rhythms = numbers_of(settle, "--settle")
     compared = whole_numbers_of(blocks, "--blocks") if blocks is not None else None
-    check_source(run, training_seconds, state_bytes, moments)
-    if run is not None:
-        basis = basis_of_run(open_run(run, project)[1])
-    else:
-        basis = basis_of(
-            training_seconds or 0.0,
-            state_bytes,
-            epochs=1 if epochs is None else epochs,
-            moments=moments or 0.0,
-            update_ratio=update_ratio,
-        )
+    basis = _basis(
+        run,
+        project,
+        epochs=epochs,
+        training_seconds=training_seconds,
+        state_bytes=state_bytes,
+        moments=moments,
+        update_ratio=update_ratio,
+    )
     basis = with_given(
         basis,
         epochs=epochs,
@@ -193,28 +150,27 @@ def forecast(
     )
 
 
-def _check_planned(others: Sequence[object], steps: int | None, seconds: float | None) -> None:
-    """See that a plan says how long it trains, and that nothing else says it too."""
-    if any(each is not None for each in others):
-        raise InvalidOption(
-            "--parameters plans a model by its size, and a rate, a run, a time or a size is given "
-            "as well",
-            hint="leave out --rate, --run, --training-seconds and --state-bytes, or --parameters",
-        )
-    if steps is None or seconds is None:
-        raise InvalidOption(
-            "how long the planned model trains is not known",
-            hint="give --steps N, of an epoch, and --step-seconds S",
-        )
-
-
-def _only(numbers: Sequence[int]) -> int:
-    if len(numbers) > 1:
-        raise InvalidOption(
-            f"{len(numbers)} numbers of blocks are given for a planned model",
-            hint="give one: `--blocks 100`",
-        )
-    return numbers[0]
+def _basis(
+    run: str | None,
+    project: Path | None,
+    *,
+    epochs: int | None,
+    training_seconds: float | None,
+    state_bytes: float | None,
+    moments: float | None,
+    update_ratio: float,
+) -> Basis:
+    """What is known of the training: from a run, or as it is given."""
+    check_source(run, training_seconds, state_bytes, moments)
+    if run is not None:
+        return basis_of_run(open_run(run, project)[1])
+    return basis_of(
+        training_seconds or 0.0,
+        state_bytes,
+        epochs=1 if epochs is None else epochs,
+        moments=moments or 0.0,
+        update_ratio=update_ratio,
+    )
 
 
 def rate_of(text: str) -> float:
