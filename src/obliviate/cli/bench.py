@@ -38,46 +38,51 @@ if TYPE_CHECKING:
     from obliviate.recipe.recipe import Project
 
 DEFAULT_FOLDER = "bench"
+_USUAL_REQUESTS = ",".join(map(str, DEFAULT_REQUESTS))
 _WIDEST_NAME = 22
+
+Named = Annotated[
+    str,
+    typer.Argument(
+        metavar="PROJECT|PRESET",
+        help="A Python file that defines `project`, or the name of a preset, such as digits.",
+    ),
+]
+Methods = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="NAME[:OPTION=VALUE,...],...",
+        help="Methods and baselines; all, chain or baselines for all of a kind.",
+    ),
+]
+Requests = Annotated[
+    str, typer.Option(metavar="N,N,...", help="After how many requests to measure.")
+]
+Size = Annotated[
+    int | None,
+    typer.Option(help="How many records each request names; those of a person if not given."),
+]
+NoBackdoor = Annotated[bool, typer.Option("--no-backdoor", help="Plant none: half the training.")]
+Folder = Annotated[
+    Path | None,
+    typer.Option(help="Where all of it is kept; bench/ and the project's name if not given."),
+]
+Data = Annotated[str | None, typer.Option(metavar="FOLDER", help="Where a preset finds its data.")]
 
 app = typer.Typer()
 
 
 @app.command()
 def bench(
-    project: Annotated[
-        str,
-        typer.Argument(
-            metavar="PROJECT|PRESET",
-            help="A Python file that defines `project`, or the name of a preset, such as digits.",
-        ),
-    ],
+    project: Named,
     *,
-    methods: Annotated[
-        list[str] | None,
-        typer.Option(
-            metavar="NAME[:OPTION=VALUE,...],...",
-            help="Methods and baselines; all, chain or baselines for all of a kind.",
-        ),
-    ] = None,
-    requests: Annotated[
-        str, typer.Option(metavar="N,N,...", help="After how many requests to measure.")
-    ] = ",".join(map(str, DEFAULT_REQUESTS)),
-    size: Annotated[
-        int | None,
-        typer.Option(help="How many records each request names; those of a person if not given."),
-    ] = None,
+    methods: Methods = None,
+    requests: Requests = _USUAL_REQUESTS,
+    size: Size = None,
     seeds: Annotated[int, typer.Option(help="How often everything is done.")] = DEFAULT_SEEDS,
-    no_backdoor: Annotated[
-        bool, typer.Option("--no-backdoor", help="Plant none: half the training.")
-    ] = False,
-    folder: Annotated[
-        Path | None,
-        typer.Option(help="Where all of it is kept; bench/ and the project's name if not given."),
-    ] = None,
-    data: Annotated[
-        str | None, typer.Option(metavar="FOLDER", help="Where a preset finds its data.")
-    ] = None,
+    no_backdoor: NoBackdoor = False,
+    folder: Folder = None,
+    data: Data = None,
     workers: Workers = None,
     on: On = LOCAL,
     wide: Annotated[bool, typer.Option("--wide", help="Show all columns.")] = False,

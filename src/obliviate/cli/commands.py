@@ -48,6 +48,8 @@ from obliviate.vault import KeyFile, KeyVariable
 
 if TYPE_CHECKING:
     from obliviate.erasure.results import Erasure
+    from obliviate.recipe.recipe import Project
+    from obliviate.run import Run
     from obliviate.vault import Seal
 
 app = typer.Typer()
@@ -94,9 +96,20 @@ def fit(
         seal=_seal(key_file, key_variable) or source.seal,
         disk_budget=disk_budget,
     )
-    seconds = time.perf_counter() - started
+    return of_fit(result, run, source, time.perf_counter() - started)
+
+
+def of_fit(result: Run, place: str, source: Project, seconds: float) -> Answer:
+    """The answer to `fit`.
+
+    Args:
+        result: The run.
+        place: Its folder, as it was given.
+        source: The project that it was made with.
+        seconds: How long it took.
+    """
     facts: dict[str, Any] = {
-        "run": run,
+        "run": place,
         "records": result.facts.records,
         "blocks": result.facts.blocks,
         "guarantee": result.guarantee,
