@@ -80,6 +80,7 @@ def trained(way: str, seed: int, cifar: ob.Project) -> dict[str, object]:
 
 def section(rows: list[dict[str, object]], cifar: ob.Project) -> None:
     """Write what was found into the page."""
+    rows = sorted(rows, key=lambda row: row["seed"])
 
     def of(way: str, what: str) -> list[float]:
         return [float(row[what]) for row in rows if row["trained"] == way]
