@@ -20,14 +20,14 @@ if TYPE_CHECKING:
 
 SIZES: dict[str, dict[str, Any]] = {
     "digits": {},
-    "mnist": {"records": 3000, "epochs": 4, "blocks": 20},
-    "fashion-mnist": {"records": 3000, "epochs": 4, "blocks": 20},
-    "location": {"epochs": 8, "blocks": 20},
+    "mnist": {"records": 2000, "epochs": 4, "blocks": 20},
+    "fashion-mnist": {"records": 2000, "epochs": 4, "blocks": 20},
+    "location": {"epochs": 5, "blocks": 20},
     "online-retail": {"records": 4000, "epochs": 4, "blocks": 20},
-    "cifar10": {"records": 1500, "epochs": 4, "blocks": 20, "width": 4},
+    "cifar10": {"records": 1000, "epochs": 3, "blocks": 100, "width": 4},
 }
 REQUESTS = {"digits": (1, 5)}
-FEWER = (3,)
+FEWER = (2,)
 
 
 def compared(
