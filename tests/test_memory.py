@@ -73,12 +73,13 @@ def test_states_are_captured_into_the_memory_of_earlier_ones():
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.complex64, torch.int64, torch.bool])
 @pytest.mark.parametrize("shape", [(), (0,), (3, 0), (257, 1031)])
-def test_a_tensor_is_like_another(dtype, shape):
-    tensor = torch.empty(shape, dtype=dtype).permute(tuple(reversed(range(len(shape)))))
-    other = Memory().like(tensor)
-    assert other.dtype == dtype
-    assert other.shape == tensor.shape
-    assert other.is_contiguous()
+def test_what_is_captured_lies_in_order_and_as_torch_has_it(dtype, shape):
+    tensor = torch.ones(shape, dtype=dtype).permute(tuple(reversed(range(len(shape)))))
+    copy = captured({"a": tensor}, Memory())["a"]
+    assert torch.equal(copy, tensor)
+    assert copy.dtype == dtype
+    assert copy.is_contiguous()
+    assert copy.data_ptr() % 64 == 0
 
 
 def test_several_threads_never_get_the_same():

@@ -6,13 +6,15 @@ import weakref
 from collections import defaultdict, deque
 from typing import TYPE_CHECKING
 
-import torch
+import numpy as np
 
 if TYPE_CHECKING:
-    from torch import Tensor
+    from numpy.typing import NDArray
 
 LEAST_BYTES = 1 << 16
 """Less comes from memory that the allocator keeps at hand anyway."""
+
+_ALIGNMENT = 64  # as torch has it
 
 
 class Memory:
@@ -23,7 +25,7 @@ class Memory:
     """
 
     def __init__(self) -> None:
-        self._spare: defaultdict[int, deque[Tensor]] = defaultdict(deque)
+        self._spare: defaultdict[int, deque[NDArray[np.uint8]]] = defaultdict(deque)
 
     def view(self, size_bytes: int) -> memoryview:
         """So many bytes, whatever they are; in use as long as there is any view of them."""
@@ -31,16 +33,10 @@ class Memory:
         try:
             whole = spare.pop()
         except IndexError:
-            whole = torch.empty(size_bytes, dtype=torch.uint8)
+            whole = np.empty(size_bytes + _ALIGNMENT, np.uint8)
+        start = -whole.ctypes.data % _ALIGNMENT
         # views of a memoryview all hold on to what it is of; those of an array do not
-        lent = whole.numpy()
+        lent = whole[start : start + size_bytes]
         if size_bytes >= LEAST_BYTES:
             weakref.finalize(lent, spare.append, whole).atexit = False
         return memoryview(lent)  # type: ignore[arg-type]
-
-    def like(self, tensor: Tensor) -> Tensor:
-        """A tensor of the same shape and dtype on the CPU, in row-major order."""
-        size_bytes = tensor.numel() * tensor.element_size()
-        if size_bytes < LEAST_BYTES:
-            return torch.empty(tensor.shape, dtype=tensor.dtype)
-        return torch.frombuffer(self.view(size_bytes), dtype=tensor.dtype).view(tensor.shape)

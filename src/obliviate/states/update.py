@@ -22,7 +22,7 @@ import torch
 from blake3 import blake3
 from torch.nn.parameter import is_lazy
 
-from obliviate.states.memory import Memory
+from obliviate.states.memory import LEAST_BYTES, Memory
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -100,6 +100,14 @@ def place(tensor: Tensor) -> tuple[object, ...]:
     return tensor.data_ptr(), tensor.shape, tensor.stride(), tensor.dtype
 
 
+def _like(tensor: Tensor, memory: Memory) -> Tensor:
+    """A tensor of the same shape and dtype on the CPU, in row-major order."""
+    size_bytes = tensor.numel() * tensor.element_size()
+    if size_bytes < LEAST_BYTES:
+        return torch.empty(tensor.shape, dtype=tensor.dtype)
+    return torch.frombuffer(memory.view(size_bytes), dtype=tensor.dtype).view(tensor.shape)
+
+
 def captured(source: State, memory: Memory | None = None) -> dict[str, Tensor]:
     """A copy of a live state dict on the CPU, tied entries as one tensor.
 
@@ -113,7 +121,7 @@ def captured(source: State, memory: Memory | None = None) -> dict[str, Tensor]:
     for name, tensor in source.items():
         where = place(tensor)
         if where not in copies or tensor.numel() == 0:
-            copies[where] = memory.like(tensor).copy_(tensor.detach())
+            copies[where] = _like(tensor, memory).copy_(tensor.detach())
         state[name] = copies[where]
     return state
 
