@@ -35,6 +35,7 @@ def timeless(comparison):
     return replace(comparison, rows=rows, determinism=None)
 
 
+@pytest.mark.slow
 @pytest.mark.e2e
 def test_two_workers_that_were_killed_find_what_one_does(tmp_path):
     folder = tmp_path / "side by side"

@@ -195,8 +195,9 @@ def measure_in_a_group(folder, workers):
     measure(folder, project=sourced, workers=workers)
 
 
+@pytest.mark.slow
 @pytest.mark.e2e
-@pytest.mark.parametrize("workers", [pytest.param(1, marks=pytest.mark.slow), 2])
+@pytest.mark.parametrize("workers", [1, 2])
 def test_a_killed_call_goes_on(found, tmp_path, workers):
     folder = tmp_path / "lab"
     measured = kill_midway(partial(measure_in_a_group, workers=workers), folder, cells=3)

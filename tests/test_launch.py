@@ -14,6 +14,7 @@ from tests.project_file import write_project
 LAUNCHED = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "1"}
 ONCE = {
     "audit": ["RUN"],
+    "estimate": ["--parameters", "1e6", "--steps", "1000", "--step-seconds", "1"],
     "forecast": ["--run", "RUN", "--rate", "1/month"],
     "lift": ["RUN", "--record", "1", "--reason", "consent"],
     "make-key": ["FOLDER/key"],

@@ -110,7 +110,9 @@ def test_stopped_and_again(tmp_path, number):
     assert code == 0, said
 
 
-@pytest.mark.parametrize("number", STOPPED)
+@pytest.mark.parametrize(
+    "number", [pytest.param(signal.SIGINT, marks=pytest.mark.slow), signal.SIGTERM]
+)
 def test_a_comparison_that_is_stopped_goes_on(tmp_path, number):
     project, slow, place = write_project(tmp_path), tmp_path / "slow", tmp_path / "bench"
     project.write_text(project.read_text() + SLOW)
