@@ -104,6 +104,28 @@ def test_one_turned_bit_of_a_ledger_is_named_or_does_no_harm(story, tmp_path, se
     damaged_in(story, tmp_path, "ledger.sqlite", random.Random(seed))
 
 
+NO_ROWS = bytes([10, 0, 0, 0, 0, PAGE >> 8, PAGE & 255, 0])
+"""The head of a page of an index, or of a table without row ids, that holds nothing."""
+
+
+@pytest.mark.parametrize("asked", [["u3"], ["u3", "u7", "u9"]], ids=["one", "several"])
+@pytest.mark.parametrize(
+    "lost", ["subjects", "ix_subjects_run_hash", "records", "ix_records_run_subject"]
+)
+def test_nobody_is_unknown_whose_rows_are_lost(story, tmp_path, lost, asked):
+    folder = shutil.copytree(story, tmp_path / "run")
+    ledger = folder / "ledger.sqlite"
+    with closing(sqlite3.connect(ledger)) as raw:
+        query = "SELECT rootpage FROM sqlite_master WHERE name = ?"
+        ((root,),) = raw.execute(query, (lost,)).fetchall()
+    with ledger.open("r+b") as file:
+        file.seek((root - 1) * PAGE)
+        file.write(NO_ROWS)
+    with pytest.raises(RunDamaged):  # noqa: PT012 - whichever of them looks first
+        run = ob.load(folder, made(), images())
+        run.forget(subjects=asked, method="exact")
+
+
 @pytest.mark.slow
 def test_three_thousand_turned_bits(story, tmp_path):
     chance = random.Random(0)

@@ -18,7 +18,6 @@ from sqlalchemy import (
     String,
     Table,
     TypeDecorator,
-    UniqueConstraint,
 )
 
 from obliviate.errors import PUT_BACK, RunDamaged
@@ -140,9 +139,11 @@ subjects = Table(
     _run(),
     _number("id"),
     Column("hash", LargeBinary, nullable=False),
-    UniqueConstraint("run", "hash"),
     sqlite_with_rowid=False,
 )
+# no constraint: SQLite would look up each row that the constraint's index names, and see in the
+# index nothing of what is lost in the table
+subject_hash_index = Index(None, subjects.c.run, subjects.c.hash, unique=True)
 
 # no foreign keys: checking millions of rows would take longer than writing them, and the journal
 # covers them anyway
