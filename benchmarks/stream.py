@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from obliviate.methods.method import Method
 
 COUNTS = (10, 100)
-FAST = (ob.Calibrated(back=1), ob.Calibrated(back=1, blocks=2), ob.DeepObliviate(back=1))
+FAST = (ob.Calibrated(back=1), ob.DeepObliviate(back=1))
 SHARDED = Sisa(shards=20, slices=4)
 
 
@@ -210,7 +210,7 @@ def main() -> None:
     parser.add_argument("--data", required=True)
     parser.add_argument("--records", type=int, default=20_000, help="the first digits")
     parser.add_argument("--epochs", type=int, default=3)
-    parser.add_argument("--blocks", type=int, default=100)
+    parser.add_argument("--blocks", type=int, default=400)
     parser.add_argument("--counts", type=int, nargs="+", default=COUNTS)
     parser.add_argument("--page", action="store_true", help="write the table into the page")
     given = parser.parse_args()
