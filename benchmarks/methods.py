@@ -25,7 +25,6 @@ SIZES: dict[str, dict[str, Any]] = {
     "location": {"epochs": 5, "blocks": 20},
     "online-retail": {"records": 4000, "epochs": 4, "blocks": 20},
     "cifar10": {"records": 1000, "epochs": 3, "blocks": 100, "width": 4},
-    "tiny-imagenet": {"records": 500, "epochs": 2, "blocks": 20, "width": 4},
     "tofu": {"records": 300, "epochs": 3, "blocks": 10, "width": 32},
 }
 REQUESTS = {"digits": (1, 5)}

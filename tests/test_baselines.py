@@ -31,6 +31,7 @@ from obliviate.lab.baselines.salun import SalUn
 from obliviate.lab.baselines.scrub import Scrub
 from obliviate.lab.baselines.texts import text_losses
 from obliviate.lab.baselines.tuning import Part, Tuning
+from obliviate.models import IGNORED, CausalLM, next_token_loss
 from obliviate.states.update import captured, digest
 from obliviate.testing import UnlearnerContract
 from obliviate.testing.linear import LinearRecipe
@@ -443,6 +444,17 @@ def test_npo_is_the_same_where_outputs_have_names(tmp_path):
         finish(prepared.forget(np.arange(5)))
         weights.append(weights_of(prepared.model))
     torch.testing.assert_close(*weights)
+
+
+def test_texts_of_our_own_language_model_are_read_as_it_is_trained_on_them():
+    torch.manual_seed(0)
+    model, tokens = CausalLM(length=8, width=16), torch.randint(256, (3, 8))
+    labels = tokens.clone()
+    labels[:, :3] = IGNORED
+    batch = {"tokens": tokens, "labels": labels}
+    losses = text_losses(model, batch)
+    assert losses.shape == (3,)
+    assert torch.isclose(losses.sum() / (3 * 5), next_token_loss(model, batch))
 
 
 def test_npo_forgets_texts(tmp_path):

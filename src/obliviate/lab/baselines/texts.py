@@ -18,7 +18,8 @@ def text_losses(model: nn.Module, batch: Any) -> Tensor:
     Args:
         model: Gives logits of shape (texts, tokens, vocabulary).
         batch: (inputs, targets), targets standing beside the outputs that predict them; or a
-            mapping with "labels", each predicted by the output before it, as in Transformers.
+            mapping with "labels", each predicted by the output before it, as in Transformers, or
+            with "tokens" beside them, as `models.next_token_loss` takes it.
     """
     logits, targets = predicted(model, batch)
     logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
@@ -29,7 +30,7 @@ def text_losses(model: nn.Module, batch: Any) -> Tensor:
 def predicted(model: nn.Module, batch: Any) -> tuple[Tensor, Tensor]:
     """Logits, and the targets that stand beside them. Shapes (n, t, vocabulary) and (n, t)."""
     if isinstance(batch, Mapping):
-        logits: Tensor = model(**batch).logits
+        logits: Tensor = model(batch["tokens"]) if "tokens" in batch else model(**batch).logits
         return logits[:, :-1], batch["labels"][:, 1:]
     inputs, targets = batch
     return model(inputs), targets
