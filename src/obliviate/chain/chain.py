@@ -150,8 +150,8 @@ class Chain:
         """
         later = range(at + 1, block + 1)
         is_large = size_bytes(state) > LARGE_BYTES
-        depth = 0 if len(later) < AHEAD or is_large or self.is_quick(state) else AHEAD
-        for number, update in zip(later, ahead(self.update, later, depth), strict=True):
+        threads = 0 if len(later) < AHEAD or is_large or self.is_quick(state) else AHEAD
+        for number, update in zip(later, ahead(self.update, later, threads), strict=True):
             state = self.state_after(state, number, update, consume=consume)
         return state
 

@@ -117,7 +117,7 @@ class Idling:
             trainer: Whose recipe to use.
             packed: The optimizer's state, where it is carried; of each state that is asked about.
         """
-        self._trainer, self._packed = trainer, packed
+        self._trainer, self._packed, self._is_carried = trainer, packed, packed[0] is not None
         self._bundles: list[_Bundle] = []
         self._is_resting = False
         self._first: list[list[tuple[Tensor, dict[str, object]]]] = []
@@ -191,17 +191,18 @@ class Idling:
                 bundles = [_Bundle.of(pieces, whole.optimizer) for pieces in bundled.values()]
                 group.update(known, params=[each.parameter for each in bundles])
                 self._bundles += bundles
-        self._first = [_state_of(each) for each in self._scheduled[0].optimizers]
+        if not self._is_carried:
+            self._first = [_state_of(each) for each in self._scheduled[0].optimizers]
 
     def _idle(self, block: int, erased: NDArray[np.int64]) -> None:
         layout = self._trainer.layout
         first, total = layout.first_step(block), layout.total_steps(block)
-        scheduled, is_carried = self._scheduled[0], self._packed[0] is not None
-        if not is_carried:
+        scheduled = self._scheduled[0]
+        if not self._is_carried:
             for each, state in zip(scheduled.optimizers, self._first, strict=True):
                 _renew(each, state)
         # the first step after motion may find new rates, and a new optimizer
-        looked_at = 0 if self._is_resting and is_carried else 1
+        looked_at = 0 if self._is_resting and self._is_carried else 1
         for number, (step, _) in enumerate(layout.batches(block, erased)):
             scheduled.set_rates(first + step, total)
             before = self._all() if number == looked_at else []
